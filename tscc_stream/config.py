@@ -1,0 +1,348 @@
+"""The site's configuration: typed, frozen, every mistake reported at once with its place. The only reader of YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line per mistake: place, what was found, what was expected."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(\d{1,5})")
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` -> (host, port). Raises ValueError saying what was expected."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 0 <= int(match.group(2)) <= 65535:
+        raise ValueError(f"{text!r}: expected HOST:PORT with a port from 0 to 65535")
+    return match.group(1).strip("[]"), int(match.group(2))
+
+
+def _host_port(text: str) -> str:
+    split_host_port(text)
+    return text
+
+
+def _tcp_endpoint(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme == "ipc" and rest:
+        return text
+    if scheme != "tcp":
+        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
+    split_host_port(rest)
+    return text
+
+
+_STREAM = re.compile(r"[A-Z0-9*?-]{1,8}_[A-Z0-9*?-]{1,8}(:[A-Z0-9*?_-]{1,9})?", re.IGNORECASE)
+
+
+def _stream(text: str) -> str:
+    if _STREAM.fullmatch(text) is None:
+        raise ValueError(f"{text!r}: expected NET_STA:LOCCHA, * and ? allowed, for example YG_*:EHZ")
+    return text
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
+StreamPattern = Annotated[str, AfterValidator(_stream)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SeedLinkConfig(_Section):
+    """One SeedLink server. start: where a first start begins in the server's ring."""
+
+    server: HostPort
+    streams: Annotated[tuple[StreamPattern, ...], Field(min_length=1, max_length=10_000, strict=False)]
+    start: Literal["oldest", "now"] = "oldest"
+    tls: bool = False
+    user: str | None = None
+    password_file: str | None = None
+    timeout_seconds: Positive = 10.0
+    keepalive_seconds: Positive = 30.0
+
+
+class AssembleConfig(_Section):
+    """flat_seconds: a constant value that lasts as long is a dead sensor (never under 32 samples).
+
+    clip_counts: at and beyond this amplitude a sample is clipped; null where the recorder's full scale is unknown.
+    """
+
+    flat_seconds: Positive = 0.1
+    clip_counts: Positive | None = 8_388_000.0
+
+
+class ConditionConfig(_Section):
+    """Butterworth band-pass before the trigger (Hz; corners as obspy counts them). The model's band is its own."""
+
+    band_hz: Annotated[tuple[Positive, Positive], Field(strict=False)] = (10.0, 20.0)
+    corners: Annotated[int, Field(ge=1, le=8)] = 4
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ConditionConfig:
+        if self.band_hz[0] >= self.band_hz[1]:
+            raise ValueError(f"band_hz {list(self.band_hz)}: expected the lower corner first")
+        return self
+
+
+class TriggerConfig(_Section):
+    """STA/LTA and its trigger state machine. Times in seconds, thresholds as ratios."""
+
+    method: Literal["recursive", "classic"] = "recursive"
+    sta_seconds: Positive = 0.5
+    lta_seconds: Positive = 10.0
+    trigger_on: Positive = 3.5
+    trigger_off: Positive = 1.0
+    min_seconds: NotNegative = 0.0
+    max_seconds: Positive = 30.0
+    dead_seconds: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TriggerConfig:
+        wrong = []
+        if self.sta_seconds >= self.lta_seconds:
+            wrong.append(f"sta_seconds {self.sta_seconds:g}: expected less than lta_seconds {self.lta_seconds:g}")
+        if self.trigger_off > self.trigger_on:
+            wrong.append(f"trigger_off {self.trigger_off:g}: expected at most trigger_on {self.trigger_on:g}")
+        if self.trigger_on >= self.lta_seconds / self.sta_seconds:
+            highest = self.lta_seconds / self.sta_seconds
+            wrong.append(f"trigger_on {self.trigger_on:g}: STA/LTA cannot exceed lta/sta = {highest:g}")
+        if self.min_seconds > self.max_seconds:
+            wrong.append(f"min_seconds {self.min_seconds:g}: expected at most max_seconds {self.max_seconds:g}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+class NetworkConfig(_Section):
+    """Coincidence: min_channels different channels; association_seconds is obspy's trigger_off_extension.
+
+    patience_seconds: a channel that sent nothing for as long no longer holds up network events.
+    """
+
+    min_channels: Annotated[int, Field(ge=2)] = 3
+    association_seconds: NotNegative = 0.0
+    patience_seconds: Positive = 10.0
+
+
+class ChannelConfig(_Section):
+    """What differs from the site's condition, trigger and assemble sections for channels that match a pattern."""
+
+    condition: dict[str, Any] = Field(default_factory=dict)
+    trigger: dict[str, Any] = Field(default_factory=dict)
+    assemble: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferenceConfig(_Section):
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+
+
+class NoveltyConfig(_Section):
+    """alpha: share of ordinary windows that may be called unknown."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
+class PublishConfig(_Section):
+    bind: Endpoint = "tcp://127.0.0.1:5556"
+    replay_bind: Endpoint = "tcp://127.0.0.1:5557"
+    heartbeat_seconds: Positive = 1.0
+    curve: None = None
+
+
+class MetricsConfig(_Section):
+    bind: HostPort = "127.0.0.1:9108"
+
+
+class Config(_Section):
+    """The whole file. A missing section or key has its default; without `network` there are no network events."""
+
+    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
+    seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
+    model: str = "models/demo"
+    assemble: AssembleConfig = AssembleConfig()
+    condition: ConditionConfig = ConditionConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    network: NetworkConfig | None = None
+    channels: dict[str, ChannelConfig] = Field(default_factory=dict)
+    inference: InferenceConfig = InferenceConfig()
+    novelty: NoveltyConfig = NoveltyConfig()
+    overload: Literal["wait"] = "wait"
+    publish: PublishConfig = PublishConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    state_dir: str = "var"
+
+    @model_validator(mode="after")
+    def _overrides_hold(self) -> Config:
+        """Every per-channel override must itself be a valid section."""
+        mistakes = []
+        for pattern, override in self.channels.items():
+            for section in ("assemble", "condition", "trigger"):
+                merged = {**getattr(self, section).model_dump(), **getattr(override, section)}
+                try:
+                    type(getattr(self, section)).model_validate(merged)
+                except ValidationError as error:
+                    mistakes += [f"channels.{pattern}.{section}{_tail(e)}" for e in error.errors()]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def for_channel(self, nslc: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
+        """The sections that hold for one channel (`NET.STA.LOC.CHA`): later matching patterns win."""
+        sections: dict[str, dict[str, Any]] = {
+            name: getattr(self, name).model_dump() for name in ("assemble", "condition", "trigger")
+        }
+        for pattern, override in self.channels.items():
+            if fnmatchcase(nslc, pattern):
+                for name, values in sections.items():
+                    values.update(getattr(override, name))
+        return (
+            AssembleConfig.model_validate(sections["assemble"]),
+            ConditionConfig.model_validate(sections["condition"]),
+            TriggerConfig.model_validate(sections["trigger"]),
+        )
+
+
+_SILENT = {
+    "tag:yaml.org,2002:bool": re.compile(r"true|false"),
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:float": re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?"),
+    "tag:yaml.org,2002:null": re.compile(r"null|~|"),
+}
+_LOOKS_LIKE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses what YAML 1.1 would silently turn into something else: NO, on, 0012, 1e-3, 12:30, duplicate keys."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.mistakes: list[str] = []
+        self.places: dict[tuple[str | int, ...], int] = {}
+
+    def check(self, node: yaml.Node, path: tuple[str | int, ...] = ()) -> None:
+        line = node.start_mark.line + 1
+        self.places[path] = line
+        if isinstance(node, yaml.ScalarNode):
+            self._check_scalar(node, path, line)
+        elif isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                self.check(item, (*path, i))
+        elif isinstance(node, yaml.MappingNode):
+            self._check_mapping(node, path)
+
+    def _check_scalar(self, node: yaml.ScalarNode, path: tuple[str | int, ...], line: int) -> None:
+        if node.style is not None:
+            return
+        plain = _SILENT.get(node.tag)
+        if node.tag == "tag:yaml.org,2002:str":
+            silent = _LOOKS_LIKE_NUMBER.fullmatch(node.value) is not None
+        else:
+            silent = plain is None or plain.fullmatch(node.value) is None
+        if silent:
+            self.mistakes.append(
+                f"line {line}: {_dotted(path)}: {node.value} has more than one reading in YAML; "
+                "expected a quoted text, true or false, or a plain number such as 12 or 0.001"
+            )
+
+    def _check_mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> None:
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                self.mistakes.append(f"line {line}: {_dotted(path)}: expected a plain key")
+                continue
+            if name in seen:
+                self.mistakes.append(f"line {line}: {_dotted((*path, name))}: key given twice, first in line {seen[name]}")
+            seen.setdefault(name, line)
+            if key.tag != "tag:yaml.org,2002:str" and key.style is None:
+                self.mistakes.append(f"line {line}: {_dotted(path)}: key {name} must be quoted")
+            self.check(value, (*path, name))
+            self.places[(*path, name)] = line
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in path) or "file"
+
+
+def _tail(error: Any) -> str:
+    """`.key: what is wrong` of one pydantic error, without its class names."""
+    key = "".join(f".{part}" for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    given = error.get("input")
+    shown = "" if error["type"] in ("value_error", "missing") else f", got {given!r:.80}"
+    return f"{key}: {message[:1].lower() + message[1:]}{shown}"
+
+
+def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        loader.check(node)
+        if loader.mistakes:
+            raise ConfigError(loader.mistakes)
+        return loader.construct_document(node), loader.places
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([f"line {line}: not YAML: {error.problem}"]) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError([f"not YAML: {error}"]) from error
+    finally:
+        loader.dispose()
+
+
+def _line_of(places: dict[tuple[str | int, ...], int], loc: tuple[str | int, ...]) -> str:
+    while loc and loc not in places:
+        loc = loc[:-1]
+    return f"line {places[loc]}: " if loc in places else ""
+
+
+def parse(text: str) -> Config:
+    """The configuration that a YAML text says. Raises ConfigError with every mistake."""
+    data, places = _parse_yaml(text)
+    if not isinstance(data, dict):
+        raise ConfigError(["line 1: expected sections such as `seedlink:` and `trigger:`"])
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{_line_of(places, tuple(e['loc']))}{_tail(e).removeprefix('.').removeprefix(': ')}" for e in error.errors()
+        ) from error
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file. Raises ConfigError (also where the file cannot be read)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read {path}: {error}"]) from error
+    return parse(text)
+
+
+def shipped() -> Config:
+    """The configuration that the package carries."""
+    return parse(resources.files("tscc_stream").joinpath("config.yaml").read_text(encoding="utf-8"))

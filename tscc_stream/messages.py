@@ -1,0 +1,224 @@
+"""What flows through the pipeline: frozen values, integer nanoseconds, read-only arrays.
+
+Data time is `*_ns`: integer nanoseconds since 1970-01-01 UTC, from the records. `received_ns` is monotonic time at
+which the last needed byte came in (0 where nothing was received, as from files); it takes no part in equality, since
+results depend on data alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Float64Array = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+AnyArray = npt.NDArray[Any]
+_Array = TypeVar("_Array", bound=AnyArray)
+
+
+def read_only(array: _Array) -> _Array:
+    """The same array, locked against writing."""
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One decoded miniSEED record.
+
+    samples: [n] int32, float32 or float64, read-only, in counts; n > 0.
+    quality: any of "clipped" (the recorder says so) and "timing" (its clock is questionable).
+    """
+
+    sid: str
+    start_ns: int
+    sample_rate_hz: float
+    samples: AnyArray
+    quality: frozenset[str] = frozenset()
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Contiguous samples of one channel.
+
+    A segment is a run of samples without a break; `index` counts the samples from its start, and index 0 means that
+    everything before is forgotten. samples: [n] float64, read-only, in counts.
+    """
+
+    sid: str
+    index: int
+    start_ns: int
+    sample_rate_hz: float
+    samples: Float64Array
+    quality: frozenset[str] = frozenset()
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Characteristic:
+    """A block with its characteristic function (STA/LTA ratio), sample by sample: values [n] float64."""
+
+    block: Block
+    values: Float64Array
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A break in one channel: what follows is a fresh start.
+
+    cause: "gap" (samples missing), "rate" (sampling rate changed), "flat" (a dead sensor's constant value),
+    "invalid" (not finite, or beyond any recorder's range). to_ns is None while the break still lasts.
+    """
+
+    sid: str
+    from_ns: int
+    to_ns: int | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfStream:
+    """No more data will come for this channel."""
+
+    sid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One excursion of the characteristic function; sent when it opens (off_* None) and again when it closes.
+
+    Indices count from the segment's start; off is the last sample at or above the off threshold, as obspy has it.
+    """
+
+    sid: str
+    sample_rate_hz: float
+    on_index: int
+    on_ns: int
+    off_index: int | None = None
+    off_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTrigger:
+    """Triggers of several channels that overlap in time.
+
+    members: (source id, onset ns, uid of the window that covers the onset or None), in order of onset.
+    final: False for the early notice, True once no later data can change it.
+    """
+
+    onset_ns: int
+    off_ns: int
+    members: tuple[tuple[str, int, str | None], ...]
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """One window around an onset at the model's rate.
+
+    waveform: [samples, channels] float32, band-passed and resampled, in counts; normalised: the same as the encoder
+    sees it. peak_ratio and duration_s are taken over onset to min(trigger off, window end).
+    """
+
+    uid: str
+    sid: str
+    onset_ns: int
+    start_ns: int
+    sample_rate_hz: float
+    stream_rate_hz: float
+    waveform: Float32Array
+    normalised: Float32Array
+    peak_ratio: float
+    peak_amplitude: float
+    duration_s: float
+    quality: tuple[str, ...] = ()
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDropped:
+    """A window that will never come: its uid and why ("gap", "end", "history", "pending", "shed")."""
+
+    uid: str
+    sid: str
+    onset_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Windows that go through the encoder together: normalised [B, samples, channels] float32."""
+
+    windows: tuple[Window, ...]
+    normalised: Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """What the encoder says of one window: embedding [D], membership [K], cluster and squared distances [K]."""
+
+    window: Window
+    embedding: Float32Array
+    membership: Float32Array
+    cluster: int
+    squared_distance: Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detection:
+    """An assigned window with what people read: name, whether it is known, p-value (None if uncalibrated)."""
+
+    assignment: Assignment
+    name: str
+    known: bool
+    p_value: float | None
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEvent:
+    """A network trigger with the clusters its channels voted for. votes: cluster name -> number of channels."""
+
+    uid: str
+    onset_ns: int
+    duration_s: float
+    channels: tuple[str, ...]
+    detections: tuple[str, ...]
+    votes: dict[str, int] = field(hash=False)
+    cluster_id: int | None
+    cluster_name: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """What goes out on the bus, before the journal has numbered it.
+
+    kind: "detection", "network" or "status". body: JSON, UTF-8. waveform: the window as the encoder saw it, float32
+    little-endian, for detections. sid, onset_ns and tolerance_ns (half a sample) are a detection's identity beside its
+    uid. received_ns: as in Window.
+    """
+
+    uid: str
+    kind: str
+    topic: str
+    body: bytes
+    onset_ns: int
+    sid: str = ""
+    tolerance_ns: int = 0
+    final: bool = True
+    waveform: bytes | None = None
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Committed:
+    """A message that the journal holds, with its numbers: seq over all, topic_seq per first two parts of the topic."""
+
+    seq: int
+    topic_seq: int
+    message: Message

@@ -1,0 +1,185 @@
+"""What a model package says about itself: the only reader and writer of model.json and labels.json.
+
+A package is a folder: model.json, weights.pt, encoder.ts, selfcheck.npz, novelty.npz, labels.json, card.md. Every file
+but model.json and labels.json is hashed in model.json, so that a changed file is refused, and a changed name is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FORMAT = 1
+Normalisation = Literal["z", "asinh_mad", "none"]
+
+
+class PackageError(ValueError):
+    """A model package that cannot be trusted or used, and why."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Novelty(_Part):
+    """How unknown windows are told: conformal p-value of the distance to the nearest centre.
+
+    calibration_windows: how many windows, used neither for training nor for centres, made the scores in novelty.npz.
+    """
+
+    score: Literal["nearest_squared_distance"]
+    calibration_windows: Annotated[int, Field(ge=1)]
+
+
+class PackageSpec(_Part):
+    """model.json. Band in Hz; onset_sample: where in the window the onset stands; warmup_seconds: raw data that the
+    band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    version: str
+    created: str
+    training_data: dict[str, Any]
+    sample_rate_hz: Annotated[float, Field(gt=0)]
+    samples: Annotated[int, Field(ge=2)]
+    channels: Annotated[int, Field(ge=1)]
+    onset_sample: Annotated[int, Field(ge=0)]
+    band_hz: tuple[float, float]
+    band_corners: Annotated[int, Field(ge=1, le=8)]
+    warmup_seconds: Annotated[float, Field(ge=0)]
+    normalisation: Normalisation
+    clusters: Annotated[int, Field(ge=1)]
+    embedding: Annotated[int, Field(ge=1)]
+    fuzzifier: Annotated[float, Field(gt=1)]
+    distance: Literal["euclidean", "mahalanobis"]
+    novelty: Novelty | None
+    metrics: dict[str, Any]
+    precision_tolerance: Annotated[float, Field(gt=0)]
+    sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PackageSpec:
+        low, high = self.band_hz
+        if not 0 < low < high < self.sample_rate_hz / 2:
+            raise ValueError(f"band_hz {low:g}-{high:g}: expected within 0 and {self.sample_rate_hz / 2:g} Hz")
+        if self.onset_sample >= self.samples:
+            raise ValueError(f"onset_sample {self.onset_sample}: expected below samples {self.samples}")
+        return self
+
+
+class Label(_Part):
+    """What people call a cluster. event_type: QuakeML event type."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#888888"
+    notes: str = ""
+    event_type: str = "not reported"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Package:
+    """A package whose hashes hold. `sha256` identifies it: the hash of model.json, which holds all others."""
+
+    def __init__(self, folder: Path, spec: PackageSpec, labels: dict[int, Label], sha256: str) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.labels = labels
+        self.sha256 = sha256
+
+    def name_of(self, cluster: int) -> str:
+        """What people call a cluster; `cluster <id>` until somebody names it."""
+        label = self.labels.get(cluster)
+        return label.name if label else f"cluster {cluster}"
+
+
+def find(name: str, relative_to: Path | None = None) -> Path:
+    """Folder of a model that a configuration names: as a path, else among the models that the package ships.
+
+    Raises PackageError where neither exists.
+    """
+    base = relative_to or Path.cwd()
+    for candidate in (base / name, Path(name)):
+        if candidate.is_dir():
+            return candidate
+    shipped = Path(str(resources.files("tscc_stream"))) / name
+    if name.startswith("models/") and shipped.is_dir():
+        return shipped
+    raise PackageError(f"model {name}: no such folder in {base}, and no model of that name is shipped")
+
+
+def _read_json(path: Path) -> tuple[Any, bytes]:
+    try:
+        raw = path.read_bytes()
+        return json.loads(raw), raw
+    except OSError as error:
+        raise PackageError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise PackageError(f"model package {path.parent}: {path.name} is not JSON: {error}") from error
+
+
+def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
+    """labels.json of a package: cluster -> label; absent means unnamed. Raises PackageError."""
+    path = folder / "labels.json"
+    if not path.exists():
+        return {}
+    data, _ = _read_json(path)
+    try:
+        labels = {int(key): Label.model_validate(value) for key, value in data.items()}
+    except (AttributeError, ValueError) as error:
+        raise PackageError(f"model package {folder}: labels.json: {error}") from error
+    if beyond := sorted(key for key in labels if not 0 <= key < clusters):
+        raise PackageError(f"model package {folder}: labels.json names cluster {beyond[0]}, expected 0 to {clusters - 1}")
+    return labels
+
+
+def load(folder: Path) -> Package:
+    """A package after its hashes were checked. Raises PackageError with the reason where it must be refused."""
+    data, raw = _read_json(folder / "model.json")
+    try:
+        spec = PackageSpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "model.json"
+        raise PackageError(f"model package {folder}: model.json: {place}: {first['msg']}") from error
+    for name in ("weights.pt", "encoder.ts", "selfcheck.npz"):
+        if name not in spec.sha256:
+            raise PackageError(f"model package {folder}: model.json holds no hash of {name}")
+    for name, expected in spec.sha256.items():
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise PackageError(f"model package {folder}: {name} is missing")
+        if sha256_of(path) != expected:
+            raise PackageError(f"model package {folder}: {name} was changed: its SHA-256 is not the one in model.json")
+    return Package(folder, spec, read_labels(folder, spec.clusters), hashlib.sha256(raw).hexdigest())
+
+
+def write(folder: Path, spec: dict[str, Any], labels: dict[int, Label]) -> PackageSpec:
+    """Hash the files that lie in `folder` and write model.json and labels.json beside them; returns the spec."""
+    hashes = {
+        path.name: sha256_of(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in ("model.json", "labels.json")
+    }
+    checked = PackageSpec.model_validate({"format": FORMAT, **spec, "sha256": hashes})
+    (folder / "model.json").write_text(checked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_labels(folder, labels)
+    return checked
+
+
+def write_labels(folder: Path, labels: dict[int, Label]) -> None:
+    """Replace labels.json in one step."""
+    path = folder / "labels.json"
+    fresh = path.with_suffix(".new")
+    document = {str(key): label.model_dump() for key, label in sorted(labels.items())}
+    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)

@@ -1,0 +1,42 @@
+"""Integer time on a sampling grid: the only place where sample counts and nanoseconds meet.
+
+Times are integer nanoseconds since 1970-01-01T00:00:00 UTC. Rates are Hz. Products are taken in exact rational
+arithmetic, so that a sample's time does not depend on how far from the origin it is counted.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+NS_PER_SECOND = 1_000_000_000
+
+
+@lru_cache(maxsize=1024)
+def exact_rate(sample_rate_hz: float) -> Fraction:
+    """The rate as a fraction of small terms (0.1 Hz is 1/10, not its binary neighbour)."""
+    return Fraction(sample_rate_hz).limit_denominator(1_000_000)
+
+
+def offset_ns(samples: int, sample_rate_hz: float) -> int:
+    """Time in ns that `samples` sample intervals last, rounded to the nearest ns (halves upward)."""
+    rate = exact_rate(sample_rate_hz)
+    numerator = 2 * samples * NS_PER_SECOND * rate.denominator + rate.numerator
+    return numerator // (2 * rate.numerator)
+
+
+def samples_in(duration_ns: int, sample_rate_hz: float) -> int:
+    """Number of sample intervals nearest to `duration_ns` (halves upward); negative for a negative duration."""
+    rate = exact_rate(sample_rate_hz)
+    denominator = NS_PER_SECOND * rate.denominator
+    return (2 * duration_ns * rate.numerator + denominator) // (2 * denominator)
+
+
+def seconds_to_samples(seconds: float, sample_rate_hz: float) -> int:
+    """Window length in samples as obspy takes it: truncation of seconds x rate (`int(sta * sampling_rate)`)."""
+    return int(seconds * sample_rate_hz)
+
+
+def seconds_to_ns(seconds: float) -> int:
+    """Seconds of a configuration file as integer ns."""
+    return round(seconds * NS_PER_SECOND)

@@ -1,0 +1,1 @@
+"""The replay SeedLink server and the simulated mine."""
