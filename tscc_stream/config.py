@@ -273,7 +273,9 @@ class _StrictLoader(yaml.SafeLoader):
                 self.mistakes.append(f"line {line}: {_dotted(path)}: expected a plain key")
                 continue
             if name in seen:
-                self.mistakes.append(f"line {line}: {_dotted((*path, name))}: key given twice, first in line {seen[name]}")
+                self.mistakes.append(
+                    f"line {line}: {_dotted((*path, name))}: key given twice, first in line {seen[name]}"
+                )
             seen.setdefault(name, line)
             if key.tag != "tag:yaml.org,2002:str" and key.style is None:
                 self.mistakes.append(f"line {line}: {_dotted(path)}: key {name} must be quoted")
@@ -330,7 +332,8 @@ def parse(text: str) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(
-            f"{_line_of(places, tuple(e['loc']))}{_tail(e).removeprefix('.').removeprefix(': ')}" for e in error.errors()
+            f"{_line_of(places, tuple(e['loc']))}{_tail(e).removeprefix('.').removeprefix(': ')}"
+            for e in error.errors()
         ) from error
 
 

@@ -88,6 +88,14 @@ class EndOfStream:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A channel that cannot be served, and why in one sentence; its records are left out from now on."""
+
+    sid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
     """One excursion of the characteristic function; sent when it opens (off_* None) and again when it closes.
 
@@ -106,13 +114,14 @@ class Trigger:
 class NetworkTrigger:
     """Triggers of several channels that overlap in time.
 
-    members: (source id, onset ns, uid of the window that covers the onset or None), in order of onset.
-    final: False for the early notice, True once no later data can change it.
+    uid: made from the first trigger's. members: (source id, onset ns, uid of the window that covers the onset), in
+    order of onset. final: False for the early notice, True once no later data can change it.
     """
 
+    uid: str
     onset_ns: int
     off_ns: int
-    members: tuple[tuple[str, int, str | None], ...]
+    members: tuple[tuple[str, int, str], ...]
     final: bool
 
 
@@ -222,3 +231,12 @@ class Committed:
     seq: int
     topic_seq: int
     message: Message
+
+
+def topic_group(topic: str) -> str:
+    """First two parts of a topic, over which topic_seq counts: `detection.1.BW.UH1..SHZ.` -> `detection.1`.
+
+    A copy with its waveform counts with the message that it is a copy of.
+    """
+    kind, _, rest = topic.removeprefix("waveform.").partition(".")
+    return f"{kind}.{rest.partition('.')[0]}"

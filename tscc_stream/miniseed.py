@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import struct
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +25,12 @@ _ENCODINGS: dict[Encoding, tuple[pymseed.DataEncoding, str, type[np.generic]]] =
     "float64": (pymseed.DataEncoding.FLOAT64, "d", np.float64),
 }
 _DTYPES: dict[str, type[np.generic]] = {"i": np.int32, "f": np.float32, "d": np.float64}
+# Version 2: sequence number, quality letter, reserved byte, codes, BTIME with a possible hour; version 3: "MS", 3.
+_RECORD_START = re.compile(
+    rb"[0-9 \0]{6}[DRQM][ \0][A-Za-z0-9 \0]{12}[\0-\xff]{4}[\0-\x17][\0-\x3b][\0-\x3c]|MS\x03[\0-\xff]{9}[\0-\x17]"
+)
+_RECORD_START_BYTES = 27
+_TENTH_MS = 100_000
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
 
@@ -53,7 +62,8 @@ def _extra_quality(extra: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _quality(msr: pymseed.MS3Record) -> frozenset[str]:
+def quality_of(msr: pymseed.MS3Record) -> frozenset[str]:
+    """What a header says against its own samples: "clipped" and "timing" (see messages.Record)."""
     quality = _extra_quality(msr.extra) if msr.extralength else frozenset()
     return quality | {"timing"} if msr.flags & _TIME_TAG_QUESTIONABLE else quality
 
@@ -77,7 +87,7 @@ def decode(payload: bytes | memoryview, received_ns: int = 0) -> Record:
     if not 0.0 < rate < 1e9:
         raise RecordError("rate", f"record of {msr.sourceid} states a sampling rate of {rate:g} Hz")
     samples = np.array(msr.np_datasamples, dtype=dtype)
-    return Record(msr.sourceid, int(msr.starttime), rate, read_only(samples), _quality(msr), received_ns)
+    return Record(msr.sourceid, int(msr.starttime), rate, read_only(samples), quality_of(msr), received_ns)
 
 
 def split(data: bytes | memoryview) -> Iterator[tuple[int, pymseed.MS3Record]]:
@@ -120,3 +130,96 @@ def encode(
         return list(msr.generate(data_samples=np.ascontiguousarray(samples, dtype=dtype), sample_type=letter))
     except (pymseed.MiniSEEDError, ValueError) as error:
         raise RecordError("malformed", f"samples of {sid} do not fit {encoding}: {error}") from error
+
+
+def starts_record(head: bytes | memoryview) -> bool:
+    """Whether these bytes (27 are enough) look like the start of a miniSEED record of either version."""
+    return _RECORD_START.match(head) is not None
+
+
+def find_record(data: bytes | memoryview, offset: int) -> int:
+    """Where the next miniSEED record may start in `data`, at or after `offset`; its length where there is none."""
+    match = _RECORD_START.search(data, offset)
+    return match.start() if match else len(data)
+
+
+def decode_run(data: bytes | memoryview, samples: int) -> AnyArray:
+    """All samples [n] of records of one channel that follow one another without a break; n must be `samples`.
+
+    Several times as fast as record by record. Raises RecordError ("malformed") where a record is corrupt or the
+    records do not make one unbroken run, so that the caller can look at each by itself.
+    """
+    try:
+        with pymseed.MS3TraceList.from_buffer(data, unpack_data=True) as traces:
+            segments = [segment for trace in traces for segment in trace]
+            if len(segments) != 1 or segments[0].numsamples != samples:
+                raise RecordError("malformed", f"records do not make one run of {samples} samples")
+            run: AnyArray = segments[0].take_np_datasamples()
+    except (pymseed.MiniSEEDError, ValueError) as error:
+        raise RecordError("malformed", f"not a readable run of miniSEED records: {error}") from error
+    return read_only(run)
+
+
+def _with_samples(payload: bytes | memoryview) -> pymseed.MS3Record:
+    try:
+        msr = pymseed.MS3Record.parse(payload, unpack_data=True)
+    except (pymseed.MiniSEEDError, ValueError, UnicodeDecodeError) as error:
+        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    if msr.numsamples <= 0 or msr.sampletype not in _DTYPES:
+        raise RecordError("empty", f"record of {msr.sourceid} holds no samples")
+    return msr
+
+
+def _packed(msr: pymseed.MS3Record) -> list[bytes]:
+    """The record's samples packed anew: integers Steim2 (32-bit words where its differences are too large)."""
+    letter = msr.sampletype or "i"
+    samples = np.array(msr.np_datasamples)
+    names: dict[str, tuple[Encoding, ...]] = {"i": ("steim2", "int32"), "f": ("float32",), "d": ("float64",)}
+    failure = ""
+    for name in names[letter]:
+        msr.encoding = _ENCODINGS[name][0]
+        try:
+            return list(msr.generate(data_samples=samples, sample_type=letter))
+        except (pymseed.MiniSEEDError, ValueError) as error:
+            failure = str(error)
+    raise RecordError("malformed", f"record of {msr.sourceid} cannot be packed again: {failure}")
+
+
+def repacked(payload: bytes | memoryview) -> list[bytes]:
+    """Any record as 512-byte miniSEED 2 records with the same samples, times (to 1 microsecond) and header flags.
+
+    Raises RecordError ("malformed", "empty") where there are no samples to pack.
+    """
+    msr = _with_samples(payload)
+    msr.formatversion = 2
+    msr.reclen = 512
+    return _packed(msr)
+
+
+def shifted(payload: bytes, shift_ns: int) -> list[bytes]:
+    """The record with its start moved by `shift_ns`: one record, or more where its samples had to be packed again.
+
+    A version 2 header is patched in place for shifts of whole 0.1 ms, the unit of its time field, so that the packed
+    samples stay as they are. Raises RecordError as `repacked` does.
+    """
+    if shift_ns == 0:
+        return [payload]
+    if payload[:2] != b"MS" and shift_ns % _TENTH_MS == 0:
+        return [_patched_start(payload, shift_ns // _TENTH_MS)]
+    msr = _with_samples(payload)
+    msr.starttime += shift_ns
+    return _packed(msr)
+
+
+def _patched_start(payload: bytes, tenths_ms: int) -> bytes:
+    """A version 2 record with its BTIME (SEED manual, chapter 3: year, day, h, m, s, unused, 0.1 ms) moved on."""
+    order = ">" if 1 <= int.from_bytes(payload[22:24], "big") <= 366 else "<"
+    year, day, hour, minute, second, unused, fraction = struct.unpack_from(f"{order}HHBBBBH", payload, 20)
+    start = datetime(year, 1, 1, hour, minute, tzinfo=UTC) + timedelta(days=day - 1, seconds=second)
+    seconds, fraction = divmod(fraction + tenths_ms, 10_000)
+    start += timedelta(seconds=seconds)
+    moved = struct.pack(
+        f"{order}HHBBBBH",
+        *(start.year, start.timetuple().tm_yday, start.hour, start.minute, start.second, unused, fraction),
+    )
+    return payload[:20] + moved + payload[30:]

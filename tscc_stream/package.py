@@ -138,7 +138,9 @@ def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
     except (AttributeError, ValueError) as error:
         raise PackageError(f"model package {folder}: labels.json: {error}") from error
     if beyond := sorted(key for key in labels if not 0 <= key < clusters):
-        raise PackageError(f"model package {folder}: labels.json names cluster {beyond[0]}, expected 0 to {clusters - 1}")
+        raise PackageError(
+            f"model package {folder}: labels.json names cluster {beyond[0]}, expected 0 to {clusters - 1}"
+        )
     return labels
 
 

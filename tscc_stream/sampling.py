@@ -12,6 +12,10 @@ from functools import lru_cache
 NS_PER_SECOND = 1_000_000_000
 
 
+class RateError(ValueError):
+    """A sampling rate that the settings or the model cannot serve, and why."""
+
+
 @lru_cache(maxsize=1024)
 def exact_rate(sample_rate_hz: float) -> Fraction:
     """The rate as a fraction of small terms (0.1 Hz is 1/10, not its binary neighbour)."""

@@ -1,0 +1,226 @@
+"""The two halves of the pipeline: records to windows, windows to detections.
+
+The same two objects serve the daemon, `classify`, `dataset build` and the tests. Neither knows sockets, files, threads
+or clocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import lru_cache
+
+from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
+from tscc_stream.messages import (
+    Batch,
+    Block,
+    Characteristic,
+    Detection,
+    EndOfStream,
+    Float64Array,
+    Gap,
+    NetworkEvent,
+    NetworkTrigger,
+    Record,
+    Refusal,
+    Trigger,
+    Window,
+    WindowDropped,
+)
+from tscc_stream.package import PackageSpec
+from tscc_stream.sampling import RateError, offset_ns
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.assemble import Assemble
+from tscc_stream.stages.condition import Condition
+from tscc_stream.stages.detect import Coincidence, Detect
+from tscc_stream.stages.extract import Extract, uid_of
+from tscc_stream.stages.gather import Gather
+from tscc_stream.stages.infer import Encoder, Infer
+from tscc_stream.stages.interpret import Interpret, NetworkVote
+
+FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal
+BackMessage = Detection | NetworkEvent
+Timer = Callable[[str], AbstractContextManager[object]]
+"""Given a stage's name, measures what runs within."""
+
+
+def _untimed(_stage: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class FrontHalf:
+    """Records to windows and network triggers, of any number of channels in any interleaving.
+
+    counts: "triggers", "suppressed" (inside a pending window) and "refused" (records of refused channels).
+    """
+
+    def __init__(self, config: Config, spec: PackageSpec, timer: Timer = _untimed) -> None:
+        self._timer = timer
+
+        @lru_cache(maxsize=65_536)
+        def sections_of(sid: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
+            return config.for_channel(to_nslc(sid))
+
+        self.assemble = Assemble(lambda sid: sections_of(sid)[0])
+        self._condition = Condition(lambda sid: sections_of(sid)[1:])
+        self._detect = Detect(lambda sid: sections_of(sid)[2])
+        self._extract = Extract(
+            spec, lambda sid: sections_of(sid)[0].clip_counts, lambda sid: sections_of(sid)[2].min_seconds
+        )
+        self._coincidence = Coincidence(config.network, uid_of) if config.network else None
+        self._rates: dict[str, tuple[float, bool]] = {}
+        self._covering: dict[tuple[str, int], str] = {}
+        self.counts: Counter[str] = Counter()
+
+    def expect(self, sid: str, from_ns: int) -> None:
+        """A channel whose data will begin at `from_ns`: network events wait for it (archives know)."""
+        if self._coincidence:
+            self._coincidence.expect(sid, from_ns)
+
+    def feed(self, message: Record | EndOfStream, now_ns: int = 0) -> list[FrontMessage]:
+        """What a record completes. now_ns: monotonic, 0 throughout for archives."""
+        if isinstance(message, EndOfStream):
+            return self._end(message, now_ns)
+        refusal = self._admit(message)
+        if not self._rates[message.sid][1]:
+            self.counts["refused"] += 1
+            return [refusal] if refusal else []
+        out: list[FrontMessage] = []
+        with self._timer("assemble"):
+            parts = self.assemble.feed(message)
+        for part in parts:
+            out += self._block(part, now_ns) if isinstance(part, Block) else self._gap(part)
+        return out
+
+    def poll(self, now_ns: int) -> list[FrontMessage]:
+        """What time alone settles: network events that a silent channel held up."""
+        return self._with_windows(self._coincidence.poll(now_ns)) if self._coincidence else []
+
+    def next_deadline(self) -> int | None:
+        """When `poll` may have something to say (monotonic ns)."""
+        return self._coincidence.next_deadline() if self._coincidence else None
+
+    def flush(self, now_ns: int = 0) -> list[FrontMessage]:
+        """The end of all data."""
+        out: list[FrontMessage] = []
+        for sid in list(self._rates):
+            out += self._end(EndOfStream(sid), now_ns)
+        return out
+
+    def _admit(self, record: Record) -> Refusal | None:
+        """Whether a channel can be served at its rate is looked at once per rate."""
+        rate = record.sample_rate_hz
+        known = self._rates.get(record.sid)
+        if known is not None and known[0] == rate:
+            return None
+        try:
+            self._condition.check(record.sid, rate)
+            self._extract.check(rate)
+        except (RateError, ValueError) as error:
+            self._rates[record.sid] = (rate, False)
+            if self._coincidence:
+                self._coincidence.end(record.sid, 0)
+            return Refusal(record.sid, str(error))
+        self._rates[record.sid] = (rate, True)
+        return None
+
+    def _block(self, block: Block, now_ns: int) -> list[FrontMessage]:
+        out: list[FrontMessage] = []
+        with self._timer("condition"):
+            characteristics = self._condition.feed(block)
+        for characteristic in characteristics:
+            with self._timer("detect"):
+                self._triggers(self._detect.feed(characteristic))
+            with self._timer("extract"):
+                out += self._extract.feed(characteristic)
+        if self._coincidence:
+            processed_ns = block.start_ns + offset_ns(block.samples.size, block.sample_rate_hz)
+            out += self._with_windows(self._coincidence.advance(block.sid, processed_ns, now_ns))
+        return out
+
+    def _triggers(self, triggers: list[Trigger]) -> None:
+        for trigger in triggers:
+            self._extract.feed(trigger)
+            if trigger.off_index is None:
+                self.counts["triggers"] += 1
+                covering = self._extract.covering(trigger.sid, trigger.on_ns)
+                if covering is None:
+                    raise AssertionError(f"trigger of {trigger.sid} at {trigger.on_ns} has no window")
+                if self._coincidence:
+                    self._covering[trigger.sid, trigger.on_ns] = covering
+                self.counts["suppressed"] = self._extract.counts["suppressed"]
+            if self._coincidence:
+                self._coincidence.feed(trigger)
+
+    def _gap(self, gap: Gap) -> list[FrontMessage]:
+        self._condition.feed(gap)
+        self._triggers(self._detect.feed(gap))
+        if self._coincidence:
+            self._coincidence.retract(gap.sid)
+        return [*self._extract.feed(gap), gap]
+
+    def _end(self, end: EndOfStream, now_ns: int) -> list[FrontMessage]:
+        self._rates.pop(end.sid, None)
+        self._condition.feed(end)
+        self._triggers(self._detect.feed(end))
+        out: list[FrontMessage] = list(self._extract.feed(end))
+        if self._coincidence:
+            out += self._with_windows(self._coincidence.end(end.sid, now_ns))
+        return out
+
+    def _with_windows(self, triggers: list[NetworkTrigger]) -> list[FrontMessage]:
+        """Members named by the windows that cover them, since those are what the channels vote with."""
+        named: list[FrontMessage] = [
+            replace(t, members=tuple((sid, on, self._covering.get((sid, on), uid)) for sid, on, uid in t.members))
+            for t in triggers
+        ]
+        if any(t.final for t in triggers):
+            settled = self._coincidence.settled_ns if self._coincidence else 0
+            self._covering = {key: uid for key, uid in self._covering.items() if key[1] > settled}
+        return named
+
+
+class BackHalf:
+    """Windows to detections, network triggers to network events. Call `flush` whenever nothing more is queued."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        name_of: Callable[[int], str],
+        scores: Float64Array | None,
+        config: Config,
+        timer: Timer = _untimed,
+    ) -> None:
+        self._timer = timer
+        self._gather = Gather(config.inference.max_batch)
+        self._infer = Infer(encoder)
+        self._interpret = Interpret(name_of, scores, config.novelty.alpha)
+        self._vote = NetworkVote()
+        self.batch_sizes: list[int] = []
+
+    def feed(self, message: Window | WindowDropped | NetworkTrigger) -> list[BackMessage]:
+        """Detections and network events, in order."""
+        if isinstance(message, Window):
+            return self._batches(self._gather.feed(message))
+        return list(self._vote.feed(message))
+
+    def flush(self) -> list[BackMessage]:
+        """What is held in a batch that is not full."""
+        return self._batches(self._gather.flush())
+
+    def end(self) -> list[BackMessage]:
+        """The end of all data: the last batch, and network events with the votes there are."""
+        return [*self.flush(), *self._vote.flush()]
+
+    def _batches(self, batches: list[Batch]) -> list[BackMessage]:
+        out: list[BackMessage] = []
+        for batch in batches:
+            self.batch_sizes.append(len(batch.windows))
+            with self._timer("infer"):
+                assignments = self._infer.feed(batch)
+            for assignment in assignments:
+                for detection in self._interpret.feed(assignment):
+                    out += [detection, *self._vote.feed(detection)]
+        return out

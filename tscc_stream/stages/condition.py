@@ -1,0 +1,163 @@
+"""Band-pass and characteristic function (STA/LTA) with carried state.
+
+Recursive STA/LTA and the filter are bitwise what obspy computes over the whole trace (`Trace.filter("bandpass")`,
+`recursive_sta_lta`), for any cut into blocks. Each segment starts at its first sample's value, so that an offset does
+not deafen the trigger. Classic STA/LTA is computed without a running difference and therefore does not drift; it
+equals obspy's within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from scipy.signal import iirfilter, lfilter, sosfilt, zpk2sos
+
+from tscc_stream.config import ConditionConfig, TriggerConfig
+from tscc_stream.messages import Block, Characteristic, EndOfStream, Float64Array, Gap, read_only
+from tscc_stream.sampling import RateError, seconds_to_samples
+
+_LTA_START = 1e-99
+"""obspy's recursive LTA starts here, so that nothing is divided by zero."""
+
+
+@lru_cache(maxsize=256)
+def bandpass(low_hz: float, high_hz: float, corners: int, rate_hz: float) -> Float64Array:
+    """Second-order sections [corners, 6] of obspy's Butterworth band-pass. Raises RateError above Nyquist."""
+    nyquist = 0.5 * rate_hz
+    if high_hz / nyquist > 1.0 - 1e-6:
+        raise RateError(f"{rate_hz:g} Hz cannot hold the band {low_hz:g}-{high_hz:g} Hz: Nyquist is {nyquist:g} Hz")
+    zeros, poles, gain = iirfilter(
+        corners, [low_hz / nyquist, high_hz / nyquist], btype="band", ftype="butter", output="zpk"
+    )
+    sections: Float64Array = zpk2sos(zeros, poles, gain)
+    return sections
+
+
+class _Ratio(Protocol):
+    def feed(self, filtered: Float64Array) -> Float64Array: ...
+
+
+class RecursiveRatio:
+    """obspy's `recursive_sta_lta`, continued: [n] filtered -> [n] ratio. The first nlta values are blanked."""
+
+    def __init__(self, nsta: int, nlta: int) -> None:
+        self._csta, self._clta = 1.0 / nsta, 1.0 / nlta
+        self._nlta = nlta
+        self._seen = 0
+        self._sta = np.zeros(1)
+        self._lta = np.array([(1.0 - self._clta) * _LTA_START])
+
+    def feed(self, filtered: Float64Array) -> Float64Array:
+        """Ratio of the next samples."""
+        ratio = np.zeros(filtered.size)
+        skip = 1 if self._seen == 0 else 0  # obspy's loop starts at the second sample
+        squared = np.square(filtered[skip:])
+        if squared.size:
+            sta, self._sta = lfilter([self._csta], [1.0, self._csta - 1.0], squared, zi=self._sta)
+            lta, self._lta = lfilter([self._clta], [1.0, self._clta - 1.0], squared, zi=self._lta)
+            np.divide(sta, lta, out=ratio[skip:], where=lta > 0.0)
+        blank = max(0, self._nlta - self._seen)
+        ratio[:blank] = 0.0
+        self._seen += filtered.size
+        return ratio
+
+
+class _WindowSum:
+    """Sum over the last `length` values, sample by sample, without drift.
+
+    Frames of `length` values: a window's sum is the tail of the last frame plus the head of the present one, and each
+    is added up afresh. Nothing is ever subtracted.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._frames = np.zeros(length)
+
+    def feed(self, values: Float64Array) -> Float64Array:
+        """[n] values -> [n] sums over the last `length` of them (as if zeros came before)."""
+        length = self._length
+        joined = np.concatenate((self._frames, values))
+        rows = -(-joined.size // length)
+        padded = np.zeros(rows * length)
+        padded[: joined.size] = joined
+        frames = padded.reshape(rows, length)
+        heads = np.cumsum(frames, axis=1)
+        tails = np.cumsum(frames[:, ::-1], axis=1)[:, ::-1]
+        sums = heads.copy()
+        sums[1:, :-1] += tails[:-1, 1:]
+        begin = self._frames.size
+        whole = joined.size // length
+        keep_from = (whole - 1) * length
+        self._frames = joined[keep_from:].copy()
+        out: Float64Array = sums.reshape(-1)[begin : joined.size]
+        return out
+
+
+class ClassicRatio:
+    """obspy's `classic_sta_lta`, continued: [n] filtered -> [n] ratio. The first nlta - 1 values are blanked."""
+
+    def __init__(self, nsta: int, nlta: int) -> None:
+        self._scale = nlta / nsta
+        self._blank = nlta - 1
+        self._seen = 0
+        self._sta, self._lta = _WindowSum(nsta), _WindowSum(nlta)
+
+    def feed(self, filtered: Float64Array) -> Float64Array:
+        """Ratio of the next samples."""
+        squared = np.square(filtered)
+        sta, lta = self._sta.feed(squared), self._lta.feed(squared)
+        ratio = np.zeros(filtered.size)
+        np.divide(sta * self._scale, lta, out=ratio, where=lta > 0.0)
+        ratio[: max(0, self._blank - self._seen)] = 0.0
+        self._seen += filtered.size
+        return ratio
+
+
+_METHODS: dict[str, Callable[[int, int], _Ratio]] = {"recursive": RecursiveRatio, "classic": ClassicRatio}
+
+
+@dataclass(slots=True)
+class _Channel:
+    sections: Float64Array
+    memory: Float64Array
+    first_value: float
+    ratio: _Ratio
+
+
+class Condition:
+    """Blocks to characteristic functions, each channel on its own."""
+
+    def __init__(self, config_of: Callable[[str], tuple[ConditionConfig, TriggerConfig]]) -> None:
+        self._config_of = config_of
+        self._channels: dict[str, _Channel] = {}
+
+    def check(self, sid: str, rate_hz: float) -> None:
+        """Raises RateError where a channel's settings cannot work at its rate."""
+        condition, trigger = self._config_of(sid)
+        bandpass(*condition.band_hz, condition.corners, rate_hz)
+        if seconds_to_samples(trigger.sta_seconds, rate_hz) < 1:
+            raise RateError(f"{rate_hz:g} Hz has no sample within sta_seconds {trigger.sta_seconds:g}")
+
+    def feed(self, message: Block | Gap | EndOfStream) -> list[Characteristic]:
+        """The characteristic function of a block; a gap or an end forgets the channel."""
+        if not isinstance(message, Block):
+            self._channels.pop(message.sid, None)
+            return []
+        if message.index == 0:
+            self._channels[message.sid] = self._start(message)
+        channel = self._channels[message.sid]
+        centred = message.samples - channel.first_value
+        filtered, channel.memory = sosfilt(channel.sections, centred, zi=channel.memory)
+        return [Characteristic(message, read_only(channel.ratio.feed(filtered)))]
+
+    def _start(self, block: Block) -> _Channel:
+        condition, trigger = self._config_of(block.sid)
+        rate = block.sample_rate_hz
+        sections = bandpass(*condition.band_hz, condition.corners, rate)
+        nsta, nlta = (seconds_to_samples(s, rate) for s in (trigger.sta_seconds, trigger.lta_seconds))
+        ratio = _METHODS[trigger.method](nsta, nlta)
+        return _Channel(sections, np.zeros((len(sections), 2)), float(block.samples[0]), ratio)

@@ -1,0 +1,50 @@
+"""Batches to assignments, through whatever encoder there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tscc_stream.messages import Assignment, Batch, Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One batch's results: embedding [B, D], membership [B, K], cluster [B] and squared_distance [B, K]."""
+
+    embedding: Float32Array
+    membership: Float32Array
+    cluster: npt.NDArray[np.int64]
+    squared_distance: Float32Array
+
+
+class Encoder(Protocol):
+    """The seam behind which TorchScript, and whatever may follow it, lives."""
+
+    def encode(self, normalised: Float32Array) -> Encoded:
+        """[B, samples, channels] float32 -> results on the host."""
+        ...
+
+
+class Infer:
+    """One encoder call per batch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def feed(self, batch: Batch) -> list[Assignment]:
+        """An assignment per window, in the batch's order."""
+        encoded = self._encoder.encode(batch.normalised)
+        return [
+            Assignment(
+                window,
+                encoded.embedding[i],
+                encoded.membership[i],
+                int(encoded.cluster[i]),
+                encoded.squared_distance[i],
+            )
+            for i, window in enumerate(batch.windows)
+        ]

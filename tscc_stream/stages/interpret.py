@@ -1,0 +1,127 @@
+"""Assignments to detections (name, known or not), and network triggers to network events by vote.
+
+Unknown windows are told by conformal prediction: the nearest squared distance is compared with those of calibration
+windows that served neither training nor centres. p = (1 + number of calibration scores at least as large) / (n + 1);
+of ordinary windows a share of at most alpha has p <= alpha (Vovk, Gammerman and Shafer 2005, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tscc_stream.messages import Assignment, Detection, Float64Array, NetworkEvent, NetworkTrigger, WindowDropped
+from tscc_stream.sampling import NS_PER_SECOND
+
+UNKNOWN = "unknown"
+MOST_REMEMBERED = 65_536
+"""Windows whose outcome is kept for network triggers that may still name them."""
+MOST_WAITING = 1024
+"""Network triggers that may wait for windows; beyond, the oldest goes out with the votes it has."""
+
+
+def calibrated(scores: Float64Array | None, alpha: float) -> bool:
+    """Whether there are calibration scores enough for this alpha: at least 10 / alpha."""
+    return scores is not None and scores.size >= 10.0 / alpha - 1e-9
+
+
+class Interpret:
+    """scores: nearest squared distances of the calibration windows, ascending; None or too few: no p-value."""
+
+    def __init__(self, name_of: Callable[[int], str], scores: Float64Array | None, alpha: float) -> None:
+        self._name_of = name_of
+        self._alpha = alpha
+        self._scores = scores if calibrated(scores, alpha) else None
+
+    def feed(self, assignment: Assignment) -> list[Detection]:
+        """One detection."""
+        p_value = self._p_value(float(assignment.squared_distance.min()))
+        known = p_value is None or p_value > self._alpha
+        return [Detection(assignment, self._name_of(assignment.cluster) if known else UNKNOWN, known, p_value)]
+
+    def _p_value(self, score: float) -> float | None:
+        if self._scores is None:
+            return None
+        as_large = self._scores.size - int(np.searchsorted(self._scores, score, side="left"))
+        return (1 + as_large) / (self._scores.size + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ballot:
+    """One window's vote: its detection's uid and cluster (None: unknown), weighed by membership in a tie."""
+
+    uid: str
+    cluster: int | None
+    name: str
+    membership: float
+
+
+class NetworkVote:
+    """Network triggers wait until every window they name is classified or dropped; then their channels vote."""
+
+    def __init__(self) -> None:
+        self._outcomes: OrderedDict[str, _Ballot | None] = OrderedDict()
+        self._waiting: OrderedDict[tuple[str, bool], tuple[NetworkTrigger, set[str]]] = OrderedDict()
+
+    def feed(self, message: Detection | WindowDropped | NetworkTrigger) -> list[NetworkEvent]:
+        """Network events that need wait no longer."""
+        if isinstance(message, NetworkTrigger):
+            return self._enqueue(message)
+        if isinstance(message, WindowDropped):
+            return self._resolve(message.uid, None)
+        assignment = message.assignment
+        best = float(assignment.membership[assignment.cluster])
+        cluster = assignment.cluster if message.known else None
+        uid = assignment.window.uid
+        return self._resolve(uid, _Ballot(uid, cluster, message.name, best))
+
+    def flush(self) -> list[NetworkEvent]:
+        """Everything that waits, with the votes there are."""
+        waiting = [trigger for trigger, _ in self._waiting.values()]
+        self._waiting.clear()
+        return [self._event(trigger) for trigger in waiting]
+
+    def _enqueue(self, trigger: NetworkTrigger) -> list[NetworkEvent]:
+        missing = {uid for _, _, uid in trigger.members if uid not in self._outcomes}
+        if not missing:
+            return [self._event(trigger)]
+        self._waiting[trigger.uid, trigger.final] = (trigger, missing)
+        if len(self._waiting) <= MOST_WAITING:
+            return []
+        oldest, _ = self._waiting.popitem(last=False)[1]
+        return [self._event(oldest)]
+
+    def _resolve(self, uid: str, ballot: _Ballot | None) -> list[NetworkEvent]:
+        self._outcomes[uid] = ballot
+        if len(self._outcomes) > MOST_REMEMBERED:
+            self._outcomes.popitem(last=False)
+        ready = []
+        for key, (trigger, missing) in list(self._waiting.items()):
+            missing.discard(uid)
+            if not missing:
+                del self._waiting[key]
+                ready.append(self._event(trigger))
+        return ready
+
+    def _event(self, trigger: NetworkTrigger) -> NetworkEvent:
+        cast = [self._outcomes.get(uid) for _, _, uid in trigger.members]
+        ballots = [ballot for ballot in cast if ballot is not None]
+        votes = Counter(ballot.name for ballot in ballots)
+        weight: Counter[str] = Counter()
+        for ballot in ballots:
+            weight[ballot.name] += ballot.membership  # type: ignore[assignment]  # typeshed: Counter counts in int
+        winner = max(ballots, key=lambda b: (votes[b.name], weight[b.name]), default=None)
+        return NetworkEvent(
+            uid=trigger.uid,
+            onset_ns=trigger.onset_ns,
+            duration_s=(trigger.off_ns - trigger.onset_ns) / NS_PER_SECOND,
+            channels=tuple(sid for sid, _, _ in trigger.members),
+            detections=tuple(dict.fromkeys(ballot.uid for ballot in ballots)),
+            votes=dict(votes.most_common()),
+            cluster_id=winner.cluster if winner else None,
+            cluster_name=winner.name if winner else UNKNOWN,
+            final=trigger.final,
+        )
