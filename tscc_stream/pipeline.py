@@ -16,7 +16,6 @@ from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerC
 from tscc_stream.messages import (
     Batch,
     Block,
-    Characteristic,
     Detection,
     EndOfStream,
     Float64Array,

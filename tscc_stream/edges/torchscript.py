@@ -84,7 +84,7 @@ def _load(package: Package, device: torch.device) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; the seam is Encoder
         try:
-            module = torch.jit.load(payload, map_location=device).eval()
+            module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             frozen: torch.nn.Module = torch.jit.freeze(module)
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[0]
