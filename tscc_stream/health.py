@@ -1,0 +1,77 @@
+"""Whether the daemon's threads turn and its channels send: pure, the time is passed in.
+
+A thread stamps each turn of its loop, not the arrival of data: a daemon whose server is silent is healthy, and says how
+old its data are. Times are monotonic ns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MOST_CHANNELS = 50_000  # beyond it new channels are not watched: a server may send ever new ones
+_SHOWN = 20
+
+
+class Health:
+    """Stamps may come from any thread; reading them needs no lock, since each is one assignment."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, int] = {}
+        self._records: dict[str, int] = {}
+        self.ready = False
+        self.stopping = False
+
+    def stamp(self, thread: str, now_ns: int) -> None:
+        """A thread has turned. From its first stamp on it is watched."""
+        self._turns[thread] = now_ns
+
+    def forget(self, thread: str) -> None:
+        """A thread has ended as it should."""
+        self._turns.pop(thread, None)
+
+    def stalled(self, now_ns: int, limit_ns: int) -> list[str]:
+        """Threads whose last turn is longer ago than limit_ns, by name."""
+        return sorted(name for name, at_ns in self._turns.copy().items() if now_ns - at_ns > limit_ns)
+
+    def record(self, sid: str, now_ns: int) -> None:
+        """A record of this channel came in."""
+        if sid in self._records or len(self._records) < MOST_CHANNELS:
+            self._records[sid] = now_ns
+
+    def silent(self, now_ns: int, limit_ns: int) -> list[str]:
+        """Channels that once sent, and have sent nothing for longer than limit_ns; the longest silent first."""
+        late = [(at_ns, sid) for sid, at_ns in self._records.copy().items() if now_ns - at_ns > limit_ns]
+        return [sid for _, sid in sorted(late)]
+
+    def healthy(self, now_ns: int, limit_ns: int) -> bool:
+        """Started, not stopping, and every thread turns."""
+        return self.ready and not self.stopping and not self.stalled(now_ns, limit_ns)
+
+    def _state(self, stalled: list[str]) -> str:
+        if stalled:
+            return "stalled"
+        if self.stopping:
+            return "stopping"
+        return "ok" if self.ready else "starting"
+
+    def summary(self, now_ns: int, limit_ns: int, silent_ns: int) -> dict[str, Any]:
+        """What /healthz says. limit_ns: a thread that did not turn for as long is stalled; silent_ns: a channel.
+
+        Ages are seconds. At most twenty silent channels are named.
+        """
+        stalled, silent = self.stalled(now_ns, limit_ns), self.silent(now_ns, silent_ns)
+        records = self._records.copy()
+        newest = max(records.values(), default=None)
+        return {
+            "state": self._state(stalled),
+            "threads": {name: _seconds(now_ns - at_ns) for name, at_ns in sorted(self._turns.copy().items())},
+            "stalled": stalled,
+            "channels": len(records),
+            "newest_record_age_s": None if newest is None else _seconds(now_ns - newest),
+            "silent_channels": len(silent),
+            "silent": {sid: _seconds(now_ns - records[sid]) for sid in silent[:_SHOWN]},
+        }
+
+
+def _seconds(duration_ns: int) -> float:
+    return round(duration_ns / 1e9, 3)

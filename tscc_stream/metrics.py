@@ -1,0 +1,122 @@
+"""What the daemon measures, for Prometheus. Names: prefix tscc_, base units; the registry is passed in.
+
+Per channel there are counters and gauges only: a histogram per channel would make a scrape of 5,000 channels take
+seconds. Children of a labelled family are looked up once and kept: `metrics.samples[sid].inc(n)`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from tscc_stream import __version__
+
+MOST_CHILDREN = 50_000  # what a server can make a family grow to, by sending ever new channels
+OVERFLOW = "other"
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+_Metric = TypeVar("_Metric", bound=Counter | Gauge | Histogram)
+
+
+class ByLabel(dict[str, _Metric], Generic[_Metric]):
+    """The children of a family with one label, made when first asked for; beyond MOST_CHILDREN they share `other`."""
+
+    def __init__(self, child: Callable[[str], _Metric]) -> None:
+        super().__init__()
+        self._child = child
+
+    def __missing__(self, label: str) -> _Metric:
+        if len(self) >= MOST_CHILDREN and label != OVERFLOW:
+            return self[OVERFLOW]
+        made = self._child(label)
+        self[label] = made
+        return made
+
+
+class Metrics:
+    """Every family, registered in `registry` at construction, so that all of them are there from the first scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._add_channels()
+        self._add_connections()
+        self._add_detections()
+        self._add_stages()
+        self._add_model()
+
+    def _counters(self, name: str, text: str, label: str) -> ByLabel[Counter]:
+        family = Counter(f"tscc_{name}", text, [label], registry=self.registry)
+        return ByLabel(family.labels)
+
+    def _gauges(self, name: str, text: str, label: str) -> ByLabel[Gauge]:
+        family = Gauge(f"tscc_{name}", text, [label], registry=self.registry)
+        return ByLabel(family.labels)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"tscc_{name}", text, registry=self.registry)
+
+    def _add_channels(self) -> None:
+        self.samples = self._counters("samples", "Samples taken in, per channel.", "sid")
+        self.last_sample_timestamp_seconds = self._gauges(
+            "last_sample_timestamp_seconds", "Data time of the newest sample of a channel, Unix time.", "sid"
+        )
+        self.gaps = self._counters("gaps", "Breaks in a channel's data after which it started afresh.", "sid")
+
+    def _add_connections(self) -> None:
+        self.records_rejected = self._counters("records_rejected", "Records that were not used, by reason.", "reason")
+        self.seedlink_connected = self._gauges(
+            "seedlink_connected", "1 while the SeedLink server is connected and negotiated, else 0.", "server"
+        )
+        self.seedlink_reconnects = self._counters("seedlink_reconnects", "Connections lost and tried again.", "server")
+
+    def _add_detections(self) -> None:
+        self.triggers = self._counter("triggers", "Triggers of single channels.")
+        self.windows_dropped = self._counters("windows_dropped", "Triggers without a window, by reason.", "reason")
+        self.detections = self._counters("detections", "Detections committed to the journal, by cluster.", "cluster")
+        self.unknown = self._counter("unknown", "Detections that belong to no known cluster.")
+        self.journal_head_seq = Gauge(
+            "tscc_journal_head_seq", "Seq of the last message in the journal.", registry=self.registry
+        )
+        self.replay_requests = self._counter("replay_requests", "Replay requests answered, refused ones included.")
+
+    def _add_stages(self) -> None:
+        self.queue_depth = self._gauges("queue_depth", "Items that wait in front of a stage.", "stage")
+        self.batch_size = Histogram(
+            "tscc_batch_size", "Windows per batch through the encoder.", buckets=_WINDOWS, registry=self.registry
+        )
+        stage = Histogram(
+            "tscc_stage_seconds",
+            "Time that one call of a stage took.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds: ByLabel[Histogram] = ByLabel(stage.labels)
+        self.sample_to_publish_seconds = Histogram(
+            "tscc_sample_to_publish_seconds",
+            "From the receipt of the last sample that a message needed until it was published.",
+            buckets=_LATENCY_SECONDS,
+            registry=self.registry,
+        )
+
+    def _add_model(self) -> None:
+        self._model_info = Gauge(
+            "tscc_model_info", "1 for the model in use.", ["name", "version", "sha256"], registry=self.registry
+        )
+        self.drift_score = self._gauges(
+            "drift_score", "Drift of recent windows from the model's own; NaN until it is known.", "cluster"
+        )
+        self.drift_score["all"].set(float("nan"))
+        build = Gauge("tscc_build_info", "1 for the program that runs.", ["version", "python"], registry=self.registry)
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def set_model(self, name: str, version: str, sha256: str) -> None:
+        """The model in use from now on; the one before disappears."""
+        self._model_info.clear()
+        self._model_info.labels(name, version, sha256).set(1)
