@@ -101,6 +101,11 @@ class FrontHalf:
         """When `poll` may have something to say (monotonic ns)."""
         return self._coincidence.next_deadline() if self._coincidence else None
 
+    def unsettled_ns(self) -> int:
+        """No window or network trigger that is still to come out of the data fed so far has an earlier onset."""
+        pending = self._extract.oldest_pending_ns()
+        return min(pending, self._coincidence.oldest_open_ns()) if self._coincidence else pending
+
     def flush(self, now_ns: int = 0) -> list[FrontMessage]:
         """The end of all data."""
         out: list[FrontMessage] = []
@@ -208,6 +213,10 @@ class BackHalf:
     def flush(self) -> list[BackMessage]:
         """What is held in a batch that is not full."""
         return self._batches(self._gather.flush())
+
+    def unsettled_ns(self) -> int:
+        """No network event that still waits for its windows has an earlier onset."""
+        return self._vote.oldest_waiting_ns()
 
     def end(self) -> list[BackMessage]:
         """The end of all data: the last batch, and network events with the votes there are."""

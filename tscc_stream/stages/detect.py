@@ -222,6 +222,11 @@ class Coincidence:
         watermark = self.watermark(now_ns)
         return self._settle(watermark) + self._notices(now_ns)
 
+    def oldest_open_ns(self) -> int:
+        """Onset of the oldest trigger that is not settled; far in the future where all are."""
+        opens = [p.open_on_ns for p in self._channels.values() if p.open_on_ns is not None]
+        return min([key[0] for key in self._closed[:1]] + opens, default=1 << 62)
+
     def watermark(self, now_ns: int) -> int:
         """Every trigger with an earlier onset is known and closed."""
         return min((p.certain_ns for p in self._awake(now_ns)), default=1 << 62)

@@ -212,6 +212,10 @@ class Extract:
         span = offset_ns(last.window_end - last.onset_index, channel.plan.stream_rate_hz)
         return last.uid if last.onset_ns <= onset_ns <= last.onset_ns + span else None
 
+    def oldest_pending_ns(self) -> int:
+        """Onset of the oldest window that still waits for samples; far in the future where none does."""
+        return min((p.onset_ns for channel in self._channels.values() for p in channel.pending), default=1 << 62)
+
     def feed(self, message: Trigger | Characteristic | Gap | EndOfStream) -> list[Window | WindowDropped]:
         """Windows that become complete, in order of onset, and windows that never will."""
         if isinstance(message, Trigger):

@@ -78,6 +78,10 @@ class NetworkVote:
         uid = assignment.window.uid
         return self._resolve(uid, _Ballot(uid, cluster, message.name, best))
 
+    def oldest_waiting_ns(self) -> int:
+        """Onset of the oldest network trigger that waits; far in the future where none does."""
+        return min((trigger.onset_ns for trigger, _ in self._waiting.values()), default=1 << 62)
+
     def flush(self) -> list[NetworkEvent]:
         """Everything that waits, with the votes there are."""
         waiting = [trigger for trigger, _ in self._waiting.values()]

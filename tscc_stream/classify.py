@@ -1,0 +1,171 @@
+"""`classify`: the daemon's pipeline over files, as fast as it goes, in order of time."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tscc_stream import package
+from tscc_stream.config import Config
+from tscc_stream.edges import archive, obspy_formats
+from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
+from tscc_stream.messages import Gap, Message, Record, Refusal
+from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
+from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.publish import ModelIdentity, Publish
+
+Output = Literal["jsonl", "csv", "quakeml"]
+CHUNK_SECONDS = 10.0
+"""Data time after which results are handed on."""
+_CSV_COLUMNS = (
+    *("type", "time", "channel", "onset_ns", "cluster_id", "cluster", "known", "membership", "p_value"),
+    *("peak_ratio", "duration_s", "peak_amplitude", "quality", "channels", "id"),
+)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one pass met. refused: source id -> why."""
+
+    records: int = 0
+    samples: int = 0
+    gaps: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Classifier:
+    """Both halves of the pipeline over records in order of start time."""
+
+    def __init__(self, config: Config, loaded: package.Package) -> None:
+        encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
+        self._front = FrontHalf(config, loaded.spec)
+        self._back = BackHalf(encoder, loaded.name_of, calibration_scores(loaded), config)
+        self._publish = Publish(config.site, ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256))
+        self._margin_ns = seconds_to_ns(config.trigger.min_seconds)
+        self._held: list[tuple[int, str, str, Message]] = []
+        self.summary = Summary()
+
+    def run(self, records: Iterable[Record], expected: Iterable[tuple[str, int]]) -> Iterator[Message]:
+        """Messages in order of onset; network events only with their last word.
+
+        expected: (source id, first sample) of the channels to come, so that network events wait for them.
+        """
+        for sid, start_ns in expected:
+            self._front.expect(sid, start_ns)
+        chunk_end = -(1 << 62)
+        for record in records:
+            self.summary.records += 1
+            self.summary.samples += record.samples.size
+            self._through(self._front.feed(record))
+            if record.start_ns >= chunk_end:
+                chunk_end = record.start_ns + seconds_to_ns(CHUNK_SECONDS)
+                self._hold(self._back.flush())
+                yield from self._released(record.start_ns)
+        self._through(self._front.flush())
+        self._hold(self._back.end())
+        yield from self._released(1 << 62)
+
+    def _through(self, messages: list[FrontMessage]) -> None:
+        for message in messages:
+            if isinstance(message, Refusal):
+                self.summary.refused[message.sid] = message.reason
+            elif isinstance(message, Gap):
+                self.summary.gaps += 1
+            else:
+                self._hold(self._back.feed(message))
+
+    def _hold(self, results: list[BackMessage]) -> None:
+        for result in results:
+            for message in self._publish.feed(result):
+                if message.final:
+                    heapq.heappush(self._held, (message.onset_ns, message.kind, message.uid, message))
+
+    def _released(self, read_to_ns: int) -> Iterator[Message]:
+        """What nothing that is still to come can precede."""
+        horizon = min(read_to_ns - self._margin_ns, self._front.unsettled_ns(), self._back.unsettled_ns())
+        while self._held and self._held[0][0] < horizon:
+            yield heapq.heappop(self._held)[-1]
+
+
+def classify(paths: list[Path], config: Config, model: Path, output: Output, out: IO[str]) -> int:
+    """Writes one row per detection and network event to `out`; what was left out is said on stderr. Returns 0.
+
+    Raises ArchiveError and PackageError with one sentence each.
+    """
+    loaded = package.load(model)
+    index = archive.index(paths)
+    classifier = Classifier(config, loaded)
+    channels = archive.channels(index)
+    records = _with_progress(archive.iter_records(index, chunk_seconds=CHUNK_SECONDS), index.start_ns, index.stop_ns)
+    messages = classifier.run(records, [(channel.sid, channel.start_ns) for channel in channels])
+    _WRITERS[output](messages, out)
+    _report(classifier.summary, index.faults)
+    return 0
+
+
+def _with_progress(records: Iterator[Record], start_ns: int, stop_ns: int) -> Iterator[Record]:
+    """The same records, with a bar of data time on stderr where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("classify", total=(stop_ns - start_ns) / NS_PER_SECOND)
+        for record in records:
+            progress.update(task, completed=(record.start_ns - start_ns) / NS_PER_SECOND)
+            yield record
+
+
+def _report(summary: Summary, faults: archive.Faults) -> None:
+    for sid, reason in sorted(summary.refused.items()):
+        print(f"tscc-stream: channel {to_nslc(sid)} left out: {reason}", file=sys.stderr)  # noqa: T201 a command's own output
+    for text in faults.texts:
+        print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201
+    if faults.count > len(faults.texts):
+        print(f"tscc-stream: and {faults.count - len(faults.texts)} more skipped", file=sys.stderr)  # noqa: T201
+
+
+def _write_jsonl(messages: Iterable[Message], out: IO[str]) -> None:
+    for message in messages:
+        out.write(message.body.decode() + "\n")
+
+
+def _write_csv(messages: Iterable[Message], out: IO[str]) -> None:
+    writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for message in messages:
+        writer.writerow(_csv_row(json.loads(message.body), message.sid))
+
+
+def _csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:
+    data, cluster = body["data"], body["data"]["cluster"]
+    row = {name: data[name] for name in ("onset_ns", "peak_ratio", "duration_s", "peak_amplitude") if name in data}
+    return row | {
+        "type": "detection" if sid else "network_event",
+        "time": body["time"],
+        "channel": to_nslc(sid) if sid else "",
+        "cluster_id": cluster["id"],
+        "cluster": cluster["name"],
+        "known": cluster.get("known", ""),
+        "membership": " ".join(f"{value:.6g}" for value in cluster.get("membership", [])),
+        "p_value": cluster.get("p_value", ""),
+        "quality": " ".join(data.get("quality", [])),
+        "channels": " ".join(to_nslc(name) for name in data.get("channels", [])),
+        "id": body["id"],
+    }
+
+
+def _write_quakeml(messages: Iterable[Message], out: IO[str]) -> None:
+    out.write(obspy_formats.quakeml([json.loads(message.body) for message in messages]))
+
+
+_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "quakeml": _write_quakeml}
