@@ -42,7 +42,7 @@ WAVEFORM = "waveform."
 HEARTBEAT_TOPIC = b"heartbeat."
 REQUEST_BYTES = 4096
 MOST_MESSAGES = 1000
-_FIRST_PARTS = ("detection.", "network.", "status.", WAVEFORM + "detection.")
+KINDS = ("detection.", "network.", "status.")
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +62,19 @@ class Header(msgspec.Struct, frozen=True):
     epoch: str
     seq: int
     topic_seq: int
+
+
+class ReplayState(msgspec.Struct, frozen=True):
+    """Frame 0 of a replay answer, as described at the top of this file."""
+
+    epoch: str
+    oldest: int
+    head: int
+    heads: dict[str, int]
+    through: int
+    count: int
+    complete: bool
+    frames: int
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -231,6 +244,14 @@ def multiparts(epoch: str, committed: Committed) -> list[list[bytes]]:
     return parts
 
 
+def may_match(topic: str) -> bool:
+    """Whether any message can ever have a topic that begins so."""
+    prefix = topic.removeprefix(WAVEFORM)
+    kinds = KINDS[:1] if topic.startswith(WAVEFORM) else KINDS
+    return any(kind.startswith(prefix) or prefix.startswith(kind) for kind in kinds)
+
+
+TOPIC_EXPECTED = f"expected nothing, or a prefix that begins with {', '.join(KINDS)} or {WAVEFORM}detection."
 _decode_request = msgspec.json.Decoder(ReplayRequest).decode
 
 
@@ -243,24 +264,24 @@ def parse_request(payload: bytes) -> ReplayRequest:
         request = _decode_request(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"{error}: {expected}") from error
-    if not any(known.startswith(request.topic) or request.topic.startswith(known) for known in _FIRST_PARTS):
-        raise RequestError(f"topic {request.topic}: expected it to begin with {', '.join(_FIRST_PARTS)} or be empty")
+    if not may_match(request.topic):
+        raise RequestError(f"topic {request.topic}: {TOPIC_EXPECTED}")
     return request
 
 
 def reply(epoch: str, request: ReplayRequest, page: Page) -> list[bytes]:
     """Frames that answer a request, as described at the top of this file."""
     wants_waveform = request.topic.startswith(WAVEFORM)
-    state = {
-        "epoch": epoch,
-        "oldest": page.oldest,
-        "head": page.head,
-        "heads": dict(page.heads),
-        "through": page.through,
-        "count": len(page.messages),
-        "complete": page.through >= page.head,
-        "frames": 4 if wants_waveform else 3,
-    }
+    state = ReplayState(
+        epoch=epoch,
+        oldest=page.oldest,
+        head=page.head,
+        heads=dict(page.heads),
+        through=page.through,
+        count=len(page.messages),
+        complete=page.through >= page.head,
+        frames=4 if wants_waveform else 3,
+    )
     frames = [_encode(state)]
     one = _frames_with_waveform if wants_waveform else _frames
     for committed in page.messages:

@@ -1,0 +1,324 @@
+"""The subscriber that never misses silently: every message once, in the order of its seq.
+
+    from tscc_stream.client import Subscriber
+
+    with Subscriber("tcp://daemon:5556", "tcp://daemon:5557", since=0, topic="detection.") as subscriber:
+        for message in subscriber:
+            print(message.seq, message.body["subject"], message.body["data"]["cluster"]["name"])
+
+How it works (clone pattern, https://zguide.zeromq.org/docs/chapter5). It subscribes first, then asks the replay socket
+for the past, page by page, then follows. `through` is the seq up to which everything that matches has been given. A
+message from the bus is taken when nothing that matches can lie between `through` and it:
+
+- it is the very next seq; or
+- the topic is exactly one group (`detection.1.`), and it is the very next topic_seq of that group.
+
+Otherwise something may have been lost, or may only have had another topic: the journal is asked, and its answer is
+taken instead. The heartbeats' heads tell of messages lost at the end of the stream in the same way. While it asks it
+does not read the bus: what waits there, or is dropped there, is found to be known, or to be missing, afterwards. When
+the bus says nothing for QUIET_SECONDS, the journal is asked as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import zmq
+
+from tscc_stream.messages import topic_group
+from tscc_stream.stages.publish import (
+    HEARTBEAT_TOPIC,
+    KINDS,
+    TOPIC_EXPECTED,
+    WAVEFORM,
+    Header,
+    ReplayState,
+    may_match,
+)
+
+_log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 2.0
+QUIET_SECONDS = 5.0
+_LARGEST_FRAME = 16_000_000
+_Shape = TypeVar("_Shape")
+
+
+class SubscriberError(RuntimeError):
+    """What is at the other end does not speak this protocol, or what was asked for makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message. raw: its body as it was sent; waveform: float32 little-endian, only for `waveform.` topics."""
+
+    epoch: str
+    seq: int
+    topic_seq: int
+    topic: str
+    body: dict[str, Any]
+    raw: bytes
+    waveform: bytes | None = None
+
+
+class _ErrorReply(msgspec.Struct):
+    error: str = ""
+
+
+class _HeartbeatData(msgspec.Struct):
+    heads: dict[str, int]
+
+
+class _Heartbeat(msgspec.Struct):
+    data: _HeartbeatData
+
+
+class _Filter:
+    """Which topics are wanted, and what can be said of a whole group (first two parts) of topics."""
+
+    def __init__(self, topic: str) -> None:
+        if not may_match(topic):
+            raise SubscriberError(f"topic {topic}: {TOPIC_EXPECTED}")
+        self.topic = topic
+        prefix = topic.removeprefix(WAVEFORM)
+        self._prefix = prefix or ("detection." if topic else "")
+        parts = self._prefix.split(".")
+        self.is_one_group = len(parts) == 3 and parts[1] != "" and parts[2] == ""
+
+    def subscriptions(self) -> list[bytes]:
+        """Without a topic: everything but the copies with waveforms."""
+        wanted = KINDS if not self.topic else (self.topic,)
+        return [HEARTBEAT_TOPIC, *(prefix.encode() for prefix in wanted)]
+
+    def concerns(self, group: str) -> bool:
+        """Whether messages of this group may match."""
+        return f"{group}.".startswith(self._prefix) or self._prefix.startswith(f"{group}.")
+
+
+class Subscriber:
+    """Messages of one daemon, each once, in order. Not for use by several threads.
+
+    connect, replay: the daemon's publish.bind and publish.replay_bind. since: seq after which to begin; 0 is all that
+    the journal holds, None is from now on. epoch: the journal that `since` counts in, as stored from an earlier
+    `Received`; when the daemon has another journal, everything in it is new and is given from its beginning.
+    topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
+    sentence when the epoch changed, when messages are gone for good, and when nobody answers; logged by default.
+    """
+
+    def __init__(
+        self,
+        connect: str,
+        replay: str,
+        *,
+        since: int | None = None,
+        topic: str = "",
+        epoch: str | None = None,
+        receive_queue: int = 10_000,
+        page: int = 500,
+        notice: Callable[[str], None] = _log.warning,
+    ) -> None:
+        self.epoch = epoch
+        self.through = since
+        self._filter = _Filter(topic)
+        self._connect, self._replay = connect, replay
+        self._page = page
+        self._notice = notice
+        self._pending: deque[Received] = deque()
+        self._known: dict[str, int] = {}  # topic_seq per group at `through`, while not asking
+        self._asking = True
+        self._answer_due: float | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._bus = self._subscribe(receive_queue)
+            self._journal = self._new_request_socket()
+        except zmq.ZMQError as error:
+            self.close()
+            raise SubscriberError(f"cannot connect to {connect} and {replay}: {error}") from error
+        self._quiet_due = time.monotonic() + QUIET_SECONDS
+
+    def _subscribe(self, receive_queue: int) -> zmq.Socket[bytes]:
+        bus = self._context.socket(zmq.SUB)
+        bus.setsockopt(zmq.RCVHWM, receive_queue)
+        bus.setsockopt(zmq.MAXMSGSIZE, _LARGEST_FRAME)
+        bus.setsockopt(zmq.IPV6, int("[" in self._connect))
+        bus.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
+        bus.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+        for prefix in self._filter.subscriptions():
+            bus.setsockopt(zmq.SUBSCRIBE, prefix)
+        bus.connect(self._connect)
+        return bus
+
+    def _new_request_socket(self) -> zmq.Socket[bytes]:
+        request = self._context.socket(zmq.REQ)
+        request.setsockopt(zmq.LINGER, 0)
+        request.setsockopt(zmq.MAXMSGSIZE, _LARGEST_FRAME)
+        request.setsockopt(zmq.IPV6, int("[" in self._replay))
+        request.connect(self._replay)
+        return request
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Received]:
+        """Messages without end."""
+        while True:
+            received = self.receive()
+            if received is not None:
+                yield received
+
+    def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The next message; None when there is none within timeout_s (None: wait for ever).
+
+        Raises SubscriberError where the other end answers with an error or speaks something else; calling again goes
+        on where it stood.
+        """
+        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        while not self._pending:
+            turn = self._ask if self._asking else self._listen
+            if not turn(deadline) and time.monotonic() >= deadline:
+                return None
+        return self._pending.popleft()
+
+    def _listen(self, deadline: float) -> bool:
+        """Take one message from the bus, if one comes in time."""
+        if _readable(self._bus, min(deadline, self._quiet_due)):
+            self._quiet_due = time.monotonic() + QUIET_SECONDS
+            self._take_live(self._bus.recv_multipart())
+            return True
+        if time.monotonic() >= self._quiet_due:
+            self._quiet_due = time.monotonic() + QUIET_SECONDS
+            self._asking = True
+        return False
+
+    def _ask(self, deadline: float) -> bool:
+        """Ask the journal for one page, if that was not done, and take its answer, if it comes in time."""
+        if self._answer_due is None:
+            self._journal.send(self._request())
+            self._answer_due = time.monotonic() + ANSWER_SECONDS
+        if _readable(self._journal, min(deadline, self._answer_due)):
+            self._answer_due = None
+            self._take_answer(self._journal.recv_multipart())
+            return True
+        if time.monotonic() >= self._answer_due:
+            self._ask_afresh()
+            self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
+        return False
+
+    def _ask_afresh(self) -> None:
+        self._answer_due = None
+        self._journal.close()
+        self._journal = self._new_request_socket()
+
+    def _request(self) -> bytes:
+        if self.through is None:
+            return b"{}"
+        return msgspec.json.encode({"since": self.through, "topic": self._filter.topic, "limit": self._page})
+
+    def _take_live(self, frames: Sequence[bytes]) -> None:
+        header = _decoded(frames, 1, Header, self._connect)
+        if header.epoch != self.epoch:
+            self._asking = True
+        elif self.through is not None and header.seq > self.through:
+            if frames[0] == HEARTBEAT_TOPIC:
+                self._take_heartbeat(header.seq, _decoded(frames, 2, _Heartbeat, self._connect).data.heads)
+            else:
+                self._take_message(_received(header, frames, self._connect))
+
+    def _take_heartbeat(self, head: int, heads: dict[str, int]) -> None:
+        if any(last > self._known.get(group, 0) for group, last in heads.items() if self._filter.concerns(group)):
+            self._asking = True
+        else:
+            self.through = head
+
+    def _take_message(self, received: Received) -> None:
+        group = topic_group(received.topic)
+        next_in_group = self._filter.is_one_group and received.topic_seq == self._known.get(group, 0) + 1
+        if received.seq - 1 == self.through or next_in_group:
+            self.through = received.seq
+            self._known[group] = received.topic_seq
+            self._pending.append(received)
+        else:
+            self._asking = True
+
+    def _take_answer(self, frames: Sequence[bytes]) -> None:
+        if error := _decoded(frames, 0, _ErrorReply, self._replay).error:
+            raise SubscriberError(f"{self._replay} cannot answer: {error}")
+        state = _decoded(frames, 0, ReplayState, self._replay)
+        if self._is_other_journal(state):
+            self._begin_again(state)
+        else:
+            self._take_page(state, frames[1:])
+
+    def _is_other_journal(self, state: ReplayState) -> bool:
+        """A journal whose head lies before what was given from it is another one, too: nothing is sent uncommitted."""
+        return state.epoch != (self.epoch or state.epoch) or (self.through or 0) > state.head
+
+    def _begin_again(self, state: ReplayState) -> None:
+        self._notice(
+            f"{self._replay} has another journal (epoch {state.epoch}, head {state.head}) than the one followed so far "
+            f"(epoch {self.epoch or 'not given'}, through {self.through}): starting at its beginning"
+        )
+        self.epoch, self.through = state.epoch, 0 if self.through is not None else None
+
+    def _take_page(self, state: ReplayState, frames: Sequence[bytes]) -> None:
+        self.epoch = state.epoch
+        if self.through is not None:
+            self._tell_what_is_gone(self.through + 1, state.oldest - 1)
+            self._pending.extend(self._messages(state, frames))
+        self.through = state.through
+        if state.complete:
+            self._asking = False
+            self._known = dict(state.heads)
+
+    def _tell_what_is_gone(self, first: int, last: int) -> None:
+        if first <= last:
+            self._notice(f"messages {first} to {last} are no longer in the journal: whatever matched there was missed")
+
+    def _messages(self, state: ReplayState, frames: Sequence[bytes]) -> Iterator[Received]:
+        if state.frames not in (3, 4) or len(frames) != state.count * state.frames:
+            raise SubscriberError(f"{self._replay}: {len(frames)} frames, expected {state.count} x {state.frames}")
+        for at in range(0, len(frames), state.frames):
+            parts = frames[at : at + state.frames]
+            yield _received(_decoded(parts, 1, Header, self._replay), parts, self._replay)
+
+
+def _readable(socket: zmq.Socket[bytes], until: float) -> bool:
+    """Wait for a message until a monotonic time (s)."""
+    if until == float("inf"):
+        return bool(socket.poll(None))
+    return bool(socket.poll(max(0, int(1000 * (until - time.monotonic()) + 0.999))))
+
+
+def _decoded(frames: Sequence[bytes], index: int, kind: type[_Shape], address: str) -> _Shape:
+    """JSON frame of a known shape."""
+    try:
+        return msgspec.json.decode(frames[index], type=kind)
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SubscriberError(f"{address} does not speak tscc-stream's protocol: frame {index}: {error}") from error
+
+
+def _received(header: Header, frames: Sequence[bytes], address: str) -> Received:
+    return Received(
+        epoch=header.epoch,
+        seq=header.seq,
+        topic_seq=header.topic_seq,
+        topic=frames[0].decode("ascii", "replace"),
+        body=_decoded(frames, 2, dict[str, Any], address),
+        raw=frames[2],
+        waveform=frames[3] if len(frames) > 3 else None,
+    )
