@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import struct
 from collections.abc import Iterator
@@ -29,10 +30,12 @@ _DTYPES: dict[str, type[np.generic]] = {"i": np.int32, "f": np.float32, "d": np.
 _RECORD_START = re.compile(
     rb"[0-9 \0]{6}[DRQM][ \0][A-Za-z0-9 \0]{12}[\0-\xff]{4}[\0-\x17][\0-\x3b][\0-\x3c]|MS\x03[\0-\xff]{9}[\0-\x17]"
 )
-_RECORD_START_BYTES = 27
 _TENTH_MS = 100_000
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
+
+
+Header = pymseed.MS3Record
 
 
 class RecordError(ValueError):
@@ -137,7 +140,7 @@ def starts_record(head: bytes | memoryview) -> bool:
     return _RECORD_START.match(head) is not None
 
 
-def find_record(data: bytes | memoryview, offset: int) -> int:
+def find_record(data: bytes | mmap.mmap, offset: int) -> int:
     """Where the next miniSEED record may start in `data`, at or after `offset`; its length where there is none."""
     match = _RECORD_START.search(data, offset)
     return match.start() if match else len(data)
@@ -158,6 +161,14 @@ def decode_run(data: bytes | memoryview, samples: int) -> AnyArray:
     except (pymseed.MiniSEEDError, ValueError) as error:
         raise RecordError("malformed", f"not a readable run of miniSEED records: {error}") from error
     return read_only(run)
+
+
+def header(payload: bytes | memoryview) -> Header:
+    """The header of one record, its samples left packed. Raises RecordError ("malformed")."""
+    try:
+        return pymseed.MS3Record.parse(payload)
+    except (pymseed.MiniSEEDError, ValueError, UnicodeDecodeError) as error:
+        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
 
 
 def _with_samples(payload: bytes | memoryview) -> pymseed.MS3Record:

@@ -1,0 +1,386 @@
+"""Archives: files and folders of recordings, indexed by record and read in time order with bounded memory.
+
+An index holds numbers only (about 60 bytes a record), never samples; the files are memory-mapped when they are read.
+What is not miniSEED is packed once, at indexing, as miniSEED into an unnamed temporary file, so that everything after
+the index sees one format. Times are integer ns; `end_ns` is the time of a record's last sample.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tscc_stream import miniseed
+from tscc_stream.edges import obspy_formats
+from tscc_stream.messages import AnyArray, Record
+from tscc_stream.sampling import NS_PER_SECOND
+
+Int64Array = npt.NDArray[np.int64]
+
+_OPEN_FILES = 64
+_REMEMBERED_FAULTS = 100
+_SAME_TIME_NS = 1_000  # version 2 rounds to a microsecond
+_TEXT = 0  # encoding of records that hold text
+_QUALITIES = (frozenset[str](), frozenset({"clipped"}), frozenset({"timing"}), frozenset({"clipped", "timing"}))
+
+
+class ArchiveError(Exception):
+    """A path that cannot be read as a recording: which, and why."""
+
+
+class RawRecord(NamedTuple):
+    """An original record: times of its first and last sample in ns, source id, sampling rate in Hz, its bytes."""
+
+    start_ns: int
+    end_ns: int
+    sid: str
+    sample_rate_hz: float
+    payload: bytes
+
+
+class Channel(NamedTuple):
+    """One channel of an archive: times of its first and last sample in ns, number of records."""
+
+    sid: str
+    start_ns: int
+    end_ns: int
+    records: int
+
+
+@dataclass
+class Faults:
+    """What was skipped: how many, and the first hundred in words (path, byte, reason)."""
+
+    count: int = 0
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self.texts) < _REMEMBERED_FAULTS:
+            self.texts.append(text)
+
+
+class _Columns:
+    """One growing column per number of a record."""
+
+    TYPES = {  # noqa: RUF012 read only
+        "file": "I",
+        "offset": "Q",
+        "length": "I",
+        "sid": "I",
+        "start_ns": "q",
+        "end_ns": "q",
+        "samples": "I",
+        "rate": "d",
+        "encoding": "b",
+        "quality": "b",
+    }
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, array[Any]] = {name: array(code) for name, code in self.TYPES.items()}
+        self._append = tuple(column.append for column in self.arrays.values())
+
+    def add(self, *values: float) -> None:
+        for append, value in zip(self._append, values, strict=True):
+            append(value)
+
+    def sealed(self) -> dict[str, AnyArray]:
+        """The columns as numpy arrays, ordered by start time (file order where that is equal)."""
+        columns = {name: np.frombuffer(column, dtype=column.typecode) for name, column in self.arrays.items()}
+        order = np.argsort(columns["start_ns"], kind="stable")
+        return {name: column[order] for name, column in columns.items()}
+
+
+class ArchiveIndex:
+    """Where every record of an archive lies. Rows are ordered by start time; `rows[name]` is one column.
+
+    faults: what was skipped, at indexing and later at reading.
+    """
+
+    def __init__(
+        self, files: list[Path], sids: list[str], rows: dict[str, AnyArray], spool: IO[bytes] | None, faults: Faults
+    ) -> None:
+        self.files = files
+        self.sids = sids
+        self.rows = rows
+        self.faults = faults
+        self._spool = spool
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.rows["start_ns"])
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first sample."""
+        return int(self.rows["start_ns"][0])
+
+    @property
+    def stop_ns(self) -> int:
+        """Where the archive would go on: one sample after the last one of whichever channel lasts longest."""
+        rows = self.rows
+        return int((rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)).max())
+
+    def payload(self, row: int) -> memoryview:
+        """The bytes of one record, valid until some dozens of other files have been read."""
+        offset, length = int(self.rows["offset"][row]), int(self.rows["length"][row])
+        return memoryview(self._map(int(self.rows["file"][row])))[offset : offset + length]
+
+    def joined(self, run: Int64Array) -> bytes | memoryview:
+        """The bytes of some records: a view where they lie side by side in one file, a copy otherwise."""
+        files, offsets, lengths = (self.rows[name][run] for name in ("file", "offset", "length"))
+        if (offsets[1:] == offsets[:-1] + lengths[:-1]).all() and (files == files[0]).all():
+            return memoryview(self._map(int(files[0])))[int(offsets[0]) : int(offsets[-1]) + int(lengths[-1])]
+        return b"".join(self.payload(row) for row in run.tolist())
+
+    def place(self, row: int) -> str:
+        """`path at byte n`, for messages."""
+        return f"{self.files[self.rows['file'][row]]} at byte {self.rows['offset'][row]}"
+
+    def _map(self, number: int) -> mmap.mmap:
+        found = self._maps.get(number)
+        if found is not None:
+            self._maps.move_to_end(number)
+            return found
+        if len(self._maps) >= _OPEN_FILES:
+            self._maps.popitem(last=False)  # closed by the collector once nothing looks at it any more
+        self._maps[number] = mapped = self._open(number)
+        return mapped
+
+    def _open(self, number: int) -> mmap.mmap:
+        if number == len(self.files) - 1 and self._spool is not None:
+            return mmap.mmap(self._spool.fileno(), 0, access=mmap.ACCESS_READ)
+        path = self.files[number]
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ArchiveError(f"{path}: cannot be read any more: {error}") from error
+
+
+def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
+    """The records under files and folders (searched recursively, in the order of their names).
+
+    A path that is given must be readable; what lies in a folder and is no recording is skipped and counted in
+    `faults`, as are corrupt records. Raises ArchiveError naming the path, and where nothing at all was found.
+    """
+    return _Indexer().run([Path(path) for path in paths])
+
+
+def channels(archive: ArchiveIndex) -> list[Channel]:
+    """The channels of an archive with the times of their first and last sample, ordered by source id."""
+    rows = archive.rows
+    found = []
+    for number in np.unique(rows["sid"]):
+        mine = rows["sid"] == number
+        starts, ends = rows["start_ns"][mine], rows["end_ns"][mine]
+        found.append(Channel(archive.sids[number], int(starts.min()), int(ends.max()), int(mine.sum())))
+    return sorted(found)
+
+
+def iter_raw(archive: ArchiveIndex) -> Iterator[RawRecord]:
+    """The original records in the order in which they were complete: by the time of their last sample."""
+    rows = archive.rows
+    for row in np.argsort(rows["end_ns"], kind="stable").tolist():
+        yield RawRecord(
+            int(rows["start_ns"][row]),
+            int(rows["end_ns"][row]),
+            archive.sids[rows["sid"][row]],
+            float(rows["rate"][row]),
+            bytes(archive.payload(row)),
+        )
+
+
+def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Iterator[Record]:
+    """The decoded records of all channels in order of start time, contiguous ones of a channel joined.
+
+    Joined are only records whose stated times agree to a microsecond, within `chunk_seconds` of data time, which also
+    bounds the memory: one chunk of all channels. Overlaps, duplicates and gaps come through as they are. Records that
+    cannot be decoded are skipped and counted in `archive.faults`.
+    """
+    for first, last in _chunks(archive.rows["start_ns"], int(chunk_seconds * NS_PER_SECOND)):
+        for run in _runs(archive, np.arange(first, last)):
+            yield from _decoded(archive, run)
+
+
+def _chunks(starts: Int64Array, chunk_ns: int) -> Iterator[tuple[int, int]]:
+    """Row ranges whose start times lie within one chunk each; empty time is jumped over."""
+    first = 0
+    while first < len(starts):
+        last = int(np.searchsorted(starts, starts[first] + max(chunk_ns, 1)))
+        yield first, last
+        first = last
+
+
+def _runs(archive: ArchiveIndex, chunk: Int64Array) -> list[Int64Array]:
+    """The rows of a chunk cut into unbroken runs of one channel each, in order of their start."""
+    rows = {name: archive.rows[name][chunk] for name in ("sid", "start_ns", "samples", "rate", "encoding", "quality")}
+    order = np.argsort(rows["sid"], kind="stable")
+    rows = {name: column[order] for name, column in rows.items()}
+    same = np.ones(max(len(chunk) - 1, 0), dtype=bool)
+    for name in ("sid", "rate", "encoding", "quality"):
+        same &= rows[name][1:] == rows[name][:-1]
+    lasts = np.rint(rows["samples"][:-1] * (NS_PER_SECOND / rows["rate"][:-1])).astype(np.int64)
+    same &= np.abs(rows["start_ns"][1:] - rows["start_ns"][:-1] - lasts) <= _SAME_TIME_NS
+    pieces = np.split(np.arange(len(chunk)), np.flatnonzero(~same) + 1)
+    steady = [
+        part for piece in pieces for part in _without_drift(piece, rows["start_ns"], rows["samples"], rows["rate"])
+    ]
+    steady.sort(key=lambda part: int(rows["start_ns"][part[0]]))
+    return [chunk[order[part]] for part in steady]
+
+
+def _without_drift(piece: Int64Array, starts: Int64Array, samples: AnyArray, rates: AnyArray) -> list[Int64Array]:
+    """A run cut wherever its stated times have wandered off its first record's sampling grid."""
+    parts = []
+    while len(piece):
+        counted = np.concatenate(([0], np.cumsum(samples[piece[:-1]], dtype=np.int64)))
+        grid = starts[piece[0]] + np.rint(counted * (NS_PER_SECOND / rates[piece[0]])).astype(np.int64)
+        off = np.flatnonzero(np.abs(starts[piece] - grid) > _SAME_TIME_NS)
+        cut = int(off[0]) if len(off) else len(piece)
+        parts.append(piece[:cut])
+        piece = piece[cut:]
+    return parts
+
+
+def _decoded(archive: ArchiveIndex, run: Int64Array) -> Iterator[Record]:
+    rows, first = archive.rows, run[0]
+    try:
+        samples = miniseed.decode_run(archive.joined(run), int(rows["samples"][run].sum()))
+    except miniseed.RecordError:
+        yield from _one_by_one(archive, run)
+        return
+    sid, quality = archive.sids[rows["sid"][first]], _QUALITIES[rows["quality"][first]]
+    yield Record(sid, int(rows["start_ns"][first]), float(rows["rate"][first]), samples, quality)
+
+
+def _one_by_one(archive: ArchiveIndex, run: Int64Array) -> Iterator[Record]:
+    for row in run.tolist():
+        try:
+            yield miniseed.decode(archive.payload(row))
+        except miniseed.RecordError as error:
+            archive.faults.add(f"{archive.place(row)}: {error}")
+
+
+class _Indexer:
+    def __init__(self) -> None:
+        self._files: list[Path] = []
+        self._sids: dict[str, int] = {}
+        self._columns = _Columns()
+        self._faults = Faults()
+        self._spool: IO[bytes] | None = None
+
+    def run(self, paths: list[Path]) -> ArchiveIndex:
+        for path in paths:
+            self._add_path(path)
+        if self._spool is not None:
+            self._spool.flush()
+            self._add_rows_of(Path("(other formats)"), self._spool)
+        rows = self._columns.sealed()
+        if not len(rows["start_ns"]):
+            named = ", ".join(str(path) for path in paths)
+            reasons = "; ".join(self._faults.texts[:3])
+            raise ArchiveError(f"{named}: no recording found{': ' if reasons else ''}{reasons}")
+        return ArchiveIndex(self._files, list(self._sids), rows, self._spool, self._faults)
+
+    def _add_path(self, path: Path) -> None:
+        if not path.exists():
+            raise ArchiveError(f"{path}: no such file or folder")
+        if not path.is_dir():
+            self._add_file(path)
+            return
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                self._add_file_of_folder(file)
+
+    def _add_file_of_folder(self, path: Path) -> None:
+        try:
+            self._add_file(path)
+        except ArchiveError as error:
+            self._faults.add(str(error))
+
+    def _add_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                if miniseed.starts_record(file.read(64)):
+                    self._add_rows_of(path, file)
+                    return
+        except OSError as error:
+            raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+        self._add_foreign(path)
+
+    def _add_rows_of(self, path: Path, file: IO[bytes]) -> None:
+        """One row per record of a miniSEED file; where it is corrupt, reading goes on at the next record."""
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._files.append(path)
+        offset = 0
+        while offset < len(data):
+            offset = self._add_rows(offset, data)
+
+    def _add_rows(self, base: int, data: mmap.mmap) -> int:
+        """Rows from byte `base` up to the end or to the next corrupt record; where to go on."""
+        following = base
+        try:
+            for offset, msr in miniseed.split(memoryview(data)[base:]):
+                following = base + offset + msr.reclen
+                if msr.samplecnt > 0 and msr.encoding != _TEXT:
+                    self._add_row(base + offset, msr)
+        except miniseed.RecordError as error:
+            self._faults.add(f"{self._files[-1]} at byte {following}: {error.__cause__ or error}")
+            return miniseed.find_record(data, following + 1)
+        return len(data)
+
+    def _add_row(self, offset: int, msr: miniseed.Header) -> None:
+        file, rate = len(self._files) - 1, float(msr.samprate)
+        if not 0.0 < rate < 1e9:
+            self._faults.add(f"{self._files[file]} at byte {offset}: states a sampling rate of {rate:g} Hz")
+            return
+        sid = self._sids.setdefault(msr.sourceid, len(self._sids))
+        quality = _QUALITIES.index(miniseed.quality_of(msr))
+        times = int(msr.starttime), int(msr.endtime)
+        self._columns.add(file, offset, msr.reclen, sid, *times, int(msr.samplecnt), rate, msr.encoding, quality)
+
+    def _add_foreign(self, path: Path) -> None:
+        """Another format, packed as miniSEED at the end of the spool."""
+        try:
+            records = obspy_formats.read_recording(path)
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile(prefix="tscc-stream-")  # noqa: SIM115 lives as long as the index
+            for record in records:
+                self._spool.writelines(_packed(record))
+        except (obspy_formats.FormatError, miniseed.RecordError) as error:
+            raise ArchiveError(f"{path}: {error}") from error
+
+
+def _packed(record: Record) -> list[bytes]:
+    """A recording as miniSEED 2, or as version 3 where version 2 cannot state its start or rate exactly."""
+    encodings: dict[str, tuple[miniseed.Encoding, ...]] = {"i": ("steim2", "int32"), "f": ("float32",)}
+    *others, last = encodings.get(record.samples.dtype.kind, ("float64",))
+    if record.samples.dtype == np.float64:
+        others, last = [], "float64"
+    for encoding in others:
+        try:
+            return _exact(record, encoding)
+        except miniseed.RecordError:  # differences beyond 30 bits: the plain words hold them
+            continue
+    return _exact(record, last)
+
+
+def _exact(record: Record, encoding: miniseed.Encoding) -> list[bytes]:
+    made = miniseed.encode(record.sid, record.start_ns, record.sample_rate_hz, record.samples, encoding=encoding)
+    head = miniseed.header(made[0])
+    if head.starttime == record.start_ns and head.samprate == record.sample_rate_hz:
+        return made
+    return miniseed.encode(
+        record.sid, record.start_ns, record.sample_rate_hz, record.samples, encoding=encoding, version=3
+    )
