@@ -100,7 +100,10 @@ class _Lock:
         os.write(self._fd, f"{os.getpid()}\n".encode("ascii"))
 
     def release(self) -> None:
-        os.close(self._fd)
+        """Any number of times: a number of a closed file may already be somebody else's."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class JournalFile:
