@@ -1,0 +1,53 @@
+"""The command line: arguments in, one function called, errors as one sentence on stderr.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from tscc_stream import __version__
+from tscc_stream.cli import live, models, recordings
+from tscc_stream.cli.command import PROGRAM, UsageError
+from tscc_stream.config import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry out one command; its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
+        return 0
+    except Exception as error:  # the one place where errors become a sentence; --debug shows the rest
+        if options.debug:
+            raise
+        for line in _sentences(error):
+            print(f"{PROGRAM}: {line}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | UsageError) else 1
+
+
+def _sentences(error: Exception) -> tuple[str, ...]:
+    if isinstance(error, ConfigError):
+        return error.mistakes
+    text = " ".join(str(error).split())
+    ours = type(error).__module__.startswith("tscc_stream")
+    return (text if ours and text else f"{type(error).__name__}: {text} (--debug shows where)",)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Real-time clustering of microseismic events: SeedLink in, clustered detections out."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for group in (live, recordings, models):
+        group.add(commands)
+    return parser

@@ -1,0 +1,39 @@
+"""What every command needs: its parser, its errors, its configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tscc_stream import config
+
+PROGRAM = "tscc-stream"
+Commands = Any  # argparse's own type for a set of sub-commands is private
+Handler = Callable[[argparse.Namespace], int]
+
+
+class UsageError(Exception):
+    """A command that cannot be carried out as it was given."""
+
+
+def add_command(commands: Commands, name: str, text: str, example: str, run: Handler) -> argparse.ArgumentParser:
+    """A sub-command with an example in its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example: {PROGRAM} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def config_of(options: argparse.Namespace) -> tuple[config.Config, Path]:
+    """The configuration that a command was given, or the shipped one; and the folder its paths are relative to."""
+    if options.config is None:
+        return config.shipped(), Path.cwd()
+    return config.load(options.config), options.config.resolve().parent

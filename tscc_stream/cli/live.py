@@ -1,0 +1,95 @@
+"""Commands of the running site: run, demo, tail, check-config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tscc_stream import config, package
+from tscc_stream.cli.command import PROGRAM, Commands, add_command, config_of
+
+
+def add(commands: Commands) -> None:
+    """Add them all."""
+    for add_one in (_add_run, _add_demo, _add_tail, _add_check_config):
+        add_one(commands)
+
+
+def _add_run(commands: Commands) -> None:
+    parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
+
+    settings, folder = config_of(options)
+    return run(settings, folder)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = add_command(
+        commands, "demo", "recordings of real earthquakes through a real daemon", "demo --simulate 8 --speed 10", _demo
+    )
+    parser.add_argument("--simulate", type=int, metavar="N", help="N channels of a simulated mine instead")
+    parser.add_argument("--speed", type=float, default=10.0, metavar="X", help="times real time (default 10)")
+    parser.add_argument("--jsonl", action="store_true", help="one message per line on stdout and nothing else there")
+    parser.add_argument("--keep-running", action="store_true", help="keep the daemon up until Ctrl-C")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from tscc_stream.demo import demo  # noqa: PLC0415
+
+    return demo(options.simulate, options.speed, jsonl=options.jsonl, keep_running=options.keep_running)
+
+
+def _add_tail(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "tail",
+        "a subscriber that never silently misses a message",
+        "tail --connect tcp://127.0.0.1:5556 --replay tcp://127.0.0.1:5557 --since 0",
+        _tail,
+    )
+    parser.add_argument("--connect", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.bind")
+    parser.add_argument("--replay", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.replay_bind")
+    parser.add_argument(
+        "--since", type=int, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
+    )
+    parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
+    parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from tscc_stream.tail import tail  # noqa: PLC0415
+
+    return tail(
+        options.connect,
+        options.replay,
+        since=options.since,
+        topic=options.topic,
+        jsonl=options.jsonl,
+        count=options.count,
+        out=sys.stdout,
+        notice=lambda text: print(f"{PROGRAM}: {text}", file=sys.stderr),
+    )
+
+
+def _add_check_config(commands: Commands) -> None:
+    parser = add_command(
+        commands, "check-config", "every mistake of a configuration at once", "check-config config.yaml", _check_config
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    settings = config.load(options.file)
+    try:
+        folder = package.find(settings.model, options.file.resolve().parent)
+        package.load(folder)
+    except package.PackageError as error:
+        raise config.ConfigError([f"model: {error}"]) from error
+    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
+    return 0

@@ -1,0 +1,183 @@
+"""Commands around models: train, dataset build, model show / verify / label."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from tscc_stream import package
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+
+
+def add(commands: Commands) -> None:
+    """Add them all."""
+    _add_train(commands)
+    _add_dataset(commands)
+    _add_model(commands)
+
+
+def _add_train(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        "pre-train, find clusters, fine-tune, write a model package",
+        "train --data mine.npz --out models/mine --clusters 4",
+        _train,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--clusters", type=int, default=2, metavar="K")
+    parser.add_argument("--epochs-pretrain", type=int, default=25, metavar="N")
+    parser.add_argument("--epochs-finetune", type=int, default=25, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="B")
+    parser.add_argument("--repr-dims", type=int, default=32, metavar="D")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
+    parser.add_argument("--licence", default="not stated", help="the data's licence, for the card")
+    parser.add_argument("--runs", type=Path, default=Path("training"), metavar="DIR", help="where run folders go")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from tscc_stream.learn.commands import train_model  # noqa: PLC0415 torch takes seconds
+
+    trained = train_model(
+        options.data,
+        options.out,
+        calibration=options.calibration,
+        clusters=options.clusters,
+        epochs_pretrain=options.epochs_pretrain,
+        epochs_finetune=options.epochs_finetune,
+        batch_size=options.batch_size,
+        repr_dims=options.repr_dims,
+        seed=options.seed,
+        device=options.device,
+        provenance=options.provenance,
+        licence=options.licence,
+        command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
+        runs=options.runs,
+    )
+    print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
+    return 0
+
+
+def _add_dataset(commands: Commands) -> None:
+    parser = commands.add_parser("dataset", help="data sets for training")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    build = add_command(
+        actions,
+        "build",
+        "windows cut by the very stages of the live path",
+        "dataset build --from archive/ --out mine.npz --random 2000 --config config.yaml",
+        _build,
+    )
+    build.add_argument("--from", dest="paths", nargs="+", type=Path, required=True, metavar="PATH")
+    build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
+    build.add_argument("--random", type=int, default=0, metavar="N", help="windows at random times besides")
+    build.add_argument("--from-time", metavar="ISO8601")
+    build.add_argument("--to-time", metavar="ISO8601")
+    build.add_argument("--seed", type=int, default=0, metavar="S", help="of the random times")
+    shape = build.add_argument_group("window (default: that of the configuration's model)")
+    shape.add_argument("--rate", type=float, metavar="HZ")
+    shape.add_argument("--samples", type=int, default=500, metavar="N")
+    shape.add_argument("--onset-sample", type=int, default=100, metavar="K")
+    shape.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
+    shape.add_argument("--corners", type=int, default=4, metavar="N")
+    shape.add_argument("--warmup", type=float, default=0.5, metavar="S", help="seconds before the window")
+
+
+def _build(options: argparse.Namespace) -> int:
+    from tscc_stream.learn import dataset  # noqa: PLC0415
+    from tscc_stream.learn.commands import build_dataset  # noqa: PLC0415
+
+    settings, folder = config_of(options)
+    if (options.rate is None) != (options.band is None):
+        raise UsageError("dataset build: expected --rate and --band together, or neither")
+    if options.rate is None:
+        shape = dataset.shape_of(package.load(package.find(settings.model, folder)).spec)
+    else:
+        low, high = options.band
+        shape = dataset.WindowShape(
+            options.rate, options.samples, options.onset_sample, (low, high), options.corners, options.warmup
+        )
+    data = build_dataset(
+        options.paths,
+        options.out,
+        settings,
+        shape,
+        random_windows=options.random,
+        from_time=options.from_time,
+        to_time=options.to_time,
+        seed=options.seed,
+    )
+    print(f"{options.out}: {len(data)} windows")
+    return 0
+
+
+def _add_model(commands: Commands) -> None:
+    parser = commands.add_parser("model", help="look at, check and name the clusters of a model package")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    show = add_command(actions, "show", "what a package says of itself", "model show models/rutford", _show)
+    show.add_argument("model", metavar="DIR")
+    verify = add_command(actions, "verify", "hashes and self-check", "model verify models/rutford", _verify)
+    verify.add_argument("model", metavar="DIR")
+    label = add_command(
+        actions, "label", "name a cluster", 'model label models/rutford --cluster 1 --name "icequake"', _label
+    )
+    label.add_argument("model", metavar="DIR")
+    label.add_argument("--cluster", type=int, required=True, metavar="K")
+    label.add_argument("--name", required=True)
+    label.add_argument("--colour", metavar="#RRGGBB")
+    label.add_argument("--notes")
+    label.add_argument("--event-type", help="QuakeML event type")
+
+
+def _show(options: argparse.Namespace) -> int:
+    loaded = package.load(package.find(options.model))
+    spec = loaded.spec
+    print(f"{spec.name} {spec.version}, made {spec.created}, sha256 {loaded.sha256}")
+    print(
+        f"window: {spec.samples} samples at {spec.sample_rate_hz:g} Hz, onset at sample {spec.onset_sample}, "
+        f"band {spec.band_hz[0]:g}-{spec.band_hz[1]:g} Hz, {spec.channels} channel(s), {spec.normalisation}"
+    )
+    calibrated = f"{spec.novelty.calibration_windows} windows" if spec.novelty else "none: no window is called unknown"
+    print(f"{spec.distance} distance, fuzzifier {spec.fuzzifier:g}; novelty calibration: {calibrated}")
+    for cluster in range(spec.clusters):
+        found = loaded.labels.get(cluster)
+        print(f"cluster {cluster}: {found.name} ({found.event_type}) {found.notes}" if found else f"cluster {cluster}")
+    card = loaded.folder / "card.md"
+    if card.is_file():
+        print(f"\n{card.read_text(encoding='utf-8').rstrip()}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415
+
+    loaded = package.load(package.find(options.model))
+    encoder = TorchScriptEncoder(loaded)
+    print(f"{loaded.folder}: hashes and self-check hold on {encoder.device}")
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    loaded = package.load(package.find(options.model))
+    if not 0 <= options.cluster < loaded.spec.clusters:
+        raise UsageError(f"--cluster {options.cluster}: expected 0 to {loaded.spec.clusters - 1}")
+    changed = {
+        key: value for key in ("name", "colour", "notes", "event_type") if (value := getattr(options, key)) is not None
+    }
+    before = loaded.labels.get(options.cluster, package.Label(name=options.name))
+    try:
+        label = package.Label.model_validate({**before.model_dump(), **changed})
+    except ValueError as error:
+        raise UsageError(f"model label: {error}") from error
+    package.write_labels(loaded.folder, {**loaded.labels, options.cluster: label})
+    print(f"{loaded.folder}: cluster {options.cluster} is now {label.name}")
+    return 0

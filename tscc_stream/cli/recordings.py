@@ -1,0 +1,96 @@
+"""Commands that work on recordings: classify, serve, simulate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tscc_stream import package
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+
+
+def add(commands: Commands) -> None:
+    """Add them all."""
+    for add_one in (_add_classify, _add_serve, _add_simulate):
+        add_one(commands)
+
+
+def _add_classify(commands: Commands) -> None:
+    parser = add_command(
+        commands, "classify", "the pipeline over files or folders", "classify archive/ --output csv", _classify
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument("--model", metavar="DIR", help="model package; default: the configuration's")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: the shipped configuration")
+    parser.add_argument("--output", choices=("jsonl", "csv", "quakeml"), default="jsonl")
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from tscc_stream.classify import classify  # noqa: PLC0415
+
+    settings, folder = config_of(options)
+    model = package.find(options.model) if options.model else package.find(settings.model, folder)
+    return classify(options.paths, settings, model, options.output, sys.stdout)
+
+
+def _add_serve(commands: Commands) -> None:
+    parser = add_command(
+        commands, "serve", "a SeedLink server that replays an archive", "serve archive/ --bind 127.0.0.1:18000", _serve
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument("--bind", default="127.0.0.1:18000", metavar="HOST:PORT", help="port 0: any")
+    parser.add_argument("--speed", default="1", metavar="X|max", help="times real time (default 1)")
+    parser.add_argument("--loop", action="store_true", help="play again and again, with later times")
+    parser.add_argument("--start-at", choices=("recorded", "now"), default="recorded", help="which times records bear")
+    parser.add_argument("--once", action="store_true", help="end when everything was played and read")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from tscc_stream.serve.command import parse_speed, serve_command  # noqa: PLC0415
+
+    try:
+        speed = parse_speed(options.speed)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    return serve_command(
+        options.paths, options.bind, speed=speed, loop=options.loop, start_at=options.start_at, once=options.once
+    )
+
+
+def _add_simulate(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "simulate",
+        "a simulated mine with known truth",
+        "simulate --channels 8 --seconds 600 --rate 500 --seed 101 --out mine/",
+        _simulate,
+    )
+    parser.add_argument("--channels", type=int, required=True, metavar="N")
+    parser.add_argument("--seconds", type=float, required=True, metavar="S")
+    parser.add_argument("--rate", type=float, required=True, metavar="HZ")
+    parser.add_argument("--seed", type=int, required=True, metavar="K")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from tscc_stream.serve.mine import simulate  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("simulate", total=options.channels)
+        try:
+            simulate(
+                options.out,
+                channels=options.channels,
+                seconds=options.seconds,
+                rate_hz=options.rate,
+                seed=options.seed,
+                on_channel=lambda done, _all: progress.update(task, completed=done),
+            )
+        except (ValueError, OSError) as error:
+            raise UsageError(f"simulate: {error}") from error
+    return 0

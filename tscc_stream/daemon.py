@@ -1,0 +1,234 @@
+"""The daemon: start, supervise, drain. Everything it decides is decided in the stages.
+
+One reader per server -> inbox -> front thread (records to windows) -> outbox -> back thread (windows to messages, in
+the journal, then on the bus) -> bus thread. Full queues make the reader read more slowly: the server's ring is the
+buffer. Every thread stamps each turn of its loop; systemd's watchdog is fed only while all of them turn.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from tscc_stream import __version__, package
+from tscc_stream.config import Config, ConfigError, SeedLinkConfig
+from tscc_stream.edges.http import HttpServer
+from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
+from tscc_stream.edges.sqlite import JournalFile, JournalReader
+from tscc_stream.edges.supervision import Notifier
+from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
+from tscc_stream.edges.zeromq import Bus, BusObserver
+from tscc_stream.health import Health
+from tscc_stream.metrics import Metrics
+from tscc_stream.pipeline import BackHalf, FrontHalf
+from tscc_stream.sampling import seconds_to_ns
+from tscc_stream.stages.interpret import calibrated
+from tscc_stream.stages.publish import ModelIdentity, Publish
+from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Note, Outbox, Shared
+
+_log = logging.getLogger(__name__)
+
+INBOX_BATCHES = 64
+OUTBOX_LISTS = 256
+STALLED_NS = seconds_to_ns(10.0)
+"""A thread that has not turned for as long is stuck."""
+SILENT_NS = seconds_to_ns(30.0)
+"""A channel that has sent nothing for as long is reported."""
+DRAIN_SECONDS = 20.0
+ENDPOINTS_FILE = "endpoints.json"
+
+
+class Daemon:
+    """Start, supervise, drain.
+
+    model_folder, state_dir: resolved paths. `run` returns the exit status. What cannot be started is said by one of
+    PackageError, JournalError, BusError and HttpError.
+    """
+
+    def __init__(self, config: Config, model_folder: Path, state_dir: Path) -> None:
+        self._config = config
+        self._state_dir = state_dir
+        self._shared = Shared(Metrics(CollectorRegistry()), Health())
+        self._package = package.load(model_folder)
+        self._inbox: Inbox = queue.Queue(INBOX_BATCHES)
+        self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
+        self._notifier = Notifier.from_environment(os.environ)
+
+    def request_stop(self) -> None:
+        """From a signal handler: end once everything that was received is published."""
+        self._shared.stopping.set()
+
+    def run(self) -> int:
+        """0 after a clean drain, 1 where a thread failed."""
+        with ExitStack() as stack:
+            self._make_state_dir()
+            journal = stack.enter_context(JournalFile(self._state_dir / "journal.sqlite"))
+            bus = self._start_bus(stack)
+            http = HttpServer(self._config.metrics.bind, self._shared.metrics.registry, self._health_report)
+            http.start()
+            stack.callback(http.stop)
+            workers = self._workers(self._start_encoder(), journal, bus)
+            readers = [self._reader(server) for server in self._config.seedlink]
+            self._write_endpoints(bus, http)
+            self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
+            for thread in (*workers, *(thread for _, thread in readers)):
+                thread.start()
+            self._ready()
+            self._supervise()
+            return self._drain(workers, readers, bus)
+
+    def _make_state_dir(self) -> None:
+        try:
+            self._state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError([f"state_dir {self._state_dir}: cannot be made: {error.strerror}"]) from error
+
+    def _start_encoder(self) -> TorchScriptEncoder:
+        inference, spec = self._config.inference, self._package.spec
+        encoder = TorchScriptEncoder(self._package, inference.device, inference.threads)
+        encoder.warm_up(inference.max_batch)
+        self._shared.metrics.set_model(spec.name, spec.version, self._package.sha256)
+        _log.info("model %s %s on %s", spec.name, spec.version, encoder.device)
+        return encoder
+
+    def _start_bus(self, stack: ExitStack) -> Bus:
+        reader = JournalReader(self._state_dir / "journal.sqlite")
+        stack.callback(reader.close)
+        metrics, health = self._shared.metrics, self._shared.health
+        observer = BusObserver(
+            alive=lambda: health.stamp("bus", time.monotonic_ns()),
+            replayed=metrics.replay_requests.inc,
+            sent=metrics.sample_to_publish_seconds.observe,
+        )
+        bus = Bus(self._config.publish, self._config.site, reader, observer=observer)
+        bus.start()
+        stack.callback(bus.stop)
+        return bus
+
+    def _workers(self, encoder: TorchScriptEncoder, journal: JournalFile, bus: Bus) -> list[threading.Thread]:
+        config, loaded, shared = self._config, self._package, self._shared
+        scores = calibration_scores(loaded)
+        if not calibrated(scores, config.novelty.alpha):
+            _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
+                         loaded.spec.name, config.novelty.alpha)  # fmt: skip
+        front = FrontWorker(shared, FrontHalf(config, loaded.spec, shared.timer), self._inbox, self._outbox)
+        identity = ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256)
+        half = BackHalf(encoder, loaded.name_of, scores, config, shared.timer)
+        back = BackWorker(shared, half, Publish(config.site, identity), journal, bus, self._outbox)
+        return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
+
+    def _reader(self, server: SeedLinkConfig) -> tuple[SeedLinkReader, threading.Thread]:
+        name, shared = f"seedlink {server.server}", self._shared
+        shared.metrics.seedlink_connected[server.server].set(0)
+
+        def emit(item: Emitted) -> None:
+            shared.put(self._inbox, item, name)
+
+        def alive() -> None:
+            shared.health.stamp(name, time.monotonic_ns())
+
+        reader = SeedLinkReader(server, emit, heartbeat=alive, agent=f"tscc-stream/{__version__}")
+        return reader, self._thread(name, reader.run)
+
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        """A thread whose failure ends the daemon."""
+
+        def guarded() -> None:
+            try:
+                target()
+            except BaseException as error:  # noqa: BLE001 kept and raised by the main thread
+                self._shared.fail(error)
+            finally:
+                self._shared.health.forget(name)
+
+        return threading.Thread(target=guarded, name=name, daemon=True)
+
+    def _write_endpoints(self, bus: Bus, http: HttpServer) -> None:
+        """Where everything listens, for programs on this machine: with port 0 the system chose."""
+        host, port = http.address
+        where = {
+            "publish": bus.endpoint,
+            "replay": bus.replay_endpoint,
+            "metrics": f"{host}:{port}",
+            "pid": os.getpid(),
+        }
+        fresh = self._state_dir / (ENDPOINTS_FILE + ".new")
+        fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
+        fresh.replace(self._state_dir / ENDPOINTS_FILE)
+        _log.info("publishing on %s, replay on %s, metrics on http://%s/metrics", *list(where.values())[:3])
+
+    def _ready(self) -> None:
+        self._shared.health.ready = True
+        servers = ", ".join(server.server for server in self._config.seedlink) or "no SeedLink server configured"
+        self._notifier.ready(f"running: {servers}")
+        _log.info("ready: %s", servers)
+
+    def _supervise(self) -> None:
+        """Until somebody wants an end: feed the watchdog while every thread turns."""
+        reported: list[str] = []
+        while not self._shared.stopping.wait(TURN_SECONDS):
+            stalled = self._shared.health.stalled(time.monotonic_ns(), STALLED_NS)
+            if not stalled:
+                self._notifier.watchdog()
+            elif stalled != reported:
+                _log.error("stuck: %s", ", ".join(stalled))
+            reported = stalled
+
+    def _health_report(self) -> tuple[bool, dict[str, Any]]:
+        health, now_ns = self._shared.health, time.monotonic_ns()
+        return health.healthy(now_ns, STALLED_NS), health.summary(now_ns, STALLED_NS, SILENT_NS)
+
+    def _drain(
+        self, workers: list[threading.Thread], readers: list[tuple[SeedLinkReader, threading.Thread]], bus: Bus
+    ) -> int:
+        """Readers first, then whatever they handed over, stage by stage."""
+        self._shared.health.stopping = True
+        self._notifier.stopping()
+        _log.info("stopping: everything received is being published")
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for reader, _ in readers:
+            reader.stop()
+        for _, thread in readers:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._shared.failure is None:
+            self._shared.put(self._inbox, Note("daemon", {"state": "stopping"}), "main")
+            self._shared.put(self._inbox, STOP, "main")
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        stuck = [worker.name for worker in workers if worker.is_alive()]
+        bus.stop()
+        if self._shared.failure is not None:
+            raise self._shared.failure
+        if stuck:
+            _log.error("not everything could be published within %g s: %s did not end", DRAIN_SECONDS, stuck)
+            return 1
+        _log.info("stopped")
+        return 0
+
+
+def run(config: Config, folder: Path) -> int:
+    """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
+    if not config.seedlink:
+        raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir))
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        daemon.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return daemon.run()

@@ -1,0 +1,261 @@
+"""The daemon's two workers: records to windows in the front thread, windows to published messages in the back thread.
+
+Between them run bounded queues. Who finds one full waits, and shows meanwhile that it lives: a full queue makes the
+reader read more slowly, and the server's ring is the buffer.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.edges.zeromq import Bus
+from tscc_stream.health import Health
+from tscc_stream.messages import Committed, Gap, Message, Record, Refusal, WindowDropped
+from tscc_stream.metrics import Metrics
+from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
+from tscc_stream.sampling import NS_PER_SECOND, offset_ns
+from tscc_stream.stages.publish import Publish
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+
+TURN_SECONDS = 0.5
+"""Longest sleep of any loop, so that it shows that it lives."""
+COMMIT_TOGETHER = 64
+"""Lists from the front thread that go into one transaction at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the daemon says of itself on the bus: `status.<kind>.`."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The last item of a queue."""
+
+
+STOP = Stop()
+Inbox = queue.Queue[Emitted | Note | Stop]
+Outbox = queue.Queue[list[FrontMessage | Note] | Stop]
+
+
+@dataclass
+class Shared:
+    """What every worker uses. failure: the first exception of any thread, which ends the daemon."""
+
+    metrics: Metrics
+    health: Health
+    stopping: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+        self.stopping.set()
+
+    def put(self, target: queue.Queue[_Item], item: _Item, thread: str) -> None:
+        """Wait for room, and show meanwhile that the waiting thread lives."""
+        while True:
+            self.health.stamp(thread, time.monotonic_ns())
+            try:
+                target.put(item, timeout=TURN_SECONDS)
+            except queue.Full:
+                if self.failure is not None:
+                    return  # whoever should make room has ended
+            else:
+                return
+
+    def timer(self, stage: str) -> AbstractContextManager[object]:
+        return self.metrics.stage_seconds[stage].time()
+
+
+class FrontWorker:
+    """Records to windows, in the front thread."""
+
+    NAME = "front"
+
+    def __init__(self, shared: Shared, front: FrontHalf, inbox: Inbox, outbox: Outbox) -> None:
+        self._shared = shared
+        self._front = front
+        self._inbox, self._outbox = inbox, outbox
+        self._counted: dict[str, float] = {}
+        self._links: dict[str, tuple[bool, str]] = {}
+
+    def run(self) -> None:
+        while True:
+            item = self._next()
+            if isinstance(item, Stop):
+                break
+            out = self._turn(item)
+            self._count()
+            if out:
+                self._shared.put(self._outbox, out, self.NAME)
+        self._shared.put(self._outbox, STOP, self.NAME)
+
+    def _next(self) -> Emitted | Note | Stop | None:
+        now_ns = time.monotonic_ns()
+        self._shared.health.stamp(self.NAME, now_ns)
+        self._shared.metrics.queue_depth["front"].set(self._inbox.qsize())
+        deadline = self._front.next_deadline()
+        wait = TURN_SECONDS if deadline is None else min(TURN_SECONDS, (deadline - now_ns) / NS_PER_SECOND)
+        try:
+            return self._inbox.get(timeout=max(wait, 0.001))
+        except queue.Empty:
+            return None
+
+    def _turn(self, item: Emitted | Note | None) -> list[FrontMessage | Note]:
+        now_ns = time.monotonic_ns()
+        out: list[FrontMessage | Note] = []
+        if isinstance(item, Arrival):
+            out += self._arrival(item, now_ns)
+        elif isinstance(item, LinkState):
+            out += self._link(item)
+        elif isinstance(item, LinkNotice):
+            _log.warning("%s: %s", item.server, item.text)
+            out.append(Note("seedlink-notice", {"server": item.server, "reason": item.reason, "text": item.text}))
+        elif item is not None:
+            out.append(item)
+        out += self._front.poll(now_ns)
+        return [self._seen(message) for message in out]
+
+    def _arrival(self, arrival: Arrival, now_ns: int) -> list[FrontMessage]:
+        out: list[FrontMessage] = []
+        for record in arrival.records:
+            out += self._front.feed(record, now_ns)
+            self._record(record, now_ns)
+        for rejected in arrival.rejected:
+            self._shared.metrics.records_rejected[rejected.reason].inc()
+            _log.warning("%s: packet %d dropped: %s", arrival.server, rejected.sequence, rejected.text)
+        if arrival.unwanted:
+            self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
+        return out
+
+    def _link(self, state: LinkState) -> list[Note]:
+        """A change of a server's link is told once, not with every attempt that fails the same way."""
+        metrics, server = self._shared.metrics, state.server
+        metrics.seedlink_connected[server].set(state.connected)
+        before = self._links.get(server)
+        if before is not None and before[0] and not state.connected:
+            metrics.seedlink_reconnects[server].inc()
+        self._links[server] = (state.connected, state.reason)
+        if before == self._links[server]:
+            return []
+        _log.log(logging.INFO if state.connected else logging.WARNING, "%s: %s", server, state.text)
+        return [Note("seedlink", {"server": server, "connected": state.connected, "reason": state.reason,
+                                  "text": state.text})]  # fmt: skip
+
+    def _record(self, record: Record, now_ns: int) -> None:
+        metrics = self._shared.metrics
+        metrics.samples[record.sid].inc(record.samples.size)
+        last_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
+        metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
+        self._shared.health.record(record.sid, now_ns)
+
+    def _seen(self, message: FrontMessage | Note) -> FrontMessage | Note:
+        metrics = self._shared.metrics
+        if isinstance(message, Gap) and message.to_ns is not None:
+            metrics.gaps[message.sid].inc()
+        elif isinstance(message, WindowDropped):
+            metrics.windows_dropped[message.reason].inc()
+        elif isinstance(message, Refusal):
+            _log.error("channel %s is left out: %s", message.sid, message.reason)
+            return Note("channel", {"sid": message.sid, "refused": message.reason})
+        return message
+
+    def _count(self) -> None:
+        metrics, counts = self._shared.metrics, self._front.counts
+        self._advance("triggers", counts["triggers"], metrics.triggers.inc)
+        self._advance("suppressed", counts["suppressed"], metrics.windows_dropped["pending"].inc)
+        self._advance("refused", counts["refused"], metrics.records_rejected["rate"].inc)
+
+    def _advance(self, name: str, value: float, add: Callable[[float], None]) -> None:
+        """Move a metric on by what a stage has counted since the last time."""
+        grown = value - self._counted.get(name, 0.0)
+        if grown:
+            add(grown)
+            self._counted[name] = value
+
+
+class BackWorker:
+    """Windows to messages, journal, bus, in the back thread."""
+
+    NAME = "back"
+
+    def __init__(
+        self, shared: Shared, back: BackHalf, publish: Publish, journal: JournalFile, bus: Bus, outbox: Outbox
+    ) -> None:
+        self._shared = shared
+        self._back, self._publish, self._journal, self._bus = back, publish, journal, bus
+        self._outbox = outbox
+
+    def run(self) -> None:
+        ended = False
+        while not ended:
+            lists = self._take()
+            messages: list[Message] = []
+            for item in lists:
+                if isinstance(item, Stop):
+                    ended = True
+                else:
+                    messages += self._feed(item)
+            messages += self._written(self._back.flush())
+            self._commit(messages)
+
+    def _take(self) -> list[list[FrontMessage | Note] | Stop]:
+        """What is queued, at least one list where one comes in time."""
+        self._shared.health.stamp(self.NAME, time.monotonic_ns())
+        self._shared.metrics.queue_depth["back"].set(self._outbox.qsize())
+        taken: list[list[FrontMessage | Note] | Stop] = []
+        try:
+            taken.append(self._outbox.get(timeout=TURN_SECONDS))
+            while len(taken) < COMMIT_TOGETHER:
+                taken.append(self._outbox.get_nowait())
+        except queue.Empty:
+            pass
+        return taken
+
+    def _feed(self, items: list[FrontMessage | Note]) -> list[Message]:
+        messages = []
+        for item in items:
+            if isinstance(item, Note):
+                messages.append(self._publish.status(item.kind, item.data, time.time_ns()))
+            elif not isinstance(item, Gap | Refusal):
+                messages += self._written(self._back.feed(item))
+        return messages
+
+    def _written(self, results: list[BackMessage]) -> list[Message]:
+        return [message for result in results for message in self._publish.feed(result)]
+
+    def _commit(self, messages: list[Message]) -> None:
+        """Journal before publish."""
+        for size in self._back.batch_sizes:
+            self._shared.metrics.batch_size.observe(size)
+        self._back.batch_sizes.clear()
+        if not messages:
+            return
+        with self._shared.timer("journal"):
+            committed = self._journal.append(messages)
+        self._bus.publish(committed)
+        self._count(committed)
+
+    def _count(self, committed: list[Committed]) -> None:
+        metrics = self._shared.metrics
+        metrics.journal_head_seq.set(self._journal.head)
+        for entry in committed:
+            if entry.message.kind == "detection":
+                cluster = entry.message.topic.split(".")[1]
+                metrics.detections[cluster].inc()
+                if cluster == "unknown":
+                    metrics.unknown.inc()
