@@ -283,7 +283,7 @@ def _summarise(tally: Tally, metrics: str, say: Console) -> None:
         say.print(f"  {number:4d}  {name}")
     say.print(f"{len(tally.events)} network events")
     for event in tally.events:
-        say.print(f"  {event['time']}  {event['data']['duration_s']:.2f} s  {_voters(event, tally)}")
+        say.print(f"  {event['time']}  {event['data']['duration_s']:.2f} s  {_voters(event, tally)}", soft_wrap=True)
     quantiles = _quantiles(families["tscc_sample_to_publish_seconds"].samples, (0.5, 0.95, 0.99))
     if quantiles:
         text = ", ".join(f"p{100 * q:g} {1000 * seconds:.0f} ms" for q, seconds in quantiles.items())
