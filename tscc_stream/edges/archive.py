@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -115,6 +116,8 @@ class ArchiveIndex:
         self.rows = rows
         self.faults = faults
         self._spool = spool
+        if spool is not None:
+            weakref.finalize(self, spool.close)
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
 
     def __len__(self) -> int:
@@ -179,19 +182,20 @@ def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
 
 def channels(archive: ArchiveIndex) -> list[Channel]:
     """The channels of an archive with the times of their first and last sample, ordered by source id."""
-    rows = archive.rows
-    found = []
-    for number in np.unique(rows["sid"]):
-        mine = rows["sid"] == number
-        starts, ends = rows["start_ns"][mine], rows["end_ns"][mine]
-        found.append(Channel(archive.sids[number], int(starts.min()), int(ends.max()), int(mine.sum())))
-    return sorted(found)
+    order = np.argsort(archive.rows["sid"], kind="stable")  # still by start within a channel
+    sids = archive.rows["sid"][order]
+    firsts = np.flatnonzero(np.diff(sids, prepend=np.int64(-1)))
+    starts, ends = archive.rows["start_ns"][order], archive.rows["end_ns"][order]
+    lasts = np.maximum.reduceat(ends, firsts)
+    counts = np.diff(firsts, append=len(sids))
+    names = [archive.sids[number] for number in sids[firsts]]
+    return sorted(map(Channel, names, starts[firsts].tolist(), lasts.tolist(), counts.tolist()))
 
 
 def iter_raw(archive: ArchiveIndex) -> Iterator[RawRecord]:
     """The original records in the order in which they were complete: by the time of their last sample."""
     rows = archive.rows
-    for row in np.argsort(rows["end_ns"], kind="stable").tolist():
+    for row in np.argsort(rows["end_ns"], kind="stable"):
         yield RawRecord(
             int(rows["start_ns"][row]),
             int(rows["end_ns"][row]),

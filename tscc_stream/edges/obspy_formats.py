@@ -16,7 +16,7 @@ class FormatError(ValueError):
 
 
 def read_recording(path: Path) -> list[Record]:
-    """Every unbroken trace of a recording as one Record, in the file's order; empty traces are left out.
+    """Every unbroken trace of a recording as one Record (at least one), in the file's order.
 
     Compressed files (.gz, .bz2, .zip, .tar) are read as well. Raises FormatError.
     """
@@ -26,7 +26,10 @@ def read_recording(path: Path) -> list[Record]:
             stream = _obspy_read(str(path))
     except Exception as error:  # a format's reader may raise anything at all on a foreign file
         raise FormatError(_reason(error)) from error
-    return [_record(trace) for trace in stream.split() if len(trace.data)]
+    records = [_record(trace) for trace in stream.split() if len(trace.data)]
+    if not records:
+        raise FormatError("holds no samples")
+    return records
 
 
 def _obspy_read(path: str) -> Any:  # noqa: ANN401 obspy has no types

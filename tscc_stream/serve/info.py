@@ -40,12 +40,13 @@ class InfoError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One client, as INFO CONNECTIONS shows it."""
+    """One client, as INFO CONNECTIONS shows it. lost: sequence numbers that left the ring before it read them."""
 
     peer: str
     version: str
     agent: str
     packets: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,13 @@ def _formats() -> dict[str, Any]:
 
 
 def _client(entry: Connection) -> dict[str, Any]:
-    return {"host": entry.peer, "protocol": entry.version, "client": entry.agent, "packets": entry.packets}
+    return {
+        "host": entry.peer,
+        "protocol": entry.version,
+        "client": entry.agent,
+        "packets": entry.packets,
+        "lost": entry.lost,
+    }
 
 
 def _chosen(ring: Ring, patterns: list[str]) -> list[tuple[Stream, Holding]]:

@@ -116,7 +116,9 @@ class Session:
 
     @property
     def connection(self) -> Connection:
-        return Connection(self._peer, f"{self._version}.{1 if self._version == 3 else 0}", self._agent, self.packets)
+        return Connection(
+            self._peer, f"{self._version}.{1 if self._version == 3 else 0}", self._agent, self.packets, self.lost
+        )
 
     @property
     def wants_input(self) -> bool:
@@ -130,8 +132,8 @@ class Session:
 
     @property
     def behind(self) -> bool:
-        """Whether the ring holds packets that this client has not been offered yet."""
-        return self.phase == "data" and self._cursor < self._ring.next
+        """Whether there is something to send at once: answers, or packets not looked at yet."""
+        return bool(self._waiting) or (self.phase == "data" and self._cursor < self._ring.next)
 
     @property
     def has_all(self) -> bool:

@@ -38,7 +38,6 @@ class Replay:
 
     def __init__(self, archive: ArchiveIndex, ring: Ring, options: ReplayOptions) -> None:
         self.skipped = 0
-        self.stalled = False
         self._archive = archive
         self._ring = ring
         self._options = options
@@ -74,22 +73,19 @@ class Replay:
         """Puts into the ring what is due by `now`, a limited number of records per call.
 
         At speed "max" nothing is pushed out of the ring that the slowest client (the number that it is about to read;
-        None where nobody reads) has not had yet: the replay is then `stalled`.
+        None where nobody reads) has not had yet.
         """
-        self.stalled = False
         for _ in range(_AT_ONCE):
             due = self.next_due()
-            if self._next is None or due is None or due > now:
-                break
-            if self._must_wait(len(self._next.payload), slowest):
-                self.stalled = True
+            if self._next is None or due is None or due > now or self.must_wait(slowest):
                 break
             self._put(self._next)
             self._next = next(self._records or iter(()), None)
         self._ring.complete = self.begun and self._next is None
 
-    def _must_wait(self, size: int, slowest: int | None) -> bool:
-        if self._options.speed != "max" or self._ring.fits(size):
+    def must_wait(self, slowest: int | None) -> bool:
+        """Whether the next record would push out one that the slowest client has not had (speed "max" only)."""
+        if self._options.speed != "max" or self._next is None or self._ring.fits(len(self._next.payload)):
             return False
         return slowest is None or slowest <= self._ring.oldest
 

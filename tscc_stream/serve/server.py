@@ -138,13 +138,17 @@ class ReplayServer:
     def stop(self) -> None:
         """Ends the server and hangs up on everybody. Safe to call again, and before start."""
         self.request_stop()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:
             self._thread.join()
+        elif not self.done.is_set():
+            self._close_all()
+            self.done.set()
 
     # ---- the thread
 
     def _run(self) -> None:
         try:
+            self._feed(time.monotonic())
             while not self._stopping:
                 self._turn()
         except ArchiveError as error:
@@ -184,16 +188,20 @@ class ReplayServer:
         if any(client.session.behind and not client.unsent for client in self._clients.values()):
             return 0.0
         due = self.replay.next_due()
-        if due is None or self.replay.stalled:
+        if due is None or self.replay.must_wait(self._slowest()):
             return _LONGEST_WAIT
         return min(max(due - time.monotonic(), 0.0), _LONGEST_WAIT)
 
+    def _slowest(self) -> int | None:
+        """The lowest sequence number that some client is about to read; None where nobody reads."""
+        cursors = (client.session.cursor for client in self._clients.values())
+        return min((cursor for cursor in cursors if cursor is not None), default=None)
+
     def _feed(self, now: float) -> None:
-        cursors = [client.session.cursor for client in self._clients.values()]
-        reading = [cursor for cursor in cursors if cursor is not None]
-        if not self.replay.begun and (reading or not self.options.wait_for_client):
+        slowest = self._slowest()
+        if not self.replay.begun and (slowest is not None or not self.options.wait_for_client):
             self.replay.begin(now, time.time_ns())
-        self.replay.feed(now, min(reading, default=None))
+        self.replay.feed(now, slowest)
 
     def _connections(self) -> Iterable[Connection]:
         return [client.session.connection for client in self._clients.values()]
