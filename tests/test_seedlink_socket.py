@@ -1,0 +1,483 @@
+"""The socket edge over real connections on 127.0.0.1: what it hands on, how it fails, how it stops."""
+
+from __future__ import annotations
+
+import queue
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, FakeServer, Packet, record
+
+from tscc_stream.config import SeedLinkConfig
+from tscc_stream.edges import seedlink_socket
+from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState, SeedLinkReader
+from tscc_stream.seedlink.backoff import Backoff
+from tscc_stream.seedlink.position import Position
+
+PATIENCE = 10.0  # seconds: how long a test waits before it fails
+
+
+class NoDelay:
+    def uniform(self, a: float, b: float, /) -> float:
+        return 0.01
+
+
+class SocketServer:
+    """Serves one FakeServer per connection, in turn, each in a thread; `push` sends to the current one."""
+
+    def __init__(
+        self, *scripts: FakeServer, family: int = socket.AF_INET, context: ssl.SSLContext | None = None
+    ) -> None:
+        self.scripts, self._context = list(scripts), context
+        self.served: list[FakeServer] = []
+        self.links: list[socket.socket] = []
+        self.streaming = threading.Semaphore(0)
+        self._listener = socket.create_server(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0), family=family)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self.scripts:
+                link.close()
+                return
+            self.links.append(link)
+            with suppress(OSError):
+                self._talk(link, self.scripts.pop(0))
+
+    def _talk(self, link: socket.socket, script: FakeServer) -> None:
+        if self._context:
+            link = self._context.wrap_socket(link, server_side=True)
+            self.links.append(link)
+        self.served.append(script)
+        while data := link.recv(4096):
+            link.sendall(script.feed(data))
+            if script.streaming:
+                self.streaming.release()
+
+    def push(self, packet: Packet) -> None:
+        self.links[-1].sendall(self.served[-1].push(packet))
+
+    def drop(self) -> None:
+        """End the current connection from this side."""
+        self.links[-1].shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for link in self.links:
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+            link.close()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def serving(*scripts: FakeServer, **keys: object) -> Iterator[SocketServer]:
+    server = SocketServer(*scripts, **keys)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class Running:
+    """A reader in its thread, with what it emitted."""
+
+    def __init__(self, address: str, **keys: object) -> None:
+        self.emitted: queue.Queue[Emitted] = queue.Queue()
+        self.failure: BaseException | None = None
+        self.turns = 0
+        emit = keys.pop("emit", self.emitted.put)
+        extra = {k: keys.pop(k) for k in ("position", "newest") if k in keys}
+        keys.setdefault("streams", ("BW_*:?HZ",))
+        config = SeedLinkConfig(server=address, **keys)
+        self.reader = SeedLinkReader(config, emit, heartbeat=self._beat, backoff=Backoff(NoDelay()), **extra)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _beat(self) -> None:
+        self.turns += 1
+
+    def _run(self) -> None:
+        try:
+            self.reader.run()
+        except BaseException as failure:  # noqa: BLE001 - the test looks at it
+            self.failure = failure
+
+    def next(self, kind: type) -> object:
+        """The next thing of this kind, whatever comes before it."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            emitted = self.emitted.get(timeout=max(end - time.monotonic(), 0.01))
+            if isinstance(emitted, kind):
+                return emitted
+
+    def down(self) -> LinkState:
+        while (state := self.next(LinkState)).connected:
+            pass
+        return state
+
+    def sequences(self, count: int) -> list[int]:
+        found: list[int] = []
+        while len(found) < count:
+            found += [received.sequence for received in self.next(Arrival).received]
+        return found
+
+    def stop(self) -> None:
+        self.reader.stop()
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def reading(address: str, **keys: object) -> Iterator[Running]:
+    running = Running(address, **keys)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def ring(count: int, first: int = 1) -> list[Packet]:
+    return [Packet(first + i, record(second=i)) for i in range(count)]
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("hello", [RINGSERVER, PLAIN_V4, PLAIN_V3])
+def test_reads_what_lies_there_and_what_comes(hello: str) -> None:
+    with serving(FakeServer(ring(3), hello)) as server, reading(server.address) as running:
+        state = running.next(LinkState)
+        assert (state.connected, state.reason, state.server) == (True, "connected", server.address)
+        before = time.monotonic_ns()
+        assert running.sequences(3) == [1, 2, 3]
+        server.push(Packet(4, record(second=3)))
+        arrival = running.next(Arrival)
+        assert [received.sequence for received in arrival.received] == [4]
+        assert before - 10**10 < arrival.records[0].received_ns <= time.monotonic_ns()
+        assert arrival.position == running.reader.position
+        assert arrival.position.last.sequence == 4
+
+
+def test_goes_on_after_a_lost_connection() -> None:
+    packets = ring(5)
+    with serving(FakeServer(packets[:2]), FakeServer(packets)) as server, reading(server.address) as running:
+        assert running.sequences(2) == [1, 2]
+        server.drop()
+        state = running.down()
+        assert state.reason == "closed"
+        assert state.retry_seconds is not None
+        assert running.sequences(3) == [3, 4, 5]
+    assert "DATA 3" in server.served[1].commands
+
+
+def test_goes_on_from_a_stored_position() -> None:
+    packets = ring(5)
+    with serving(FakeServer(packets[:2])) as server, reading(server.address) as running:
+        running.sequences(2)
+        stored = running.reader.position.as_dict()
+    again = Position.from_dict(stored)
+    with serving(FakeServer(packets)) as server, reading(server.address, position=again) as running:
+        assert running.sequences(3) == [3, 4, 5]
+
+
+def test_bad_packets_and_unwanted_records_are_handed_on_as_counts() -> None:
+    packets = [Packet(1, record("FDSN:BW_UH1__S_H_N")), Packet(2, record())]
+    with serving(FakeServer(packets, refuse=("SELECT",))) as server, reading(server.address) as running:
+        notice = running.next(LinkNotice)
+        assert (notice.reason, notice.server) == ("selector", server.address)
+        arrival = running.next(Arrival)
+        assert (arrival.unwanted, len(arrival.received)) == (1, 1)
+        bad = b"SE2D" + (512).to_bytes(4, "little") + (3).to_bytes(8, "little") + b"\0" + bytes(512)
+        server.links[-1].sendall(bad)
+        assert [rejected.reason for rejected in running.next(Arrival).rejected] == ["malformed"]
+
+
+def test_a_refused_connection_is_told_and_tried_again() -> None:
+    port = closed_port()
+    with reading(f"127.0.0.1:{port}") as running:
+        state = running.down()
+        assert (state.reason, state.text) == ("refused", f"cannot connect to 127.0.0.1:{port}: connection refused")
+        assert running.down().reason == "refused"
+
+
+def test_a_name_without_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", look_up)
+    with reading("no.such.mine:18000") as running:
+        state = running.down()
+        assert state.reason == "dns"
+        assert "no.such.mine" in state.text
+
+
+def test_a_slow_name_server_times_out_while_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE) and [])
+    monkeypatch.setattr(seedlink_socket, "TURN_NS", 10_000_000)
+    with reading("slow.mine:18000", timeout_seconds=0.2) as running:
+        state = running.down()
+        assert (state.reason, "within 0.2 s" in state.text) == ("dns", True)
+        assert running.turns > 5
+        release.set()
+
+
+def test_a_name_with_no_address_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: [])
+    with reading("empty.mine:18000") as running:
+        assert running.down().text == "empty.mine has no address"
+
+
+def test_a_name_is_found_and_all_its_addresses_are_tried() -> None:
+    with serving(FakeServer(ring(1))) as server, reading(f"localhost:{server.port}") as running:
+        assert running.sequences(1) == [1]
+
+
+def test_ipv6() -> None:
+    try:
+        server = SocketServer(FakeServer(ring(1)), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    try:
+        with reading(f"[::1]:{server.port}") as running:
+            assert running.sequences(1) == [1]
+    finally:
+        server.close()
+
+
+def test_a_server_that_never_answers_times_out() -> None:
+    with serving(FakeServer(silent=("HELLO",))) as server, reading(server.address, timeout_seconds=0.1) as running:
+        state = running.down()
+        assert (state.reason, state.text) == ("timeout", "no answer to HELLO within 0.1 s")
+
+
+def test_a_connection_that_is_never_made_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:  # beyond its backlog the kernel lets connections hang
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        with reading(f"127.0.0.1:{address[1]}", timeout_seconds=0.2) as running:
+            assert running.down().reason == "timeout"
+        for filler in fillers:
+            filler.close()
+
+
+def test_silence_is_answered_with_a_ping_and_then_with_a_new_connection() -> None:
+    quiet = FakeServer(ring(1))
+    keys = {"keepalive_seconds": 0.1, "timeout_seconds": 0.1}
+    with serving(quiet, FakeServer(ring(2))) as server, reading(server.address, **keys) as running:
+        running.sequences(1)
+        assert server.streaming.acquire(timeout=PATIENCE)
+        assert server.streaming.acquire(timeout=PATIENCE)  # the fake answers INFO ID
+        quiet.silent = ("INFO",)
+        assert running.down().reason == "silent"
+        assert running.sequences(1) == [2]
+    assert "INFO ID" in quiet.commands
+
+
+@pytest.mark.parametrize("stage", ["waiting", "connecting", "dns", "back-off"])
+def test_stops_at_once_in_every_wait(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, release = f"127.0.0.1:{closed_port()}", threading.Event()
+    if stage == "dns":
+        monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE) and [])
+        address = "slow.mine:1"
+    with serving(FakeServer(silent=("HELLO",) if stage == "connecting" else ())) as server:
+        running = Running(server.address if stage in ("waiting", "connecting") else address)
+        if stage == "back-off":
+            running.reader._backoff._uniform = lambda a, b: 1000.0
+            running.down()
+        elif stage == "waiting":
+            assert running.next(LinkState).connected
+        started = time.monotonic()
+        running.stop()
+        assert time.monotonic() - started < 0.9  # a turn of the loop lasts up to 1 s: the wake-up must cut it short
+        assert running.failure is None
+    release.set()
+
+
+def test_stop_may_come_before_run_and_after_it() -> None:
+    reader = SeedLinkReader(SeedLinkConfig(server="127.0.0.1:1", streams=("BW_*",)), print)
+    reader.stop()
+    reader.run()
+    reader.stop()
+
+
+def test_while_the_callback_blocks_nothing_is_read_and_nothing_is_lost() -> None:
+    gate, entered, seen = threading.Event(), threading.Event(), []
+
+    def emit(emitted: Emitted) -> None:
+        if isinstance(emitted, Arrival):
+            seen.extend(received.sequence for received in emitted.received)
+            entered.set()
+            assert gate.wait(PATIENCE)
+
+    keys = {"keepalive_seconds": 0.05, "timeout_seconds": 0.05}
+    with serving(FakeServer(ring(1))) as server, reading(server.address, emit=emit, **keys) as running:
+        assert entered.wait(PATIENCE)
+        for packet in ring(200, first=2):
+            server.push(packet)
+        turns = running.turns
+        assert not entered.clear()
+        assert not gate.wait(0.3)  # longer than keep-alive and time-out: the wait is ours, not the server's silence
+        assert running.turns == turns
+        assert seen == [1]
+        gate.set()
+        assert entered.wait(PATIENCE)
+        server.push(Packet(999, record(second=999)))
+        end = time.monotonic() + PATIENCE
+        while seen[-1] != 999 and time.monotonic() < end:
+            entered.clear()
+            entered.wait(0.5)
+    assert seen == [*range(1, 202), 999]
+    assert len(server.served) == 1
+
+
+class Broken(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("error", [Broken, OSError, ValueError])
+def test_an_unexpected_failure_leaves_the_thread(error: type[Exception]) -> None:
+    def emit(_: Emitted) -> None:
+        raise error("disk full")
+
+    with serving(FakeServer(ring(1))) as server:
+        running = Running(server.address, emit=emit)
+        running.thread.join(PATIENCE)
+        assert isinstance(running.failure, error)
+        running.stop()
+
+
+def test_a_pattern_that_can_match_nothing_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="expected a channel"):
+        SeedLinkReader(SeedLinkConfig(server="127.0.0.1:1", streams=("BW_A:HZ",)), print)
+
+
+def test_the_password_comes_from_its_file_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    keys = {"user": "joe", "password_file": str(path)}
+    with serving(FakeServer(ring(1))) as server, reading(server.address, **keys) as running:
+        state = running.down()
+        assert (state.reason, str(path) in state.text) == ("auth", True)
+        server.scripts.extend(FakeServer(ring(1)) for _ in range(200))
+        path.write_text("blast\n")
+        assert running.sequences(1) == [1]
+    assert "AUTH USERPASS joe blast" in server.served[-1].commands
+
+
+def test_a_user_without_password_is_told() -> None:
+    with serving(*[FakeServer() for _ in range(50)]) as server, reading(server.address, user="joe") as running:
+        assert running.down().text.startswith("SeedLink user and password")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "cert.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(made), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return key, made
+
+
+def server_side(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate[1], certificate[0])
+    return context
+
+
+def test_tls(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    fake = FakeServer(ring(400))  # more than one TLS record
+    with serving(fake, context=server_side(certificate)) as server, reading(server.address, tls=True) as running:
+        assert running.sequences(400) == list(range(1, 401))
+
+
+def test_tls_with_an_unknown_certificate_is_refused(certificate: tuple[Path, Path]) -> None:
+    with (
+        serving(FakeServer(), context=server_side(certificate)) as server,
+        reading(server.address, tls=True) as running,
+    ):
+        state = running.down()
+        assert state.reason == "tls"
+        assert "certificate" in state.text.lower()
+
+
+def test_tls_against_a_server_that_speaks_none_times_out() -> None:
+    mute = FakeServer(silent=("",))
+    with serving(mute) as server, reading(server.address, tls=True, timeout_seconds=0.2) as running:
+        state = running.down()
+        assert (state.reason, "no TLS" in state.text) == ("timeout", True)
+
+
+def test_a_connection_reset_is_told() -> None:
+    with serving(FakeServer(ring(1)), FakeServer(ring(2))) as server, reading(server.address) as running:
+        running.sequences(1)
+        link = server.links[-1]
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        duplicate = socket.socket(fileno=link.detach())
+        duplicate.shutdown(socket.SHUT_RD)
+        duplicate.close()
+        assert running.down().reason in ("network", "closed")
+        assert running.sequences(1) == [2]
+
+
+def test_a_thousand_commands_go_out_though_the_server_reads_slowly() -> None:
+    streams = tuple(f"BW_S{i}:EHZ" for i in range(300))
+    packet = Packet(1, record("FDSN:BW_S7__E_H_Z"))
+    with serving(FakeServer([packet])) as server, reading(server.address, streams=streams) as running:
+        assert running.sequences(1) == [1]
+    assert len(server.served[0].commands) == 4 + 3 * 300 + 1
+
+
+def test_the_heart_beats_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seedlink_socket, "TURN_NS", 5_000_000)
+    beats: queue.Queue[int] = queue.Queue()
+    with serving(FakeServer()) as server:
+        config = SeedLinkConfig(server=server.address, streams=("BW_*",))
+        states: queue.Queue[Emitted] = queue.Queue()
+        heart: Callable[[], None] = lambda: beats.put(1)  # noqa: E731
+        backoff = Backoff(random.Random(1))  # noqa: S311
+        reader = SeedLinkReader(config, states.put, heartbeat=heart, backoff=backoff)
+        thread = threading.Thread(target=reader.run)
+        thread.start()
+        assert states.get(timeout=PATIENCE).connected
+        while not beats.empty():
+            beats.get()
+        for _ in range(5):
+            beats.get(timeout=PATIENCE)
+        reader.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

@@ -1,0 +1,134 @@
+"""Where in a server's data a client stands, and what to ask for to go on from there.
+
+Sequences belong to one server. FDSN SeedLink 4.0 numbers packets per station; servers that number all their packets in
+one go (capability SEQWILDCARD; ringserver) need one mark for everything, and there the lowest is the only safe one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from tscc_stream.seedlink.frames import V3_SEQUENCES
+
+Form = Literal["seq+time", "seq", "time", "all", "all+time", "new"]
+
+# A start time asks for packets that end after it, over all stations: others may lag behind the one it was taken from.
+TIME_MARGIN_NS = 600 * 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The last packet: its sequence (None where only the time holds) and start time (None where it had none)."""
+
+    sequence: int | None
+    start_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where to go on. The empty one is a first start.
+
+    protocol: version whose sequences these are. last: of any station. stations: of each, for servers that number per
+    station. time_ns: the latest known start time. failures: broken packets in a row here; refused: requests that this
+    server does not take. The last two are not kept over a restart.
+    """
+
+    protocol: int = 0
+    last: Mark | None = None
+    stations: tuple[tuple[str, Mark], ...] = ()
+    time_ns: int | None = None
+    failures: int = 0
+    refused: tuple[Form, ...] = ()
+
+    def by_time(self) -> Position:
+        """The same place where the sequences no longer hold: another server, or one that has started again."""
+        last = self.last and Mark(None, self.time_ns)
+        return replace(self, last=last, stations=(), failures=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        stations = {name: [mark.sequence, mark.start_ns] for name, mark in self.stations}
+        last = self.last and [self.last.sequence, self.last.start_ns]
+        return {"protocol": self.protocol, "last": last, "stations": stations, "time_ns": self.time_ns}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Position:
+        """The inverse of `as_dict`."""
+        last = value["last"] and Mark(*value["last"])
+        stations = tuple((name, Mark(*mark)) for name, mark in value["stations"].items())
+        return cls(value["protocol"], last, stations, value["time_ns"])
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What decides how to ask.
+
+    checks_time: the start time beside a sequence is compared with the last packet's, to find out whether the sequence
+    still means it; it is no filter (FDSN SeedLink 4.0 has it as one, and then a station that lags behind would lose
+    packets).
+    """
+
+    protocol: int
+    shared_sequence: bool = False
+    checks_time: bool = False
+
+
+def next_sequence(sequence: int, protocol: int) -> int:
+    return (sequence + 1) % V3_SEQUENCES if protocol == 3 else min(sequence + 1, (1 << 64) - 1)
+
+
+def goes_back(sequence: int, known: int, protocol: int) -> bool:
+    """Whether `sequence` is not after `known`; version 3 wraps, so there half the circle counts as before."""
+    if protocol == 3:
+        return (sequence - known - 1) % V3_SEQUENCES >= V3_SEQUENCES // 2
+    return sequence <= known
+
+
+def data_request(server: Server, mark: Mark | None, start: str, refused: tuple[Form, ...]) -> tuple[Form, str]:
+    """The command that follows STATION and SELECT, and its form: the best that the server has not refused yet."""
+    forms = _forms(server, mark, start)
+    form = next((form for form in forms if form not in refused), forms[-1])
+    return form, _command(server.protocol, form, mark)
+
+
+def _forms(server: Server, mark: Mark | None, start: str) -> list[Form]:
+    """Requests to try, best first.
+
+    ringserver 4.5 takes `DATA ALL` as only new data, but a time from which to start; it checks a sequence against the
+    packet's start time, and falls back to the time where its ring was reset.
+    """
+    if mark is None and start == "now":
+        return ["new"]
+    whole: list[Form] = ["all+time", "all", "new"] if server.checks_time else ["all", "all+time", "new"]
+    if mark is None:
+        return whole
+    forms: list[Form] = []
+    if mark.sequence is not None:
+        forms = ["seq+time", "seq"] if server.checks_time and mark.start_ns is not None else ["seq"]
+    if mark.start_ns is not None:
+        forms.append("time")
+    return forms + whole
+
+
+def _command(protocol: int, form: Form, mark: Mark | None) -> str:
+    sequence = next_sequence(mark.sequence, protocol) if mark and mark.sequence is not None else 0
+    number = str(sequence) if protocol == 4 else f"{sequence:06X}"
+    start_ns = mark.start_ns if mark and mark.start_ns is not None else 0
+    by_time = "DATA ALL" if protocol == 4 else "TIME"
+    return {
+        "seq+time": f"DATA {number} {time_text(start_ns, protocol)}",
+        "seq": f"DATA {number}",
+        "time": f"{by_time} {time_text(max(start_ns - TIME_MARGIN_NS, 0), protocol)}",
+        "all": "DATA ALL",
+        "all+time": f"{by_time} {time_text(0, protocol)}",
+        "new": "DATA",
+    }[form]
+
+
+def time_text(ns: int, protocol: int) -> str:
+    """Data time (ns) as the protocol writes it, cut down to microseconds (version 4) or seconds (version 3)."""
+    moment = _EPOCH + timedelta(microseconds=ns // 1000)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if protocol == 4 else "%Y,%m,%d,%H,%M,%S")

@@ -1,0 +1,123 @@
+"""Keeps a client's place in a server's data: what to ask for, what came, where it broke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
+
+SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A server that numbers anew since the last session: `sequence` came though `known` had been there already.
+
+    by_time: the request named a time too, and the server went on from that.
+    """
+
+    sequence: int
+    known: int
+    by_time: bool
+
+
+class Tracker:
+    """One connection's place. `begin` once the server is known; then `request` per station and `advance` per packet."""
+
+    def __init__(self, position: Position, start: str) -> None:
+        self._start = start
+        self._server = Server(position.protocol)
+        self._last, self._time_ns = position.last, position.time_ns
+        self._stations = dict(position.stations)
+        self._failures, self._refused = position.failures, position.refused
+        self._resumed: dict[str, tuple[int, Form]] = {}
+        self._forms: dict[Form, None] = {}
+
+    @property
+    def position(self) -> Position:
+        stations = tuple(self._stations.items())
+        return Position(self._server.protocol, self._last, stations, self._time_ns, self._failures, self._refused)
+
+    @property
+    def stations(self) -> Iterable[str]:
+        """Stations with a mark of their own."""
+        return tuple(self._stations)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Forms of the requests so far."""
+        return tuple(self._forms)
+
+    def begin(self, server: Server) -> None:
+        """Each protocol version has sequences of its own: after a change of version only the time holds."""
+        if self._server.protocol not in (0, server.protocol):
+            self.forget_sequences()
+        if server.shared_sequence:
+            self._stations = {}
+        self._server = server
+
+    def forget_sequences(self) -> None:
+        position = self.position.by_time()
+        self._last, self._stations, self._failures = position.last, {}, 0
+
+    def request(self, station: str) -> tuple[Form, str]:
+        """The DATA command for a station or pattern."""
+        mark = self._mark(station)
+        form, command = data_request(self._server, mark, self._start, self._refused)
+        if form in ("seq", "seq+time") and mark is not None and mark.sequence is not None:
+            self._resumed[self._key(station)] = (mark.sequence, form)
+        self._forms[form] = None
+        return form, command
+
+    def _mark(self, station: str) -> Mark | None:
+        if self._server.shared_sequence or self._last is None:
+            return self._last
+        return self._stations.get(station) or Mark(None, self._time_ns)
+
+    def _key(self, station: str) -> str:
+        return "" if self._server.shared_sequence else station
+
+    def refuse(self, form: Form) -> bool:
+        """Not to ask in this form again; False where it was refused before, so that nothing else is left to try."""
+        if form in self._refused:
+            return False
+        self._refused = (*self._refused, form)
+        return True
+
+    def reset(self, station: str, sequence: int) -> Reset | None:
+        """Whether the first packet after a request by sequence says that the sequences no longer hold."""
+        known, form = self._resumed.pop(self._key(station), (None, None))
+        if known is None or not goes_back(sequence, known, self._server.protocol):
+            return None
+        return Reset(sequence, known, form == "seq+time")
+
+    def advance(self, station: str, sequence: int, start_ns: int | None) -> None:
+        """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none."""
+        self._last = Mark(sequence, start_ns)
+        self._time_ns = self._time_ns if start_ns is None else start_ns
+        self._failures = 0
+        if station and not self._server.shared_sequence:
+            self._stations[station] = self._last
+
+    def broken(self, station: str, sequence: int | None) -> int:
+        """A packet broke the framing: how often in a row. From the second time on the place moves past it.
+
+        It moves to `sequence` if the header named it, else on by 1, 2, 4...: the same request would fail for ever.
+        """
+        failures = self._failures + 1
+        if failures >= SKIP_AFTER and sequence is not None:
+            self.advance(station, sequence, None)
+        elif failures >= SKIP_AFTER:
+            self._step(1 << min(failures - SKIP_AFTER, 20))
+        self._failures = failures
+        return failures
+
+    def _step(self, steps: int) -> None:
+        self._last = self._last and self._beyond(self._last, steps)
+        self._stations = {name: self._beyond(mark, steps) for name, mark in self._stations.items()}
+
+    def _beyond(self, mark: Mark, steps: int) -> Mark:
+        if mark.sequence is None:
+            return mark
+        return Mark(next_sequence(mark.sequence + steps - 1, self._server.protocol), None)

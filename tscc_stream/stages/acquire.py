@@ -1,0 +1,501 @@
+"""SeedLink client without I/O: bytes in, records out; commands out; deadlines. Versions 4 and 3.
+
+    session.to_send() -> bytes        what to write to the server now
+    session.receive(data, now_ns)     -> events; b"" says that the server closed the connection
+    session.poll(now_ns)              -> events; call it at `next_deadline()`
+    session.position                  where the next session with this server goes on
+
+A session is one connection. It ends with a SessionError, after which nothing comes out of it any more. What was seen
+before may come again after a reconnection (at least once, inside the server's ring); repeats are dropped downstream.
+
+Source: FDSN SeedLink Protocol 4.0 (docs.fdsn.org/projects/seedlink). Version 3 as ringserver 4.5 and SeisComP's server
+speak it. A version 3 server that refuses a pattern in STATION is asked for its stations (INFO STATIONS), and those that
+match are asked for one by one; stations that it adds later come with the next connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+
+from tscc_stream.config import SeedLinkConfig
+from tscc_stream.messages import Record
+from tscc_stream.miniseed import RecordError, decode, split
+from tscc_stream.sampling import seconds_to_ns
+from tscc_stream.seedlink.frames import (
+    Frame,
+    FrameError,
+    Hello,
+    is_log_error,
+    json_capabilities,
+    log_text,
+    parse_hello,
+    stations_in,
+    take_frame,
+    take_line,
+)
+from tscc_stream.seedlink.position import Form, Position, Server
+from tscc_stream.seedlink.streams import StreamFilter, Subscription, parse_pattern, subscriptions
+from tscc_stream.seedlink.tracker import SKIP_AFTER, Reset, Tracker
+
+_PIPELINE = 32  # commands of version 4 under way at once; version 3 waits for each reply
+_INFO_LIMIT = 16 << 20  # bytes of one INFO STATIONS answer; 10,000 stations take about 2 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Negotiation is over and packets may come. protocol: 3 or 4. requests: the forms of DATA that were used."""
+
+    protocol: int
+    software: str
+    organisation: str
+    requests: tuple[Form, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Received:
+    """One wanted record. station: NET_STA."""
+
+    sequence: int
+    station: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A packet that cannot be used and was dropped. reason: one word, as RecordError has it, or "format"."""
+
+    reason: str
+    text: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something people should read that does not end the session: "station", "selector" or "reset"."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The server's answer to a keep-alive. error: it says that it cannot answer (which is a sign of life too)."""
+
+    text: str
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionError:
+    """The session is over; connect again with `session.position`.
+
+    reason: hello, protocol, auth, refused, timeout, closed, line, frame, size, end, silent or reset.
+    """
+
+    reason: str
+    text: str
+
+
+Event = Connected | Received | Rejected | Notice | ServerInfo | SessionError
+
+
+class State(Enum):
+    HELLO = "HELLO"
+    SLPROTO = "SLPROTO"
+    USERAGENT = "USERAGENT"
+    AUTH = "AUTH"
+    CAPABILITIES = "INFO CAPABILITIES"
+    SUBSCRIBE = "STATION"
+    STATIONS = "INFO STATIONS"
+    STREAM = "END"
+    CLOSED = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One command of the negotiation and where its reply leads. on_error None: the session ends."""
+
+    command: str
+    on_ok: State
+    on_error: State | None
+
+
+# HELLO leads to SLPROTO where the server lists version 4, else to AUTH. AUTH is left out without a user, CAPABILITIES
+# in version 3. SUBSCRIBE repeats STATION, SELECT and DATA, goes to STATIONS where version 3 refuses patterns, then END.
+NEGOTIATION: Final[dict[State, _Turn]] = {
+    State.SLPROTO: _Turn("SLPROTO 4.0", State.USERAGENT, State.AUTH),
+    State.USERAGENT: _Turn("USERAGENT {agent}", State.AUTH, State.AUTH),
+    State.AUTH: _Turn("AUTH USERPASS {user} {password}", State.CAPABILITIES, None),
+    State.CAPABILITIES: _Turn("INFO CAPABILITIES", State.SUBSCRIBE, State.SUBSCRIBE),
+    State.STATIONS: _Turn("INFO STATIONS", State.SUBSCRIBE, None),
+}
+_ONE_SEQUENCE = ("ringserver", "tscc-stream")  # number all packets in one go, and check the time of the last one
+_INFORMS = (State.CAPABILITIES, State.STATIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One command of a subscription that waits for its reply. form: of DATA."""
+
+    verb: Literal["STATION", "SELECT", "DATA"]
+    command: str
+    subscription: Subscription
+    form: Form | None = None
+
+
+class SeedLinkSession:
+    """One connection. newest: the newest protocol version to speak.
+
+    Raises ValueError for a stream pattern or credentials that cannot go over the wire.
+    """
+
+    def __init__(
+        self,
+        config: SeedLinkConfig,
+        position: Position,
+        now_ns: int,
+        *,
+        password: str = "",
+        agent: str = "tscc-stream",
+        newest: Literal[3, 4] = 4,
+    ) -> None:
+        self._config, self._newest = config, newest
+        self._patterns = tuple(parse_pattern(text) for text in config.streams)
+        self._filter = StreamFilter(self._patterns)
+        self._words = {"agent": agent, "user": config.user or "", "password": password}
+        if config.user and not all(_is_word(self._words[key]) for key in ("user", "password")):
+            raise ValueError("SeedLink user and password: expected neither empty nor with blanks or control characters")
+        self._timeout_ns = seconds_to_ns(config.timeout_seconds)
+        self._keepalive_ns = seconds_to_ns(config.keepalive_seconds)
+        self.unwanted = 0  # records that the server sent and no pattern asks for
+        self._tracker = Tracker(position, config.start)
+        self._hello = Hello("", "", frozenset(), frozenset())
+        self._greeting: list[str] = []
+        self._server = Server(3)
+        self._queue: deque[_Ask] = deque()
+        self._pending: deque[_Ask] = deque()
+        self._asked: set[str] = set()
+        self._refused: set[Subscription] = set()
+        self._to_expand: list[Subscription] = []
+        self._info = bytearray()
+        self._in, self._out = bytearray(), bytearray()
+        self._heard_ns = self._progress_ns = now_ns
+        self._pinged_ns: int | None = None
+        self._state = State.HELLO
+        self._send("HELLO")
+
+    @property
+    def closed(self) -> bool:
+        return self._state is State.CLOSED
+
+    @property
+    def position(self) -> Position:
+        """Where to go on after the last packet that came in whole."""
+        return self._tracker.position
+
+    def to_send(self) -> bytes:
+        """Bytes for the server; each is given once."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def next_deadline(self) -> int | None:
+        """Monotonic ns at which `poll` has something to do, if nothing comes before; None when closed."""
+        if self.closed:
+            return None
+        if self._state is not State.STREAM:
+            return self._progress_ns + self._timeout_ns
+        if self._pinged_ns is not None:
+            return self._pinged_ns + self._timeout_ns
+        return self._heard_ns + self._keepalive_ns
+
+    def poll(self, now_ns: int) -> list[Event]:
+        """Keep-alives and time-outs. Read what lies ready before, so that a slow reader blames no server."""
+        deadline = self.next_deadline()
+        if deadline is None or now_ns < deadline:
+            return []
+        if self._state is not State.STREAM:
+            waiting = self._pending[0].verb if self._pending else self._state.value
+            return [self._fail("timeout", f"no answer to {waiting} within {self._config.timeout_seconds:g} s")]
+        if self._pinged_ns is not None:
+            silence = (now_ns - self._heard_ns) / 1e9
+            return [self._fail("silent", f"nothing came for {silence:.0f} s, not even an answer to INFO ID")]
+        self._pinged_ns = now_ns
+        self._send("INFO ID")
+        return []
+
+    def receive(self, data: bytes | bytearray | memoryview, now_ns: int) -> list[Event]:
+        """Events out of the next bytes, however they are cut. `now_ns` becomes the records' `received_ns`."""
+        if self.closed:
+            return []
+        if not data:
+            when = "while data flowed" if self._state is State.STREAM else f"during {self._state.value}"
+            return [self._fail("closed", f"the server closed the connection {when}")]
+        self._heard_ns, self._pinged_ns = now_ns, None
+        self._in += data
+        events: list[Event] = []
+        start = 0
+        try:
+            while not self.closed and (taken := self._take(start, now_ns, events)) is not None:
+                start = taken
+        except FrameError as error:
+            events.append(self._fail_frame(error))
+        del self._in[:start]
+        return events
+
+    def _take(self, start: int, now_ns: int, events: list[Event]) -> int | None:
+        """One packet or reply line; the offset after it."""
+        if self._state is State.STREAM or self._state in _INFORMS:
+            framed = take_frame(self._in, start, self._server.protocol)
+            if framed is None:
+                return None
+            self._progress_ns = now_ns
+            handle = self._on_packet if self._state is State.STREAM else self._on_inform
+            handle(framed[0], now_ns, events)
+            return framed[1]
+        taken = take_line(self._in, start)
+        if taken is None:
+            return None
+        self._progress_ns = now_ns
+        self._on_line(taken[0], events)
+        return taken[1]
+
+    # Negotiation
+
+    def _send(self, command: str) -> None:
+        self._out += command.encode() + b"\r\n"
+
+    def _enter(self, state: State, events: list[Event]) -> None:
+        if state is State.AUTH and not self._config.user:
+            state = State.CAPABILITIES
+        if state is State.CAPABILITIES and self._server.protocol == 3:
+            state = State.SUBSCRIBE
+        self._state = state
+        if state is State.SUBSCRIBE:
+            self._begin_subscribing()
+            self._subscribe(events)
+        else:
+            self._send(NEGOTIATION[state].command.format_map(self._words))
+
+    def _on_line(self, line: str, events: list[Event]) -> None:
+        if self._state is State.HELLO:
+            self._on_greeting(line, events)
+            return
+        verdict = line.split(maxsplit=1)[0].upper() if line.strip() else ""
+        if verdict not in ("OK", "ERROR"):
+            raise FrameError("protocol", f"expected OK or ERROR to {self._state.value}, got {line[:80]!r}")
+        if self._state is State.SUBSCRIBE:
+            self._on_reply(self._pending.popleft(), verdict == "OK", line, events)
+            self._subscribe(events)
+        else:
+            self._on_turn(verdict == "OK", line, events)
+
+    def _on_greeting(self, line: str, events: list[Event]) -> None:
+        self._greeting.append(line)
+        if len(self._greeting) == 1:
+            parse_hello(line, "")  # refuses at once what is no SeedLink server: it may never send a second line
+            return
+        self._hello = hello = parse_hello(self._greeting[0], line)
+        known = any(name in hello.software.lower() for name in _ONE_SEQUENCE)
+        self._server = Server(3, shared_sequence=known, checks_time=known)
+        self._enter(State.SLPROTO if 4 in hello.major and self._newest == 4 else State.AUTH, events)
+
+    def _on_turn(self, accepted: bool, line: str, events: list[Event]) -> None:
+        turn = NEGOTIATION[self._state]
+        if accepted:
+            if self._state is State.SLPROTO:
+                self._server = replace(self._server, protocol=4)
+            self._enter(turn.on_ok, events)
+        elif turn.on_error is not None:
+            self._enter(turn.on_error, events)
+        else:
+            text = f"the server does not let user {self._config.user!r} in: {line[:200]}"
+            events.append(self._fail("auth", text))
+
+    def _on_inform(self, frame: Frame, _: int, events: list[Event]) -> None:
+        if self._state is State.CAPABILITIES:
+            if "SEQWILDCARD" in json_capabilities(frame.payload):
+                self._server = replace(self._server, shared_sequence=True)
+            self._enter(State.SUBSCRIBE, events)
+        elif frame.kind != "info" or is_log_error(frame.payload):
+            text = "the server takes neither patterns in STATION nor INFO STATIONS; give its stations one by one"
+            events.append(self._fail("refused", text))
+        else:
+            self._info += log_text(frame.payload).encode()
+            if len(self._info) > _INFO_LIMIT:
+                raise FrameError("size", f"the answer to INFO STATIONS is longer than {_INFO_LIMIT} bytes")
+            if frame.last:
+                self._expand(events)
+
+    # Subscriptions
+
+    def _begin_subscribing(self) -> None:
+        self._tracker.begin(self._server)
+        for subscription in subscriptions(self._patterns, self._server.protocol):
+            if subscription.wildcard:
+                self._ask_known(subscription)
+            self._ask(subscription)
+
+    def _ask_known(self, wild: Subscription) -> None:
+        """Stations with marks of their own, before the pattern that stands for the rest of them."""
+        for station in self._tracker.stations:
+            if fnmatchcase(station, wild.station):
+                self._ask(replace(wild, station=station))
+
+    def _ask(self, subscription: Subscription) -> None:
+        """Queue STATION, SELECT and DATA, each station once."""
+        if subscription.station in self._asked:
+            return
+        self._asked.add(subscription.station)
+        v3 = self._server.protocol == 3
+        name = f"{subscription.code} {subscription.network}" if v3 else subscription.station
+        self._queue.append(_Ask("STATION", f"STATION {name}", subscription))
+        self._queue.extend(_Ask("SELECT", f"SELECT {selector}", subscription) for selector in subscription.selectors)
+        form, command = self._tracker.request(subscription.station)
+        self._queue.append(_Ask("DATA", command, subscription, form))
+
+    def _subscribe(self, events: list[Event]) -> None:
+        """Send what may go out now; END when all is answered."""
+        window = _PIPELINE if self._server.protocol == 4 else 1
+        while self._queue and len(self._pending) < window and not self.closed:
+            self._pending.append(self._queue.popleft())
+            self._send(self._pending[-1].command)
+        if self._pending or self.closed:
+            return
+        if self._to_expand:
+            self._enter(State.STATIONS, events)
+        elif self._asked <= {refused.station for refused in self._refused}:
+            events.append(self._fail("refused", "the server refuses every station that is asked for"))
+        else:
+            self._start_stream(events)
+
+    def _start_stream(self, events: list[Event]) -> None:
+        self._state = State.STREAM
+        self._send("END")
+        hello = self._hello
+        events.append(Connected(self._server.protocol, hello.software, hello.organisation, self._tracker.forms))
+
+    def _on_reply(self, ask: _Ask, accepted: bool, line: str, events: list[Event]) -> None:
+        subscription = ask.subscription
+        if accepted or subscription in self._refused:  # replies to what followed a refused STATION mean nothing
+            return
+        if ask.verb == "SELECT":
+            text = f"the server refuses {ask.command!r} for {subscription.station}: {line[:200]}"
+            events.append(Notice("selector", text))
+        elif ask.form is not None and self._tracker.refuse(ask.form):
+            text = (
+                f"the server refuses {ask.command!r} for {subscription.station}, the next request differs: {line[:200]}"
+            )
+            events.append(self._fail("refused", text))
+        else:
+            self._leave_out(ask, line, events)
+
+    def _leave_out(self, ask: _Ask, line: str, events: list[Event]) -> None:
+        subscription = ask.subscription
+        self._refused.add(subscription)
+        while self._queue and self._queue[0].subscription == subscription:
+            self._queue.popleft()
+        if self._server.protocol == 3 and subscription.wildcard:
+            self._to_expand.append(subscription)
+        else:
+            text = f"the server refuses {ask.command!r}; {subscription.station} is left out: {line[:200]}"
+            events.append(Notice("station", text))
+
+    def _expand(self, events: list[Event]) -> None:
+        """Patterns that the server refuses, as the stations that it has."""
+        known = stations_in(self._info.decode("utf-8", "replace"))
+        for wild in self._to_expand:
+            matching = [station for station in known if fnmatchcase(station, wild.station)]
+            if not matching:
+                events.append(Notice("station", f"the server has no station that matches {wild.station}"))
+            for station in matching:
+                self._ask(replace(wild, station=station))
+        self._to_expand = []
+        self._state = State.SUBSCRIBE
+        self._subscribe(events)
+
+    # Packets
+
+    def _on_packet(self, frame: Frame, now_ns: int, events: list[Event]) -> None:
+        if frame.kind == "data":
+            self._on_data(frame, now_ns, events)
+        elif frame.kind == "info":
+            events.append(self._server_info(frame))
+        elif frame.kind == "error":
+            events.append(self._fail("refused", f"the server answers {frame.payload.decode()[:200]!r}"))
+        else:
+            events.append(self._fail("end", "the server says that its data are at their end"))
+
+    def _server_info(self, frame: Frame) -> ServerInfo:
+        if self._server.protocol == 4:
+            return ServerInfo(frame.payload.decode("utf-8", "replace"), frame.format == "JE")
+        return ServerInfo(log_text(frame.payload), is_log_error(frame.payload))
+
+    def _on_data(self, frame: Frame, now_ns: int, events: list[Event]) -> None:
+        unpacked = self._unpack(frame, now_ns)
+        if isinstance(unpacked, Record):
+            station = frame.station or "_".join(unpacked.sid.removeprefix("FDSN:").split("_")[:2])
+            start_ns: int | None = unpacked.start_ns
+        else:
+            station, start_ns = frame.station, _start_of(frame.payload)
+        reset = self._tracker.reset(station, frame.sequence)
+        if reset is not None and not self._on_reset(reset, events):
+            return
+        self._tracker.advance(station, frame.sequence, start_ns)
+        if not isinstance(unpacked, Record):
+            events.append(unpacked)
+        elif self._filter.wants(unpacked.sid):
+            events.append(Received(frame.sequence, station, unpacked))
+        else:
+            self.unwanted += 1
+
+    def _unpack(self, frame: Frame, now_ns: int) -> Record | Rejected:
+        if frame.format[0] not in "23":
+            text = f"packet {frame.sequence} of {frame.station} has format {frame.format!r}, not miniSEED"
+            return Rejected("format", text, frame.sequence)
+        try:
+            return decode(frame.payload, now_ns)
+        except (RecordError, UnicodeDecodeError) as error:  # the codes in a broken header may be no text
+            reason = error.reason if isinstance(error, RecordError) else "malformed"
+            return Rejected(reason, f"packet {frame.sequence} of {frame.station}: {error}", frame.sequence)
+
+    def _on_reset(self, reset: Reset, events: list[Event]) -> bool:
+        """Whether this session can go on with a server that has started its sequences again."""
+        text = f"the server has started its sequences again ({reset.sequence} after {reset.known})"
+        if reset.by_time:
+            events.append(Notice("reset", f"{text}; it went on by time"))
+            return True
+        self._tracker.forget_sequences()
+        events.append(self._fail("reset", f"{text}; the next request goes by time"))
+        return False
+
+    # Ends
+
+    def _fail(self, reason: str, text: str) -> SessionError:
+        self._state = State.CLOSED
+        self._out.clear()
+        return SessionError(reason, text)
+
+    def _fail_frame(self, error: FrameError) -> SessionError:
+        text = str(error)
+        if self._state is State.STREAM:
+            failures = self._tracker.broken(error.station, error.sequence)
+            if failures >= SKIP_AFTER:
+                text += f"; this is failure {failures} in a row here, so the next request steps over it"
+        return self._fail(error.reason, text)
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and not any(character.isspace() for character in text)
+
+
+def _start_of(payload: bytes) -> int | None:
+    """Start time (ns) out of a record's header, where the header is whole though the rest is not."""
+    try:
+        return next((int(header.starttime) for _, header in split(payload)), None)
+    except RecordError:
+        return None
