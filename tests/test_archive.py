@@ -179,7 +179,7 @@ def test_missing_empty_and_pickled_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
-    """obspy would load one whose first bytes name its Stream class, and with it run any code."""
+    """A pickle whose first bytes name obspy's Stream class is loaded by obspy, and with it runs any code."""
     target = tmp_path / "ran"
     path = tmp_path / "x.pickle"
     path.write_bytes(b"S'obspy.core.stream'\n0cos\nsystem\n(S'touch " + str(target).encode() + b"'\ntR.")

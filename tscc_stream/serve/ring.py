@@ -108,7 +108,7 @@ class Ring:
     complete: nothing more will come. At least the newest packet is always kept.
     """
 
-    def __init__(self, capacity_bytes: int) -> None:
+    def __init__(self, capacity_bytes: int, first_number: int = 1) -> None:
         if capacity_bytes <= 0:
             raise ValueError(f"ring of {capacity_bytes} bytes: expected more than none")
         self.capacity_bytes = capacity_bytes
@@ -119,7 +119,7 @@ class Ring:
         self._firsts: list[int] = []
         self._latest: list[int] = []  # running maximum of end_ns: sorted, whatever the order of the packets
         self._begin = 0
-        self._next = 1
+        self._next = first_number
 
     def __len__(self) -> int:
         return len(self._packets) - self._begin
