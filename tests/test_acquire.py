@@ -498,7 +498,7 @@ def test_start_now_sends_nothing_old() -> None:
     assert "DATA" in server.commands
 
 
-@pytest.mark.parametrize("hello", [PLAIN_V4, PLAIN_V3])
+@pytest.mark.parametrize("hello", HELLOS)
 def test_a_server_that_numbers_anew_is_asked_by_time(hello: str) -> None:
     first = connected(FakeServer(ring(3, first=5000), hello))
     server = FakeServer(ring(2), hello)
@@ -510,14 +510,6 @@ def test_a_server_that_numbers_anew_is_asked_by_time(hello: str) -> None:
     server = server.restarted(ring(6))
     events = join(new_session(position=session.position), server)
     assert sequences(events) == [1, 2, 3, 4, 5, 6]
-
-
-def test_ringserver_that_numbers_anew_went_on_by_time_itself() -> None:
-    first = connected(FakeServer(ring(3, first=5000), RINGSERVER))
-    session = connected(FakeServer(ring(0), RINGSERVER), position=first.position)
-    notice, received, second = session.receive(v4(1, record(second=3)) + v4(2, record(second=4)), 0)
-    assert (type(notice), notice.reason) == (Notice, "reset")
-    assert (received.sequence, second.sequence) == (1, 2)
 
 
 def test_after_a_change_of_version_only_the_time_holds() -> None:

@@ -12,14 +12,10 @@ SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A server that numbers anew since the last session: `sequence` came though `known` had been there already.
-
-    by_time: the request named a time too, and the server went on from that.
-    """
+    """A server that numbers anew since the last session: `sequence` came though `known` had been there already."""
 
     sequence: int
     known: int
-    by_time: bool
 
 
 class Tracker:
@@ -31,7 +27,7 @@ class Tracker:
         self._last, self._time_ns = position.last, position.time_ns
         self._stations = dict(position.stations)
         self._failures, self._refused = position.failures, position.refused
-        self._resumed: dict[str, tuple[int, Form]] = {}
+        self._resumed: dict[str, int] = {}
         self._forms: dict[Form, None] = {}
 
     @property
@@ -66,7 +62,7 @@ class Tracker:
         mark = self._mark(station)
         form, command = data_request(self._server, mark, self._start, self._refused)
         if form in ("seq", "seq+time") and mark is not None and mark.sequence is not None:
-            self._resumed[self._key(station)] = (mark.sequence, form)
+            self._resumed[self._key(station)] = mark.sequence
         self._forms[form] = None
         return form, command
 
@@ -86,11 +82,15 @@ class Tracker:
         return True
 
     def reset(self, station: str, sequence: int) -> Reset | None:
-        """Whether the first packet after a request by sequence says that the sequences no longer hold."""
-        known, form = self._resumed.pop(self._key(station), (None, None))
+        """Whether the first packet after a request by sequence says that the sequences no longer hold.
+
+        A server that checks times has then gone on from the last packet's time. That is too late for stations that
+        lag behind, so it too has to be asked again, by a time with a margin.
+        """
+        known = self._resumed.pop(self._key(station), None)
         if known is None or not goes_back(sequence, known, self._server.protocol):
             return None
-        return Reset(sequence, known, form == "seq+time")
+        return Reset(sequence, known)
 
     def advance(self, station: str, sequence: int, start_ns: int | None) -> None:
         """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none."""

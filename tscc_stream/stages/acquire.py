@@ -75,7 +75,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something people should read that does not end the session: "station", "selector" or "reset"."""
+    """Something people should read that does not end the session: "station" or "selector"."""
 
     reason: str
     text: str
@@ -443,7 +443,9 @@ class SeedLinkSession:
         else:
             station, start_ns = frame.station, _start_of(frame.payload)
         reset = self._tracker.reset(station, frame.sequence)
-        if reset is not None and not self._on_reset(reset, events):
+        if reset is not None:
+            self._tracker.forget_sequences()
+            events.append(self._fail_reset(reset))
             return
         self._tracker.advance(station, frame.sequence, start_ns)
         if not isinstance(unpacked, Record):
@@ -463,22 +465,16 @@ class SeedLinkSession:
             reason = error.reason if isinstance(error, RecordError) else "malformed"
             return Rejected(reason, f"packet {frame.sequence} of {frame.station}: {error}", frame.sequence)
 
-    def _on_reset(self, reset: Reset, events: list[Event]) -> bool:
-        """Whether this session can go on with a server that has started its sequences again."""
-        text = f"the server has started its sequences again ({reset.sequence} after {reset.known})"
-        if reset.by_time:
-            events.append(Notice("reset", f"{text}; it went on by time"))
-            return True
-        self._tracker.forget_sequences()
-        events.append(self._fail("reset", f"{text}; the next request goes by time"))
-        return False
-
     # Ends
 
     def _fail(self, reason: str, text: str) -> SessionError:
         self._state = State.CLOSED
         self._out.clear()
         return SessionError(reason, text)
+
+    def _fail_reset(self, reset: Reset) -> SessionError:
+        text = f"the server has started its sequences again ({reset.sequence} after {reset.known})"
+        return self._fail("reset", f"{text}; the next request goes by time")
 
     def _fail_frame(self, error: FrameError) -> SessionError:
         text = str(error)
