@@ -6,6 +6,7 @@ paced replay the ring moves on, as a real server's would; at speed "max" the rep
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import threading
@@ -120,7 +121,8 @@ class ReplayServer:
         try:
             self._listener = socket.create_server((host, port), family=family, backlog=128)
         except OSError as error:
-            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise ServeError(f"cannot listen on {host}:{port}: {reason}") from error
         self._listener.setblocking(False)
         address = self.address
         self._woken.setblocking(False)
