@@ -541,6 +541,10 @@ def test_going_on_is_not_going_back_even_over_the_wrap(known: int, ahead: int) -
     assert goes_back((known - ahead) % (1 << 24), known, 3)
 
 
+def test_the_same_64_bit_sequence_again_is_going_back() -> None:
+    assert [goes_back(sequence, 5, 4) for sequence in (4, 5, 6)] == [True, True, False]
+
+
 def test_the_last_64_bit_sequence_stays_in_range() -> None:
     assert next_sequence((1 << 64) - 1, 4) == (1 << 64) - 1
 

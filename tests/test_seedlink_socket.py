@@ -195,6 +195,18 @@ def test_goes_on_after_a_lost_connection() -> None:
     assert "DATA 3" in server.served[1].commands
 
 
+def test_waits_do_not_grow_while_data_come_between_the_failures() -> None:
+    packets = ring(4)
+    scripts = [FakeServer(packets[: count + 1]) for count in range(4)]
+    with serving(*scripts) as server, reading(server.address) as running:
+        waits = []
+        for count in range(4):
+            assert running.sequences(1) == [count + 1]
+            server.drop()
+            waits.append(running.down().retry_seconds)
+    assert waits == [0.002] * 4
+
+
 def test_goes_on_from_a_stored_position() -> None:
     packets = ring(5)
     with serving(FakeServer(packets[:2])) as server, reading(server.address) as running:
