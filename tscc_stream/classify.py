@@ -109,7 +109,7 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     channels = archive.channels(index)
     records = _with_progress(archive.iter_records(index, chunk_seconds=CHUNK_SECONDS), index.start_ns, index.stop_ns)
     messages = classifier.run(records, [(channel.sid, channel.start_ns) for channel in channels])
-    _WRITERS[output](messages, out)
+    _WRITERS[output](messages, out, loaded)
     _report(classifier.summary, index.faults)
     return 0
 
@@ -134,12 +134,12 @@ def _report(summary: Summary, faults: archive.Faults) -> None:
         print(f"tscc-stream: and {faults.count - len(faults.texts)} more skipped", file=sys.stderr)  # noqa: T201
 
 
-def _write_jsonl(messages: Iterable[Message], out: IO[str]) -> None:
+def _write_jsonl(messages: Iterable[Message], out: IO[str], _loaded: package.Package) -> None:
     for message in messages:
         out.write(message.body.decode() + "\n")
 
 
-def _write_csv(messages: Iterable[Message], out: IO[str]) -> None:
+def _write_csv(messages: Iterable[Message], out: IO[str], _loaded: package.Package) -> None:
     writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for message in messages:
@@ -164,8 +164,12 @@ def _csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:
     }
 
 
-def _write_quakeml(messages: Iterable[Message], out: IO[str]) -> None:
-    out.write(obspy_formats.quakeml([json.loads(message.body) for message in messages]))
+def _write_quakeml(messages: Iterable[Message], out: IO[str], loaded: package.Package) -> None:
+    def event_type_of(cluster: int | None) -> str:
+        label = loaded.labels.get(cluster) if cluster is not None else None
+        return label.event_type if label else "not reported"
+
+    out.write(obspy_formats.quakeml([json.loads(message.body) for message in messages], event_type_of))
 
 
 _WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "quakeml": _write_quakeml}

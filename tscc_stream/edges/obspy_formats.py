@@ -1,14 +1,17 @@
-"""Recordings in formats other than miniSEED (SAC, GSE2, text lists, ...): the only place that imports obspy."""
+"""Recordings in formats other than miniSEED (SAC, GSE2, ...), and QuakeML: the only place that imports obspy."""
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tscc_stream.messages import AnyArray, Record, read_only
+from tscc_stream.source_id import to_nslc
 
 
 class FormatError(ValueError):
@@ -65,3 +68,56 @@ def _samples(data: AnyArray) -> AnyArray:
         narrow = data.astype(np.int32)
         return narrow if np.array_equal(narrow, data) else data.astype(np.float64)
     return data.astype(np.float32 if data.dtype.itemsize <= 4 else np.float64)
+
+
+def quakeml(bodies: Sequence[Mapping[str, Any]], event_type_of: Callable[[int | None], str]) -> str:
+    """Messages (detections, and network events with their last word) as QuakeML 1.2.
+
+    One event per network event, with a pick per detection of it; a detection that belongs to none is an event of its
+    own. No origins: nothing here locates. event_type_of: cluster (None: unknown) -> QuakeML event type.
+    """
+    from obspy.core.event import Catalog  # noqa: PLC0415 takes a second, which only this output is worth
+
+    detections = {body["id"]: body for body in bodies if body["type"] == "tscc.detection.v1"}
+    networks = [body for body in bodies if body["type"] == "tscc.network_event.v1"]
+    alone = dict.fromkeys(detections)
+    events = []
+    for body in networks:
+        members = [detections[uid] for uid in body["data"]["detections"] if uid in detections]
+        events.append(_event(body, members, event_type_of))
+        for member in members:
+            alone.pop(member["id"], None)
+    events += [_event(detections[uid], [detections[uid]], event_type_of) for uid in alone]
+    written = io.BytesIO()
+    Catalog(events=events).write(written, format="QUAKEML")
+    return written.getvalue().decode()
+
+
+def _event(
+    body: Mapping[str, Any], members: list[Mapping[str, Any]], event_type_of: Callable[[int | None], str]
+) -> Any:  # noqa: ANN401 obspy is not typed
+    from obspy.core.event import Comment, Event, EventDescription, ResourceIdentifier  # noqa: PLC0415
+
+    cluster = body["data"]["cluster"]
+    known = cluster["id"] is not None and cluster.get("known", True)
+    return Event(
+        resource_id=ResourceIdentifier(f"smi:tscc-stream/event/{body['id']}"),
+        event_type=event_type_of(cluster["id"] if known else None),
+        event_descriptions=[EventDescription(text=cluster["name"], type="earthquake name")],
+        comments=[Comment(text=f"model votes: {body['data']['votes']}" if "votes" in body["data"] else "one channel")],
+        picks=[_pick(member) for member in members],
+    )
+
+
+def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
+    from obspy import UTCDateTime  # noqa: PLC0415
+    from obspy.core.event import Comment, Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
+
+    cluster = body["data"]["cluster"]
+    return Pick(
+        resource_id=ResourceIdentifier(f"smi:tscc-stream/pick/{body['id']}"),
+        time=UTCDateTime(ns=body["data"]["onset_ns"]),
+        waveform_id=WaveformStreamID(seed_string=to_nslc(body["subject"])),
+        evaluation_mode="automatic",
+        comments=[Comment(text=f"cluster {cluster['name']}, membership {cluster['membership'][cluster['id']]:.3f}")],
+    )

@@ -1,0 +1,140 @@
+"""A small site for tests: recordings with known bursts, a configuration, and the program's commands as processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tscc_stream import miniseed, package
+from tscc_stream.source_id import from_nslc
+
+START_NS = 1_700_000_000 * 10**9
+RATE_HZ = 100.0
+CHANNELS = ("XX.A..HHZ", "XX.B..HHZ", "XX.C..HHZ", "XX.D..HHZ")
+BURSTS_S = (31, 55, 78, 101, 126)
+SECONDS = 150
+
+
+def samples_of(number: int, rate_hz: float = RATE_HZ) -> np.ndarray:
+    """Noise of some hundred counts and, on every channel a little later, bursts within 10 to 20 Hz."""
+    rng = np.random.default_rng(number)
+    data = 300.0 * rng.standard_normal(int(SECONDS * rate_hz))
+    t = np.arange(int(4 * rate_hz)) / rate_hz
+    for count, second in enumerate(BURSTS_S):
+        burst = 20_000.0 * (1 + count) * np.exp(-2.0 * t) * np.sin(2 * np.pi * (12 + count) * t)
+        at = int((second + 0.31 * number) * rate_hz)
+        data[at : at + t.size] += burst[: max(0, data.size - at)]
+    return np.round(data).astype(np.int32)
+
+
+def make_archive(
+    folder: Path, *, rate_hz: float = RATE_HZ, channels: tuple[str, ...] = CHANNELS, **packing: Any
+) -> Path:
+    """One miniSEED file per channel; packing: as miniseed.encode takes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, nslc in enumerate(channels):
+        records = miniseed.encode(from_nslc(nslc), START_NS, rate_hz, samples_of(number, rate_hz), **packing)
+        (folder / f"{nslc}.mseed").write_bytes(b"".join(records))
+    return folder
+
+
+def settings(folder: Path, server: str = "127.0.0.1:18000", **over: Any) -> dict[str, Any]:
+    return {
+        "site": "test",
+        "seedlink": [{"server": server, "streams": ["XX_*:HHZ"], "timeout_seconds": 2.0}],
+        "model": str(package.find("models/demo")),
+        "network": {"min_channels": 3, "patience_seconds": 1.0},
+        "publish": {"bind": "tcp://127.0.0.1:0", "replay_bind": "tcp://127.0.0.1:0", "heartbeat_seconds": 0.2},
+        "metrics": {"bind": "127.0.0.1:0"},
+        "state_dir": str(folder / "state"),
+        **over,
+    }
+
+
+def write_settings(folder: Path, *args: Any, **over: Any) -> Path:
+    path = folder / "site.yaml"
+    path.write_text(json.dumps(settings(folder, *args, **over), indent=1))  # JSON is YAML
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tscc_stream", *map(str, arguments)]
+
+
+def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """A command that has ended."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
+
+
+class Running:
+    """A command that runs: its stderr can be waited for. Ended by SIGTERM when the block ends."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._grown:
+                self._lines.append(line.rstrip())
+                self._grown.notify_all()
+        with self._grown:
+            self._lines.append("(ended)")
+            self._grown.notify_all()
+
+    def wait_for(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+        """The first line of stderr that holds the pattern."""
+        deadline, seen = time.monotonic() + timeout, 0
+        with self._grown:
+            while True:
+                for line in self._lines[seen:]:
+                    if match := re.search(pattern, line):
+                        return match
+                seen = len(self._lines)
+                if "(ended)" in self._lines or not self._grown.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"no line with {pattern!r} in:\n" + "\n".join(self._lines))
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
+        """Send a signal and wait; the exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(timeout)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        return self._process.wait(timeout)
+
+    @property
+    def text(self) -> str:
+        self._reader.join(5.0)
+        return "\n".join(self._lines)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.stop()
+        self._reader.join(5.0)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+
+def serving(archive: Path, *options: object) -> tuple[Running, str]:
+    """A replay server as a process of its own, and its address."""
+    server = Running("serve", archive, "--bind", "127.0.0.1:0", *options)
+    return server, server.wait_for(r"listening on (\S+)").group(1)
