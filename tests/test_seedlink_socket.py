@@ -397,10 +397,10 @@ def test_a_pattern_that_can_match_nothing_is_refused_at_once() -> None:
 def test_the_password_comes_from_its_file_each_time(tmp_path: Path) -> None:
     path = tmp_path / "password"
     keys = {"user": "joe", "password_file": str(path)}
-    with serving(FakeServer(ring(1))) as server, reading(server.address, **keys) as running:
+    scripts = [FakeServer(ring(1)) for _ in range(200)]  # one for each attempt
+    with serving(*scripts) as server, reading(server.address, **keys) as running:
         state = running.down()
         assert (state.reason, str(path) in state.text) == ("auth", True)
-        server.scripts.extend(FakeServer(ring(1)) for _ in range(200))
         path.write_text("blast\n")
         assert running.sequences(1) == [1]
     assert "AUTH USERPASS joe blast" in server.served[-1].commands
