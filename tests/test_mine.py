@@ -71,7 +71,7 @@ def test_files_hold_the_trace_gapless_under_a_code_that_fits_the_rate(tmp_path: 
     mine.simulate(tmp_path, channels=1, seconds=20, rate_hz=rate, seed=SEED)
     start, stated, samples = _decoded(tmp_path / f"SM.S001..{code}.mseed")
     expected, _ = mine.trace(1, seconds=20, rate_hz=rate, seed=SEED)
-    assert (start, stated) == (mine.START_NS, rate)
+    assert (start, stated) == (mine.START_NS + SEED * mine.DAY_NS, rate)
     assert np.array_equal(samples, expected)
 
 

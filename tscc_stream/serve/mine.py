@@ -52,9 +52,20 @@ from tscc_stream.serve.mine_catalogue import (
 from tscc_stream.serve.mine_waveforms import Arrival, Background, render
 from tscc_stream.source_id import from_nslc
 
-__all__ = ["GENERATOR_VERSION", "KINDS", "NOISE_COUNTS", "START_NS", "channel_code", "simulate", "trace"]
+__all__ = [
+    "DAY_NS",
+    "GENERATOR_VERSION",
+    "KINDS",
+    "NOISE_COUNTS",
+    "START_NS",
+    "MineError",
+    "channel_code",
+    "simulate",
+    "trace",
+]
 
-START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
+START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z, when seed 0 begins
+DAY_NS = 86_400_000_000_000
 EVENTS_PER_HOUR = 240.0
 
 _CHUNK = 1 << 19  # samples held at a time
@@ -78,6 +89,10 @@ _COLUMNS = (
 )
 # Band code by sampling rate for sensors with corners above 0.1 Hz (SEED manual, appendix A; FDSN source identifiers).
 _BANDS = ((5000.0, "J"), (1000.0, "G"), (250.0, "D"), (80.0, "E"), (10.0, "S"))
+
+
+class MineError(ValueError):
+    """A mine that cannot be simulated as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +176,13 @@ def _row(run: _Run, sensor: Sensor, channel: str, arrival: Arrival) -> list[str]
 
 def _run_of(seconds: float, rate_hz: float, seed: int, events_per_hour: float, start_ns: int) -> _Run:
     if not 10.0 <= rate_hz <= 20_000.0:
-        raise ValueError(f"rate {rate_hz:g} Hz: expected 10 to 20000")
+        raise MineError(f"rate {rate_hz:g} Hz: expected 10 to 20000")
     if not 0.0 < seconds <= 30 * 86_400:
-        raise ValueError(f"seconds {seconds:g}: expected more than 0 and at most 30 days")
+        raise MineError(f"seconds {seconds:g}: expected more than 0 and at most 30 days")
     if seed < 0:
-        raise ValueError(f"seed {seed}: expected 0 or more")
+        raise MineError(f"seed {seed}: expected 0 or more")
     if not 0.0 <= events_per_hour <= 1e6:
-        raise ValueError(f"events per hour {events_per_hour:g}: expected 0 to 1000000")
+        raise MineError(f"events per hour {events_per_hour:g}: expected 0 to 1000000")
     samples = max(1, round(seconds * rate_hz))
     return _Run(make_site(seed, rate_hz), samples, start_ns, seconds, events_per_hour)
 
@@ -196,18 +211,20 @@ def simulate(
     rate_hz: float,
     seed: int,
     events_per_hour: float = EVENTS_PER_HOUR,
-    start_ns: int = START_NS,
+    start_ns: int | None = None,
     on_channel: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write `<out>/<NET.STA.LOC.CHA>.mseed` per channel and `<out>/truth.csv`; returns the path of the latter.
 
     int32 counts, 512-byte Steim2 records. The same arguments give the same bytes, and a channel's bytes depend
-    neither on how many others there are nor on their order. on_channel(done, channels) is called after each channel.
-    Memory: one chunk of 2^19 samples and the arrivals of one channel. Raises ValueError with what was expected.
+    neither on how many others there are nor on their order. start_ns: default, as many days after START_NS as the
+    seed says, so that mines of several seeds can lie in one archive. on_channel(done, channels): after each channel.
+    Memory: one chunk of 2^19 samples and the arrivals of one channel. Raises MineError with what was expected.
     """
     if not 1 <= channels <= _MOST_CHANNELS:
-        raise ValueError(f"channels {channels}: expected 1 to {_MOST_CHANNELS}")
-    run = _run_of(seconds, rate_hz, seed, events_per_hour, start_ns)
+        raise MineError(f"channels {channels}: expected 1 to {_MOST_CHANNELS}")
+    begin_ns = START_NS + seed % 3650 * DAY_NS if start_ns is None else start_ns
+    run = _run_of(seconds, rate_hz, seed, events_per_hour, begin_ns)
     out.mkdir(parents=True, exist_ok=True)
     fresh = out / "truth.csv.new"
     with fresh.open("w", newline="", encoding="utf-8") as file:

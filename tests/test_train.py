@@ -1,0 +1,310 @@
+"""The training loop: what it draws, what it minimises, and that a run cut off and resumed is the same run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tscc_stream import package
+from tscc_stream.learn import commands, dataset, run, views
+from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.losses import fuzzy_clustering_loss
+from tscc_stream.learn.network import make_encoder, pool
+from tscc_stream.learn.train import Distance, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.stages.extract import normalise
+
+SAMPLES = 32
+TINY = Settings(
+    clusters=2, epochs_pretrain=2, epochs_finetune=3, batch_size=8, representation=4, hidden=6, depth=3, seed=1
+)
+NS = 1_000_000_000
+
+
+def windows(n: int = 21, seed: int = 0) -> np.ndarray:
+    """Two kinds: noise, and noise with a burst in the middle."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, SAMPLES, 1))
+    x[::2, 12:20] *= 20.0
+    return x.astype(np.float32)
+
+
+def data_set(n: int = 21, seed: int = 0, start_ns: int = 0) -> DataSet:
+    return DataSet(
+        x=windows(n, seed),
+        sid=np.array(["SM.S001..SHZ"] * n),
+        onset_ns=start_ns + np.arange(n, dtype=np.int64) * NS,
+        sample_rate_hz=50.0,
+        window=WindowShape(50.0, SAMPLES, 8, (2.0, 20.0)),
+    )
+
+
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    assert trainer.centres_kd is not None
+    return [*trainer.averaged_encoder().state_dict().values(), trainer.centres_kd]
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("stop_after", "distance"), [(1, "euclidean"), (2, "mahalanobis"), (4, "mahalanobis")])
+def test_a_resumed_run_gives_the_same_weights_bit_for_bit(tmp_path: Path, stop_after: int, distance: Distance) -> None:
+    settings = replace(TINY, distance=distance)
+    whole = Trainer(settings, windows())
+    whole.run(nothing)
+
+    class KilledError(Exception):
+        pass
+
+    def stop(epoch: object) -> None:
+        save_checkpoint(cut_off, tmp_path / "checkpoint.pt")
+        if len(cut_off.history) == stop_after:
+            raise KilledError
+
+    cut_off = Trainer(settings, windows())
+    with pytest.raises(KilledError):
+        cut_off.run(stop)
+    resumed = Trainer(settings, windows())
+    load_checkpoint(resumed, tmp_path / "checkpoint.pt")
+    assert len(resumed.history) == stop_after
+    resumed.run(nothing)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert whole.history == resumed.history
+
+
+def test_nothing_depends_on_the_global_random_state() -> None:
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        trainer = Trainer(TINY, windows())
+        trainer.run(nothing)
+        assert torch.equal(before, torch.get_rng_state())
+        results.append(weights(trainer))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_seed_matters_and_the_caller_s_windows_stay_as_they_were() -> None:
+    x = windows()
+    kept = x.copy()
+    first, second = Trainer(TINY, x), Trainer(replace(TINY, seed=2), x)
+    first.run(nothing)
+    second.run(nothing)
+    assert np.array_equal(x, kept)
+    assert not torch.equal(weights(first)[0], weights(second)[0])
+
+
+def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(Trainer(TINY, windows()), tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="other settings"):
+        load_checkpoint(Trainer(replace(TINY, seed=9), windows()), tmp_path / "checkpoint.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_checkpoint(Trainer(TINY, windows()), tmp_path / "checkpoint.pt")
+
+
+def test_training_lowers_the_contrastive_loss() -> None:
+    trainer = Trainer(replace(TINY, epochs_pretrain=12, epochs_finetune=0, rate_pretrain=3e-3), windows(64))
+    trainer.run(nothing)
+    losses = [epoch.contrast for epoch in trainer.history]
+    assert np.mean(losses[-4:]) < 0.9 * losses[0]
+
+
+def test_fine_tuning_makes_clusters_more_compact() -> None:
+    x = normalise(windows(40), "asinh_mad")
+
+    def looseness(clustering_share: float) -> float:
+        """Clustering loss over mean square of the representations, so that shrinking alone gains nothing."""
+        settings = replace(TINY, epochs_finetune=6, rate_finetune=1e-3, clustering_share=clustering_share)
+        trainer = Trainer(settings, x)
+        trainer.run(nothing)
+        r_nd = trainer.embed()
+        assert trainer.centres_kd is not None
+        return float(
+            fuzzy_clustering_loss(r_nd, trainer.centres_kd, 1.5) / (r_nd - r_nd.mean(dim=0)).square().sum(1).mean()
+        )
+
+    assert looseness(10.0) < 0.9 * looseness(0.0)
+
+
+def test_the_clustering_term_reaches_every_weight_and_matches_finite_differences() -> None:
+    encoder = make_encoder(0, 1, 3, 4, 2).double()
+    x = torch.from_numpy(windows(5)).double()
+    centres = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def loss() -> torch.Tensor:
+        return fuzzy_clustering_loss(pool(encoder(x)), centres, 1.5)
+
+    loss().backward()
+    for name, weight in encoder.named_parameters():
+        assert weight.grad is not None, name
+        assert float(weight.grad.abs().max()) > 1e-9, name
+        at = int(weight.grad.abs().argmax())
+        slope = float(weight.grad.view(-1)[at])
+        step = 1e-6
+        with torch.no_grad():
+            weight.view(-1)[at] += step
+            above = float(loss())
+            weight.view(-1)[at] -= 2 * step
+            below = float(loss())
+            weight.view(-1)[at] += step
+        assert (above - below) / (2 * step) == pytest.approx(slope, rel=1e-4), name
+
+
+def test_the_trainer_s_clustering_term_moves_the_network() -> None:
+    trainer = Trainer(TINY, windows())
+    trainer._first_centres()
+    assert trainer.centres_kd is not None
+    trainer._clustering(trainer.x_ntc, trainer.centres_kd).backward()
+    assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
+
+
+@pytest.mark.parametrize("length", [2, 3, 32])
+def test_two_crops_overlap_where_they_say(length: int) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.arange(5 * length, dtype=torch.float32).view(5, length, 1)
+    seen = set()
+    for _ in range(200):
+        crops = views.two_crops(x, rng)
+        assert torch.equal(crops.a[:, -crops.overlap :], crops.b[:, : crops.overlap])
+        assert crops.a.shape[1] <= length
+        assert (crops.a.diff(dim=1) == 1).all()
+        seen.add(crops.overlap)
+    assert seen == set(range(2, length + 1)) or length > 20
+
+
+def test_noise_and_flips_keep_size_and_draw_from_the_generator() -> None:
+    x = torch.from_numpy(windows(12))
+    once, again = (views.with_noise(x, 0.5, np.random.default_rng(4)) for _ in range(2))
+    assert torch.equal(once, again)
+    assert 0 < float((once - x).std()) < float(x.std())
+    assert torch.equal(views.with_noise(x, 0.0, np.random.default_rng(4)), x)
+    up = views.flipped(x, np.random.default_rng(4))
+    assert torch.equal(up.abs(), x.abs())
+    assert not torch.equal(up, x)
+
+
+def test_the_mask_hides_whole_samples_at_the_stated_rate() -> None:
+    encoder = make_encoder(0, 1, 4, 6, 0)
+    x, generator = torch.ones(8, 500, 1), torch.Generator().manual_seed(0)
+    plain = encoder(x)
+    assert torch.equal(views.represent_noisily(encoder, x, generator, 0.0, 0.0), plain)
+    lost = 1.0 - views._kept(x, 0.3, generator)
+    assert float(lost.mean()) == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"clusters": 0}, "clusters 0: expected 1"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"epochs_finetune": -1}, "epochs finetune"),
+        ({"clusters": 30}, "21 training windows: expected at least 30"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changed: dict[str, int], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        Trainer(replace(TINY, **changed), windows())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    x = windows()
+    x[0] = 1e38
+    with pytest.raises(TrainingError, match="the loss became"):
+        Trainer(TINY, x).run(nothing)
+
+
+def _command(tmp_path: Path, **more: object) -> package.Package:
+    arguments = {"epochs_pretrain": 1, "epochs_finetune": 1, "batch_size": 32, "repr_dims": 4, "device": "cpu"} | more
+    return commands.train_model(tmp_path / "d.npz", tmp_path / "models" / "m", runs=tmp_path / "training", **arguments)
+
+
+def test_the_command_leaves_a_package_and_a_run_folder(tmp_path: Path) -> None:
+    dataset.save(data_set(60), tmp_path / "d.npz")
+    made = _command(tmp_path, provenance="made up", licence="none needed", command="tscc-stream train ...")
+    assert package.load(made.folder).sha256 == made.sha256
+    assert (made.spec.clusters, made.spec.embedding, made.spec.samples) == (2, 4, SAMPLES)
+    assert made.spec.novelty is None  # 12 windows are too few to calibrate on
+    assert made.spec.training_data["origin"] == "made up"
+    assert "tscc-stream train ..." in (made.folder / "card.md").read_text(encoding="utf-8")
+    (folder,) = (tmp_path / "training").iterdir()
+    assert folder.name.startswith("d__m_")
+    assert {path.name for path in folder.iterdir()} == {
+        "train.log",
+        "metrics.json",
+        "settings.json",
+        "checkpoint.pt",
+        "loss.png",
+    }
+    assert [e["phase"] for e in json.loads((folder / "metrics.json").read_text())["history"]] == [
+        "pretrain",
+        "finetune",
+    ]
+
+
+def test_an_interrupted_command_is_taken_up_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset.save(data_set(60), tmp_path / "d.npz")
+    whole = _command(tmp_path)
+    expected = (whole.folder / "weights.pt").read_bytes()
+    save = run.save_checkpoint
+
+    def then_die(trainer: Trainer, path: Path) -> None:
+        save(trainer, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "save_checkpoint", then_die)
+    with pytest.raises(KeyboardInterrupt):
+        _command(tmp_path)
+    monkeypatch.setattr(run, "save_checkpoint", save)
+    again = _command(tmp_path)
+    folders = sorted((tmp_path / "training").iterdir())
+    assert len(folders) == 2
+    assert "resumed after epoch 1 of 2" in (folders[1] / "train.log").read_text()
+    assert (again.folder / "weights.pt").read_bytes() == expected
+
+
+def test_calibration_windows_are_later_than_training_windows_and_only_triggered() -> None:
+    data = replace(data_set(100), triggered=np.arange(100) % 2 == 0)
+    training, held = _split(data)
+    assert training.onset_ns.max() + training.span_ns < held.onset_ns.min()
+    assert held.triggered is not None
+    assert held.triggered.all()
+    assert 5 <= len(held) <= 15
+
+
+def _split(data: DataSet, calibration: DataSet | None = None) -> tuple[DataSet, DataSet]:
+    stored = {Path("data"): data, Path("held"): calibration}
+    request = run.Request(Path("data"), Path("m"), TINY, Path("held") if calibration else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "load", stored.__getitem__)
+        return run._split(request)
+
+
+def test_training_windows_that_share_time_with_calibration_windows_are_left_out() -> None:
+    training, held = _split(data_set(50), data_set(10, start_ns=20 * NS))
+    assert len(held) == 10
+    near = np.abs(training.onset_ns[:, None] - held.onset_ns[None, :]).min(axis=1)
+    assert near.min() >= training.span_ns
+    assert len(training) == 40
+
+
+def test_data_of_another_shape_cannot_calibrate() -> None:
+    other = replace(data_set(10), window=WindowShape(50.0, SAMPLES, 9, (2.0, 20.0)))
+    with pytest.raises(DataSetError, match="different shape"):
+        _split(data_set(50), other)
+
+
+def test_a_data_set_that_hides_how_it_was_cut_is_refused(tmp_path: Path) -> None:
+    dataset.save(replace(data_set(60), window=None), tmp_path / "d.npz")
+    with pytest.raises(DataSetError, match="does not say how its windows were cut"):
+        _command(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="device tpu: torch cannot use it here"):
+        _command(tmp_path, device="tpu")

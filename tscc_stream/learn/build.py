@@ -1,0 +1,193 @@
+"""Recordings to data sets, through the very stages of the live path: triggered windows, and windows cut at random."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tscc_stream.config import Config
+from tscc_stream.edges import archive
+from tscc_stream.learn import truth
+from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
+from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, Window
+from tscc_stream.package import PackageSpec
+from tscc_stream.pipeline import FrontHalf
+from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.assemble import Assemble
+from tscc_stream.stages.extract import cut_window, plan_windows
+
+_TRIES = 50  # random times looked at for each that is wanted
+
+Progress = Callable[[float], None]
+"""Told the share of the work that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    nslc: str
+    onset_ns: int
+    waveform: Float32Array
+    triggered: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What is cut, and how: only samples from span_ns[0] up to, and without, span_ns[1]."""
+
+    found: archive.ArchiveIndex
+    config: Config
+    spec: PackageSpec
+    span_ns: tuple[int, int]
+
+
+def build(
+    paths: Sequence[Path],
+    config: Config,
+    shape: WindowShape,
+    *,
+    random_windows: int = 0,
+    from_ns: int | None = None,
+    to_ns: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> DataSet:
+    """The windows of some recordings, in order of onset.
+
+    Triggered windows come from the configuration's assemble, condition and trigger sections. `random_windows` more
+    are cut at times that overlap no triggered window of their channel (fewer where there is no such time).
+    from_ns, to_ns: only samples within take part. Where a folder holds a simulated mine's truth.csv, y says the kind.
+    Raises DataSetError where nothing comes of it, and ArchiveError where a path cannot be read.
+    """
+    found = archive.index(paths)
+    span_ns = (found.start_ns if from_ns is None else from_ns, found.stop_ns if to_ns is None else to_ns)
+    job, tell = _Job(found, config, shape.draft(), span_ns), progress or _silent
+    half = 0.5 if random_windows else 1.0
+    cuts = _triggered(job, lambda share: tell(half * share))
+    if random_windows:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        wanted = _random_times(job, cuts, random_windows, rng)
+        cuts += _random(job, wanted, lambda share: tell(half + half * share))
+    cuts = [cut for cut in cuts if np.isfinite(cut.waveform).all() and np.ptp(cut.waveform) > 0.0]
+    if not cuts:
+        named = ", ".join(str(path) for path in paths)
+        raise DataSetError(f"{named}: no window came of it; check the trigger settings and the rates")
+    return _data_set(cuts, shape, paths)
+
+
+def _silent(_share: float) -> None:
+    pass
+
+
+def _data_set(cuts: list[_Cut], shape: WindowShape, paths: Sequence[Path]) -> DataSet:
+    data = DataSet(
+        x=np.stack([cut.waveform for cut in cuts]),
+        sid=np.array([cut.nslc for cut in cuts]),
+        onset_ns=np.array([cut.onset_ns for cut in cuts], np.int64),
+        sample_rate_hz=shape.sample_rate_hz,
+        triggered=np.array([cut.triggered for cut in cuts]),
+        window=shape,
+    ).in_time()
+    tables = [path / truth.NAME for path in paths if (path / truth.NAME).is_file()]
+    if not tables:
+        return data
+    names, y = truth.kinds(tables, data.sid, data.onset_ns)
+    return replace(data, y=y, y_names=names)
+
+
+def _records(job: _Job, progress: Progress) -> Iterator[Record]:
+    """The archive's records, cut to the job's span."""
+    low, high = job.span_ns
+    for record in archive.iter_records(job.found):
+        rate = record.sample_rate_hz
+        skip = max(0, -(-(low - record.start_ns) * rate // NS_PER_SECOND)) if record.start_ns < low else 0
+        first, last = int(skip), min(record.samples.size, samples_in(high - record.start_ns, rate))
+        progress(min(1.0, max(0.0, (record.start_ns - low) / max(1, high - low))))
+        if first < last:
+            yield replace(record, start_ns=record.start_ns + offset_ns(first, rate), samples=record.samples[first:last])
+
+
+def _triggered(job: _Job, progress: Progress) -> list[_Cut]:
+    front = FrontHalf(job.config.model_copy(update={"network": None}), job.spec)
+    cuts: list[_Cut] = []
+    for record in _records(job, progress):
+        cuts += _windows(front.feed(record))
+    return cuts + _windows(front.flush())
+
+
+def _windows(messages: Iterable[object]) -> list[_Cut]:
+    return [_Cut(to_nslc(m.sid), m.onset_ns, m.waveform, triggered=True) for m in messages if isinstance(m, Window)]
+
+
+def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator) -> dict[str, deque[int]]:
+    """Source id -> about n onset times in all, ascending, at least a window away from every triggered onset."""
+    rows, sids = job.found.rows, job.found.sids
+    starts = np.maximum(rows["start_ns"], job.span_ns[0])
+    lengths = np.maximum(np.minimum(rows["end_ns"], job.span_ns[1]) - starts, 0)
+    if not lengths.sum():
+        return {}
+    apart = round(job.spec.samples / job.spec.sample_rate_hz * NS_PER_SECOND)
+    onsets = {sid: np.sort([cut.onset_ns for cut in cuts if cut.nslc == to_nslc(sid)]) for sid in sids}
+    which = rng.choice(len(starts), _TRIES * n, p=lengths / lengths.sum())
+    times = starts[which] + (rng.random(_TRIES * n) * lengths[which]).astype(np.int64)
+    wanted: dict[str, list[int]] = {}
+    left = n
+    for row, at in zip(which, times, strict=True):
+        sid = sids[rows["sid"][row]]
+        if left and _far(onsets[sid], int(at), apart):
+            wanted.setdefault(sid, []).append(int(at))
+            left -= 1
+    return {sid: deque(sorted(some)) for sid, some in wanted.items()}
+
+
+def _far(onsets: Int64Array, at: int, apart: int) -> bool:
+    near = int(np.searchsorted(onsets, at))
+    return all(abs(int(onset) - at) >= apart for onset in onsets[max(0, near - 1) : near + 1])
+
+
+def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> list[_Cut]:
+    assemble = Assemble(lambda sid: job.config.for_channel(to_nslc(sid))[0])
+    cutters: dict[str, _Cutter] = {}
+    cuts: list[_Cut] = []
+    for record in _records(job, progress):
+        if record.sid in wanted:
+            cutter = cutters.setdefault(record.sid, _Cutter(job.spec, wanted[record.sid]))
+            for part in assemble.feed(record):
+                cuts += cutter.feed(part)
+    return cuts
+
+
+class _Cutter:
+    """Cuts one channel's windows at given times (ascending), out of as little history as that takes."""
+
+    def __init__(self, spec: PackageSpec, wanted: deque[int]) -> None:
+        self._spec = spec
+        self._wanted = wanted
+        self._origin = 0
+        self._samples: Float64Array = np.empty(0)
+
+    def feed(self, part: Block | Gap) -> list[_Cut]:
+        if isinstance(part, Gap):
+            return []
+        plan = plan_windows(self._spec, part.sample_rate_hz)
+        if part.index == 0:
+            self._origin, self._samples = 0, np.empty(0)
+        self._samples = np.concatenate((self._samples, part.samples))
+        end = self._origin + self._samples.size
+        cuts = []
+        while self._wanted:
+            index = part.index + samples_in(self._wanted[0] - part.start_ns, part.sample_rate_hz)
+            if index + plan.reach >= end:
+                break
+            self._wanted.popleft()
+            waveform = cut_window(self._samples, index - self._origin, plan) if index >= self._origin else None
+            if waveform is not None:
+                onset_ns = part.start_ns + offset_ns(index - part.index, part.sample_rate_hz)
+                cuts.append(_Cut(to_nslc(part.sid), onset_ns, waveform[:, np.newaxis], triggered=False))
+        spare = max(0, self._samples.size - plan.history - plan.reach)
+        self._origin, self._samples = self._origin + spare, self._samples[spare:]
+        return cuts

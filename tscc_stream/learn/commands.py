@@ -1,0 +1,124 @@
+"""What `tscc-stream dataset build` and `tscc-stream train` do, as functions with plain arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from tscc_stream.config import Config
+from tscc_stream.learn import build as building
+from tscc_stream.learn import dataset, run
+from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.train import Distance, Settings, TrainingError
+from tscc_stream.package import Normalisation, Package
+
+DEFAULTS = Settings()
+
+
+def build_dataset(
+    paths: Sequence[Path],
+    out: Path,
+    config: Config,
+    shape: WindowShape,
+    *,
+    random_windows: int = 0,
+    from_time: str | None = None,
+    to_time: str | None = None,
+    seed: int = 0,
+) -> DataSet:
+    """Cut windows out of recordings as the live path would, and write them to `out` (npz).
+
+    shape: dataset.shape_of(package.load(...).spec) for windows of an existing model. from_time, to_time: ISO 8601,
+    UTC unless they say otherwise. Raises DataSetError or ArchiveError.
+    """
+    with _bar("windows") as progress:
+        data = building.build(
+            paths,
+            config,
+            shape,
+            random_windows=random_windows,
+            from_ns=_ns("from", from_time),
+            to_ns=_ns("to", to_time),
+            seed=seed,
+            progress=progress,
+        )
+    dataset.save(data, out)
+    return data
+
+
+def train_model(
+    data: Path,
+    out: Path,
+    *,
+    calibration: Path | None = None,
+    clusters: int = DEFAULTS.clusters,
+    epochs_pretrain: int = DEFAULTS.epochs_pretrain,
+    epochs_finetune: int = DEFAULTS.epochs_finetune,
+    batch_size: int = DEFAULTS.batch_size,
+    repr_dims: int = DEFAULTS.representation,
+    seed: int = DEFAULTS.seed,
+    device: str = "auto",
+    normalisation: Normalisation = DEFAULTS.normalisation,
+    mask: float = DEFAULTS.mask,
+    noise: float = DEFAULTS.noise,
+    distance: Distance = DEFAULTS.distance,
+    provenance: str = "not stated",
+    licence: str = "not stated",
+    command: str = "",
+    runs: Path = Path("training"),
+) -> Package:
+    """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
+
+    calibration: a data set for the novelty scores; default: the last fifth of `data` by time, which then does not
+    train. command: how the model was made, for its card. Raises DataSetError, TrainingError or PackageError.
+    """
+    settings = Settings(
+        clusters=clusters,
+        epochs_pretrain=epochs_pretrain,
+        epochs_finetune=epochs_finetune,
+        batch_size=batch_size,
+        representation=repr_dims,
+        seed=seed,
+        device=_device(device),
+        normalisation=normalisation,
+        mask=mask,
+        noise=noise,
+        distance=distance,
+    )
+    return run.train(run.Request(data, out, settings, calibration, runs, provenance, licence, command))
+
+
+def _ns(which: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataSetError(f"--{which}-time {text}: expected ISO 8601 such as 2009-01-21T04:20:00") from error
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"device {name}: torch cannot use it here; expected auto, cpu, cuda or cuda:N") from error
+    return name
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[building.Progress]:
+    """A progress bar on standard error where that is a terminal."""
+    with Progress(console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(text, total=1.0)
+        yield lambda share: progress.update(task, completed=share)

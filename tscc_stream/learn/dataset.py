@@ -1,0 +1,221 @@
+"""Data sets of windows (npz): what training reads and `dataset build` writes.
+
+Arrays of a file, in any order: x [n, samples, channels] float32 (band-passed and resampled, in counts, before
+normalisation), sid [n] (NET.STA.LOC.CHA), onset_ns [n] int64, sample_rate_hz (scalar); optional y [n] int64 with
+y_names, triggered [n] bool (False: cut at random), and window: JSON of the WindowShape that cut them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from tscc_stream.messages import AnyArray, Float32Array
+from tscc_stream.package import FORMAT, PackageSpec
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class DataSetError(ValueError):
+    """A data set that cannot be used, and why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowShape:
+    """How windows are cut: what a model package later states of itself. Band in Hz, warm-up in seconds."""
+
+    sample_rate_hz: float
+    samples: int
+    onset_sample: int
+    band_hz: tuple[float, float]
+    band_corners: int = 4
+    warmup_seconds: float = 0.0
+    channels: int = 1
+
+    def draft(self) -> PackageSpec:
+        """A package specification with this shape, for the live stages to cut windows by before any model exists.
+
+        Raises DataSetError where the shape contradicts itself.
+        """
+        try:
+            return self._draft()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DataSetError(f"window {place}: {first['msg'].removeprefix('Value error, ')}") from error
+
+    def _draft(self) -> PackageSpec:
+        return PackageSpec.model_validate(
+            {
+                "format": FORMAT,
+                "name": "draft",
+                "version": "0",
+                "created": "",
+                "training_data": {},
+                "normalisation": "none",
+                "clusters": 1,
+                "embedding": 1,
+                "fuzzifier": 2.0,
+                "distance": "euclidean",
+                "novelty": None,
+                "metrics": {},
+                "precision_tolerance": 1.0,
+                "sha256": {},
+                **asdict(self),
+            }
+        )
+
+
+def shape_of(spec: PackageSpec) -> WindowShape:
+    """The windows of an existing model."""
+    return WindowShape(
+        spec.sample_rate_hz,
+        spec.samples,
+        spec.onset_sample,
+        spec.band_hz,
+        spec.band_corners,
+        spec.warmup_seconds,
+        spec.channels,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSet:
+    """x [n, samples, channels] float32, sid [n], onset_ns [n] int64; see the module. y indexes y_names."""
+
+    x: Float32Array
+    sid: npt.NDArray[np.str_]
+    onset_ns: Int64Array
+    sample_rate_hz: float
+    y: Int64Array | None = None
+    y_names: tuple[str, ...] = ()
+    triggered: npt.NDArray[np.bool_] | None = None
+    window: WindowShape | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: AnyArray) -> DataSet:
+        """The chosen windows, by index or mask, in that order."""
+        return DataSet(
+            self.x[rows],
+            self.sid[rows],
+            self.onset_ns[rows],
+            self.sample_rate_hz,
+            None if self.y is None else self.y[rows],
+            self.y_names,
+            None if self.triggered is None else self.triggered[rows],
+            self.window,
+        )
+
+    def in_time(self) -> DataSet:
+        """The same windows by onset, then channel."""
+        return self.take(np.lexsort((self.sid, self.onset_ns)))
+
+    @property
+    def span_ns(self) -> int:
+        """How long one window lasts."""
+        return round(int(self.x.shape[1]) / self.sample_rate_hz * 1e9)
+
+
+def load(path: Path) -> DataSet:
+    """A data set out of a file. Raises DataSetError, saying what is wrong and where."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError as error:
+        raise DataSetError(f"data set {path}: no such file") from error
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one: {error}") from error
+    try:
+        return _checked(arrays)
+    except DataSetError as error:
+        raise DataSetError(f"data set {path}: {error}") from error
+
+
+def _checked(arrays: dict[str, AnyArray]) -> DataSet:
+    for name in ("x", "sid", "onset_ns", "sample_rate_hz"):
+        if name not in arrays:
+            raise DataSetError(f"array {name} is missing; expected x, sid, onset_ns and sample_rate_hz")
+    x = arrays["x"]
+    if x.ndim != 3 or not np.issubdtype(x.dtype, np.number) or 0 in x.shape:
+        raise DataSetError(f"x is {x.dtype} {list(x.shape)}; expected numbers [n, samples, channels], none of them 0")
+    for name in ("sid", "onset_ns", "y", "triggered"):
+        if name in arrays and arrays[name].shape != (len(x),):
+            raise DataSetError(f"{name} is {list(arrays[name].shape)}; expected [{len(x)}], one per window of x")
+    if arrays["sid"].dtype.kind != "U":
+        raise DataSetError(f"sid holds {arrays['sid'].dtype}; expected text such as BW.UH1..SHZ")
+    for name in ("onset_ns", "y"):
+        if name in arrays and arrays[name].dtype.kind not in "iu":
+            raise DataSetError(f"{name} holds {arrays[name].dtype}; expected whole numbers")
+    rate = arrays["sample_rate_hz"]
+    if rate.size != 1 or rate.dtype.kind not in "iuf" or not 0 < float(rate.reshape(())) < np.inf:
+        raise DataSetError("sample_rate_hz is not one positive number")
+    _check_windows(x, arrays["sid"])
+    return _assembled(arrays, float(rate.reshape(())))
+
+
+def _check_windows(x: AnyArray, sid: AnyArray) -> None:
+    for what, bad in (
+        ("holds values that are not finite", ~np.isfinite(x).all(axis=(1, 2))),
+        ("is constant", (x == x[:, :1]).all(axis=1).any(axis=1)),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise DataSetError(f"window {first} ({sid[first]}) {what}, as do {int(bad.sum()) - 1} others")
+
+
+def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
+    return DataSet(
+        x=np.ascontiguousarray(arrays["x"], np.float32),
+        sid=arrays["sid"],
+        onset_ns=arrays["onset_ns"].astype(np.int64),
+        sample_rate_hz=rate_hz,
+        y=arrays["y"].astype(np.int64) if "y" in arrays else None,
+        y_names=tuple(str(name) for name in arrays.get("y_names", np.empty(0, str))),
+        triggered=arrays["triggered"].astype(bool) if "triggered" in arrays else None,
+        window=_read_shape(arrays["window"]) if "window" in arrays else None,
+    )
+
+
+def _read_shape(stored: AnyArray) -> WindowShape:
+    try:
+        fields: dict[str, Any] = json.loads(str(stored))
+        low, high = fields.pop("band_hz")
+        return WindowShape(**fields, band_hz=(float(low), float(high)))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataSetError(f"window does not describe how windows were cut: {error}") from error
+
+
+def save(data: DataSet, path: Path) -> None:
+    """Write the file in one step: it is whole, or it is not there. Equal windows give equal bytes."""
+    arrays: dict[str, AnyArray] = {
+        "x": data.x.astype(np.float32),
+        "sid": data.sid,
+        "onset_ns": data.onset_ns,
+        "sample_rate_hz": np.array(data.sample_rate_hz),
+    }
+    if data.y is not None:
+        arrays["y"] = data.y
+        arrays["y_names"] = np.array(data.y_names, dtype=str)
+    if data.triggered is not None:
+        arrays["triggered"] = data.triggered
+    if data.window is not None:
+        arrays["window"] = np.array(json.dumps(asdict(data.window)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""A trained encoder and its centres to a model package: one of the two files that touch TorchScript."""
+
+# No `from __future__ import annotations`: TorchScript wants the type of `centres` itself, not its name.
+import io
+import shutil
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tscc_stream.learn.dataset import WindowShape
+from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
+from tscc_stream.learn.network import Encoder
+from tscc_stream.messages import Float32Array, Float64Array
+from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
+
+PRECISION_TOLERANCE = 1e-3
+"""Largest error of embedding and membership that a load forgives: float32 on any processor, TF32 off."""
+SELFCHECK_WINDOWS = 16
+
+
+class Inference(nn.Module):
+    """What encoder.ts holds: the encoder with the clustering head inside.
+
+    forward(x [B, samples, channels] float32, normalised) -> embedding [B, D], membership [B, K], cluster [B] int64,
+    squared distance to each centre [B, K].
+    """
+
+    centres: Tensor
+    metric: Tensor
+
+    def __init__(self, encoder: Encoder, centres_kd: Tensor, fuzzifier: float, metric_dd: Tensor | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("centres", centres_kd.detach().clone().float())
+        metric = torch.eye(centres_kd.shape[1]) if metric_dd is None else metric_dd.detach().clone().float()
+        self.register_buffer("metric", metric)
+        self.sharpness = 1.0 / (fuzzifier - 1.0)
+        self.smallest = SMALLEST_SQUARED_DISTANCE
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        embedding = self.encoder(x).amax(dim=1)
+        difference = embedding[:, None, :] - self.centres[None, :, :]
+        squared = (difference @ self.metric).square().sum(dim=2)
+        membership = torch.softmax(-squared.clamp_min(self.smallest).log() * self.sharpness, dim=1)
+        return embedding, membership, squared.argmin(dim=1), squared
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What a package is made of.
+
+    selfcheck_x, calibration_x: normalised windows [n, samples, channels], of which the latter took part neither in
+    training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. metric [D, D]: makes
+    distances Mahalanobis; None: Euclidean.
+    """
+
+    name: str
+    encoder: Encoder
+    centres: Tensor
+    fuzzifier: float
+    shape: WindowShape
+    normalisation: Normalisation
+    selfcheck_x: Float32Array
+    calibration_x: Float32Array | None
+    training_data: dict[str, Any]
+    metrics: dict[str, Any]
+    card: str
+    version: str = "1"
+    labels: dict[int, Label] = field(default_factory=dict)
+    metric: Tensor | None = None
+
+
+def infer(module: nn.Module, x: Float32Array, batch: int = 64) -> tuple[Float32Array, ...]:
+    """The module's four results for normalised windows x [n, samples, channels], on the host."""
+    with torch.inference_mode():
+        parts = [module(part) for part in torch.split(torch.as_tensor(x), batch)]
+    return tuple(torch.cat(results).numpy() for results in zip(*parts, strict=True))
+
+
+def script(module: Inference) -> bytes:
+    """The module as TorchScript; not frozen, since a frozen one silently ignores being moved to a device."""
+    payload = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; this is its seam
+        torch.jit.save(torch.jit.script(module.eval()), payload)
+    return payload.getvalue()
+
+
+def export(trained: Trained, folder: Path) -> Package:
+    """Write a whole package, then put it in place in one step; what was there is untouched unless all went well.
+
+    Labels of an earlier package are not kept: its clusters were others. Raises PackageError where it cannot be made.
+    """
+    encoder = _on_host(trained.encoder)
+    metric = None if trained.metric is None else trained.metric.cpu()
+    module = Inference(encoder, trained.centres.cpu(), trained.fuzzifier, metric).eval()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _fill(fresh, trained, module)
+        load(fresh)
+        fresh.chmod(0o755)
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return load(folder)
+
+
+def _on_host(encoder: Encoder) -> Encoder:
+    copy = encoder.like()
+    copy.load_state_dict({name: value.cpu().float() for name, value in encoder.state_dict().items()})
+    return copy.eval()
+
+
+def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
+    torch.save(
+        {**module.encoder.state_dict(), "centres": module.centres, "metric": module.metric}, fresh / "weights.pt"
+    )
+    (fresh / "encoder.ts").write_bytes(script(module))
+    x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
+    embedding, membership, cluster, squared = infer(module, x)
+    np.savez(
+        fresh / "selfcheck.npz",
+        x=x,
+        embedding=embedding,
+        membership=membership,
+        cluster=cluster,
+        squared_distance=squared,
+    )
+    (fresh / "card.md").write_text(trained.card, encoding="utf-8")
+    scores = None if trained.calibration_x is None else novelty_scores(module, trained.calibration_x)
+    if scores is not None:
+        np.savez(fresh / "novelty.npz", scores=scores)
+    write(fresh, _spec(trained, module, None if scores is None else len(scores)), trained.labels)
+
+
+def novelty_scores(module: nn.Module, x: Float32Array) -> Float64Array:
+    """Ascending nearest squared distances of windows x [n, samples, channels]."""
+    return np.sort(infer(module, x)[3].min(axis=1).astype(np.float64))
+
+
+def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[str, Any]:
+    clusters, embedding = module.centres.shape
+    novelty = {"score": "nearest_squared_distance", "calibration_windows": calibrated} if calibrated else None
+    return {
+        "name": trained.name,
+        "version": trained.version,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "training_data": trained.training_data,
+        **asdict(trained.shape),
+        "normalisation": trained.normalisation,
+        "clusters": int(clusters),
+        "embedding": int(embedding),
+        "fuzzifier": trained.fuzzifier,
+        "distance": "euclidean" if trained.metric is None else "mahalanobis",
+        "novelty": novelty,
+        "metrics": trained.metrics,
+        "precision_tolerance": PRECISION_TOLERANCE,
+    }
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Swap folders by renaming: at no time is there a half-written package under the name."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        if not (folder / "model.json").is_file():
+            raise PackageError(f"{folder} exists and is no model package: give another --out")
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

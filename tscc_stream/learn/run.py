@@ -1,0 +1,253 @@
+"""A training run on disk: its folder with log, metrics, checkpoints and loss plot, and the package at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tscc_stream import __version__
+from tscc_stream.learn import dataset
+from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
+from tscc_stream.learn.train import Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.messages import Float32Array
+from tscc_stream.package import Package
+from tscc_stream.stages.extract import normalise
+
+CALIBRATION_SHARE = 0.2
+CALIBRATION_LEAST = 1000  # 10 / alpha at the default alpha of 0.01
+LOG = logging.getLogger("tscc_stream.train")
+
+_CHECKPOINT, _METRICS, _SETTINGS = "checkpoint.pt", "metrics.json", "settings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be trained: data, where the package goes, settings; calibration: a second data set, or None for the
+    last fifth of the first by time. provenance: what the card and model.json say of the data's origin and licence.
+    """
+
+    data: Path
+    out: Path
+    settings: Settings
+    calibration: Path | None = None
+    runs: Path = Path("training")
+    provenance: str = "not stated"
+    licence: str = "not stated"
+    command: str = ""
+
+
+def train(request: Request) -> Package:
+    """Train, calibrate and export; takes up an unfinished run of the same request where there is one.
+
+    Raises DataSetError, TrainingError or PackageError with what is wrong.
+    """
+    training, calibration = _split(request)
+    if training.window is None:
+        raise DataSetError(f"data set {request.data}: does not say how its windows were cut (array `window`)")
+    trainer = Trainer(request.settings, normalise(training.x, request.settings.normalisation))
+    folder = _folder(request)
+    with _logging_to(folder / "train.log"):
+        LOG.info("%d training windows, %d calibration windows", len(training), len(calibration))
+        if (folder / _CHECKPOINT).is_file():
+            load_checkpoint(trainer, folder / _CHECKPOINT)
+            LOG.info("resumed after epoch %d of %d", len(trainer.history), trainer.epochs)
+        _run(trainer, folder)
+        package = _export(request, trainer, training.window, calibration)
+        _finish(folder, trainer, package)
+    return package
+
+
+def _split(request: Request) -> tuple[DataSet, DataSet]:
+    """Training and calibration windows, apart in time. Only triggered windows calibrate, as only those come live."""
+    data = dataset.load(request.data).in_time()
+    if request.calibration is not None:
+        held = dataset.load(request.calibration).in_time()
+        if held.x.shape[1:] != data.x.shape[1:] or held.window != data.window:
+            raise DataSetError(f"{request.calibration} and {request.data} hold windows of different shape")
+        training = data.take(~_overlapping(data, held))
+    else:
+        cut = data.onset_ns[int((1.0 - CALIBRATION_SHARE) * (len(data) - 1))]
+        training = data.take(data.onset_ns + data.span_ns < cut)
+        held = data.take(data.onset_ns >= cut)
+    return training, held if held.triggered is None else held.take(held.triggered)
+
+
+def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:
+    """Windows of `data` that share time with the span of `held` in the same channel."""
+    shared = np.zeros(len(data), bool)
+    for sid in np.unique(held.sid):
+        onsets = np.sort(held.onset_ns[held.sid == sid])
+        mine = data.sid == sid
+        near = np.searchsorted(onsets, data.onset_ns[mine])
+        before, after = onsets[np.maximum(near - 1, 0)], onsets[np.minimum(near, len(onsets) - 1)]
+        distance = np.minimum(np.abs(data.onset_ns[mine] - before), np.abs(data.onset_ns[mine] - after))
+        shared[mine] = distance < data.span_ns
+    return shared
+
+
+def _identity(request: Request) -> dict[str, Any]:
+    """What makes two requests the same run."""
+    digest = hashlib.sha256(request.data.read_bytes()).hexdigest()
+    held = None if request.calibration is None else hashlib.sha256(request.calibration.read_bytes()).hexdigest()
+    return {"data": digest, "calibration": held, "settings": asdict(request.settings)}
+
+
+def _folder(request: Request) -> Path:
+    """The newest unfinished run of the same request, else a new folder `<data>__<name>_<date_time>`."""
+    identity, stem = _identity(request), f"{request.data.stem}__{request.out.name}"
+    for folder in sorted(request.runs.glob(f"{stem}_*"), reverse=True):
+        stated = folder / _SETTINGS
+        if stated.is_file() and not (folder / _METRICS).exists() and json.loads(stated.read_text()) == identity:
+            return folder
+    folder = request.runs / f"{stem}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    for attempt in range(1, 1000):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder = folder.with_name(f"{folder.name.split('-')[0]}-{attempt}")
+    (folder / _SETTINGS).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        handler.close()
+
+
+def _run(trainer: Trainer, folder: Path) -> None:
+    steps = -(-len(trainer.x_ntc) // trainer.settings.batch_size)
+    with _bar(trainer.epochs * steps, len(trainer.history) * steps) as step:
+
+        def after(epoch: Epoch) -> None:
+            LOG.info(
+                "epoch %d %s contrast %.4f clustering %.4f", epoch.number, epoch.phase, epoch.contrast, epoch.clustering
+            )
+            save_checkpoint(trainer, folder / _CHECKPOINT)
+
+        trainer.run(after, step)
+
+
+@contextmanager
+def _bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error where that is a terminal."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("training", total=total, completed=done)
+        yield lambda: progress.advance(task)
+
+
+def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration: DataSet) -> Package:
+    chosen = request.settings
+    seen = normalise(calibration.x, chosen.normalisation)
+    enough = len(seen) >= CALIBRATION_LEAST
+    if not enough:
+        LOG.warning("%d calibration windows, expected %d: no window will be unknown", len(seen), CALIBRATION_LEAST)
+    if trainer.centres_kd is None:
+        raise TrainingError("no centres: the run has not ended")
+    trained = Trained(
+        name=request.out.name,
+        encoder=trainer.averaged_encoder(),
+        centres=trainer.centres_kd,
+        fuzzifier=chosen.fuzzifier,
+        shape=shape,
+        normalisation=chosen.normalisation,
+        selfcheck_x=_some(seen if len(seen) else trainer.x_ntc.numpy()),
+        calibration_x=seen if enough else None,
+        training_data=_training_data(request, trainer, len(seen)),
+        metrics=_metrics(trainer),
+        card=_card(request, trainer, shape, len(seen) if enough else 0),
+        metric=trainer.metric_dd,
+    )
+    return export(trained, request.out)
+
+
+def _some(x: Float32Array) -> Float32Array:
+    """Windows spread over all, for the self-check."""
+    chosen: Float32Array = x[np.unique(np.linspace(0, len(x) - 1, SELFCHECK_WINDOWS).astype(int))]
+    return chosen
+
+
+def _training_data(request: Request, trainer: Trainer, calibration: int) -> dict[str, Any]:
+    return {
+        "origin": request.provenance,
+        "licence": request.licence,
+        "windows": len(trainer.x_ntc),
+        "calibration_windows": calibration,
+        "sha256": hashlib.sha256(request.data.read_bytes()).hexdigest(),
+        "settings": asdict(request.settings),
+        "software": {"tscc-stream": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _metrics(trainer: Trainer) -> dict[str, Any]:
+    last = trainer.history[-1] if trainer.history else None
+    return {
+        "epochs": len(trainer.history),
+        "contrast": None if last is None else round(last.contrast, 5),
+        "clustering": None if last is None else round(last.clustering, 5),
+    }
+
+
+def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: int) -> str:
+    chosen = request.settings
+    novelty = f"{calibration} windows" if calibration else "none: no window is called unknown"
+    lines = [
+        f"# {request.out.name}",
+        "",
+        f"TSCC encoder, {chosen.clusters} clusters, windows of {shape.samples} samples at {shape.sample_rate_hz:g} Hz",
+        f"({shape.band_hz[0]:g} to {shape.band_hz[1]:g} Hz, onset at sample {shape.onset_sample}).",
+        "",
+        f"- Trained on: {request.provenance} ({len(trainer.x_ntc)} windows; licence: {request.licence})",
+        f"- Novelty calibration: {novelty}",
+        f"- Epochs: {chosen.epochs_pretrain} pre-training, {chosen.epochs_finetune} fine-tuning; seed {chosen.seed}",
+        f"- Made by: `{request.command or 'tscc-stream train'}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _finish(folder: Path, trainer: Trainer, package: Package) -> None:
+    history = [asdict(epoch) for epoch in trainer.history]
+    document = {"package": str(package.folder), "sha256": package.sha256, "history": history, **_metrics(trainer)}
+    _plot(trainer.history, folder / "loss.png")
+    (folder / _METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    LOG.info("wrote %s", package.folder)
+
+
+def _plot(history: list[Epoch], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 slow to import, wanted once
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([epoch.number + 1 for epoch in history], [epoch.contrast for epoch in history], label="contrast")
+    fine = [epoch for epoch in history if epoch.phase == "finetune"]
+    if fine:
+        axes.plot([epoch.number + 1 for epoch in fine], [epoch.clustering for epoch in fine], label="clustering")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.legend()
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,83 @@
+"""What training shows the encoder: two random crops of each window that overlap, and its noise.
+
+Every draw comes from a generator that is passed in. Shapes: B windows, T samples, C channels, H hidden channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tscc_stream.learn.network import Encoder
+
+SHORTEST_OVERLAP = 2  # samples
+
+
+class Crops(NamedTuple):
+    """Two views [B, length, C] of the same windows; the last `overlap` samples of `a` are the first of `b`."""
+
+    a: Tensor
+    b: Tensor
+    overlap: int
+
+
+def two_crops(x_btc: Tensor, rng: np.random.Generator) -> Crops:
+    """Random overlapping crops (Yue et al. 2022, section 3.2): lengths common to the batch, places per window."""
+    batch, length, _ = x_btc.shape
+    overlap = int(rng.integers(min(SHORTEST_OVERLAP, length), length + 1))
+    left = int(rng.integers(length - overlap + 1))
+    right = left + overlap
+    a_from, b_to = int(rng.integers(left + 1)), int(rng.integers(right, length + 1))
+    shift = rng.integers(-a_from, length - b_to + 1, size=batch)
+    a = _slices(x_btc, shift + a_from, right - a_from)
+    return Crops(a, _slices(x_btc, shift + left, b_to - left), overlap)
+
+
+def _slices(x_btc: Tensor, begin: np.ndarray, length: int) -> Tensor:
+    at_bt = torch.from_numpy(begin[:, None] + np.arange(length)[None, :]).to(x_btc.device)
+    return x_btc[torch.arange(len(x_btc), device=x_btc.device)[:, None], at_bt]
+
+
+def flipped(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
+    """Half of the windows upside down: polarity says where a sensor stands, not what happened."""
+    sign = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), size=len(x_btc))).to(x_btc.device)
+    return x_btc * sign[:, None, None]
+
+
+def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Each window plus a phase-randomised other window of the batch, at up to `share` of its amplitude.
+
+    A phase-randomised window keeps its spectrum and loses every onset, so that what remains common to two views is
+    the shape of the signal and not its ratio to the noise. For normalised windows.
+    """
+    if share == 0.0:
+        return x_btc
+    batch, length, channels = x_btc.shape
+    spectrum = torch.fft.rfft(x_btc[torch.from_numpy(rng.permutation(batch)).to(x_btc.device)], dim=1)
+    phase = torch.from_numpy(rng.uniform(0.0, 2 * np.pi, (batch, spectrum.shape[1], channels)).astype(np.float32))
+    noise = torch.fft.irfft(spectrum.abs() * torch.exp(1j * phase.to(x_btc.device)), n=length, dim=1)
+    amount = torch.from_numpy(rng.uniform(0.0, share, batch).astype(np.float32)).to(x_btc.device)
+    mixed: Tensor = x_btc + amount[:, None, None] * noise
+    return mixed
+
+
+def represent_noisily(
+    encoder: Encoder, x_btc: Tensor, generator: torch.Generator, mask: float, dropout: float
+) -> Tensor:
+    """Representations [B, T, D] as training sees them.
+
+    mask: share of samples hidden by the binomial mask on the projected input; dropout: on the representation.
+    """
+    h_bth = encoder.projection(x_btc)
+    if mask > 0.0:
+        h_bth = h_bth * _kept(h_bth[:, :, :1], mask, generator)
+    r_btd = encoder.extract(h_bth)
+    return r_btd * (_kept(r_btd, dropout, generator) / (1.0 - dropout)) if dropout > 0.0 else r_btd
+
+
+def _kept(like: Tensor, lost: float, generator: torch.Generator) -> Tensor:
+    """1 with probability 1 - lost, else 0. Drawn on the host, so that a device changes no draw."""
+    return (torch.rand(like.shape, generator=generator) >= lost).to(like.device, like.dtype)
