@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from tscc_stream.seedlink.streams import parse_pattern
 
 
 class ConfigError(ValueError):
@@ -47,12 +59,8 @@ def _tcp_endpoint(text: str) -> str:
     return text
 
 
-_STREAM = re.compile(r"[A-Z0-9*?-]{1,8}_[A-Z0-9*?-]{1,8}(:[A-Z0-9*?_-]{1,9})?", re.IGNORECASE)
-
-
 def _stream(text: str) -> str:
-    if _STREAM.fullmatch(text) is None:
-        raise ValueError(f"{text!r}: expected NET_STA:LOCCHA, * and ? allowed, for example YG_*:EHZ")
+    parse_pattern(text)
     return text
 
 
@@ -154,7 +162,7 @@ class ChannelConfig(_Section):
 class InferenceConfig(_Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
 
 
 class NoveltyConfig(_Section):
@@ -172,6 +180,40 @@ class PublishConfig(_Section):
 
 class MetricsConfig(_Section):
     bind: HostPort = "127.0.0.1:9108"
+
+
+_OVERRIDABLE: dict[str, type[_Section]] = {
+    "assemble": AssembleConfig,
+    "condition": ConditionConfig,
+    "trigger": TriggerConfig,
+}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """A section given as a model or as a mapping; nothing where it is neither, which is told elsewhere."""
+    if isinstance(value, _Section):
+        return value.model_dump()
+    return value if isinstance(value, dict) else {}
+
+
+def _detail(error: ErrorDetails, place: tuple[str, ...] = ()) -> InitErrorDetails:
+    kind = PydanticCustomError(error["type"], error["msg"])
+    return InitErrorDetails(type=kind, loc=(*place, *error["loc"]), input=error["input"])
+
+
+def _override_mistakes(data: object) -> list[InitErrorDetails]:
+    """What per-channel overrides make wrong in the sections that they change."""
+    sections = _mapping(data)
+    found = []
+    for pattern, overrides in _mapping(sections.get("channels")).items():
+        for name, section in _OVERRIDABLE.items():
+            changes = _mapping(_mapping(overrides).get(name))
+            try:
+                section.model_validate({**_mapping(sections.get(name)), **changes})
+            except ValidationError as error:
+                place = ("channels", str(pattern), name)
+                found += [_detail(e, place) for e in error.errors() if changes and set(e["loc"][:1]) <= set(changes)]
+    return found
 
 
 class Config(_Section):
@@ -192,26 +234,23 @@ class Config(_Section):
     metrics: MetricsConfig = MetricsConfig()
     state_dir: str = "var"
 
-    @model_validator(mode="after")
-    def _overrides_hold(self) -> Config:
-        """Every per-channel override must itself be a valid section."""
-        mistakes = []
-        for pattern, override in self.channels.items():
-            for section in ("assemble", "condition", "trigger"):
-                merged = {**getattr(self, section).model_dump(), **getattr(override, section)}
-                try:
-                    type(getattr(self, section)).model_validate(merged)
-                except ValidationError as error:
-                    mistakes += [f"channels.{pattern}.{section}{_tail(e)}" for e in error.errors()]
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_overrides(cls, data: object, handler: ModelWrapValidatorHandler[Config]) -> Config:
+        """Every per-channel override must itself make a valid section; told together with all other mistakes."""
+        mistakes: list[InitErrorDetails] = []
+        try:
+            config = handler(data)
+        except ValidationError as error:
+            mistakes += [_detail(e) for e in error.errors()]
+        mistakes += _override_mistakes(data)
         if mistakes:
-            raise ValueError("; ".join(mistakes))
-        return self
+            raise ValidationError.from_exception_data("Config", mistakes)
+        return config
 
     def for_channel(self, nslc: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
         """The sections that hold for one channel (`NET.STA.LOC.CHA`): later matching patterns win."""
-        sections: dict[str, dict[str, Any]] = {
-            name: getattr(self, name).model_dump() for name in ("assemble", "condition", "trigger")
-        }
+        sections = {name: getattr(self, name).model_dump() for name in _OVERRIDABLE}
         for pattern, override in self.channels.items():
             if fnmatchcase(nslc, pattern):
                 for name, values in sections.items():
@@ -223,9 +262,10 @@ class Config(_Section):
         )
 
 
+_TEXT = "tag:yaml.org,2002:str"
 _SILENT = {
     "tag:yaml.org,2002:bool": re.compile(r"true|false"),
-    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]{0,17})"),
     "tag:yaml.org,2002:float": re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?"),
     "tag:yaml.org,2002:null": re.compile(r"null|~|"),
 }
@@ -233,16 +273,24 @@ _LOOKS_LIKE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses what YAML 1.1 would silently turn into something else: NO, on, 0012, 1e-3, 12:30, duplicate keys."""
+    """Refuses what YAML 1.1 would silently turn into something else: NO, on, 0012, 1e-3, 12:30, duplicate keys.
+
+    Nor are there aliases, with which a few lines can hold more values than fit into memory.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.mistakes: list[str] = []
         self.places: dict[tuple[str | int, ...], int] = {}
+        self._checked: set[int] = set()
 
     def check(self, node: yaml.Node, path: tuple[str | int, ...] = ()) -> None:
         line = node.start_mark.line + 1
         self.places[path] = line
+        if id(node) in self._checked:
+            self.mistakes.append(f"line {line}: {_dotted(path)}: an alias; expected the value itself")
+            return
+        self._checked.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, path, line)
         elif isinstance(node, yaml.SequenceNode):
@@ -252,11 +300,9 @@ class _StrictLoader(yaml.SafeLoader):
             self._check_mapping(node, path)
 
     def _check_scalar(self, node: yaml.ScalarNode, path: tuple[str | int, ...], line: int) -> None:
-        if node.style is not None:
-            return
         plain = _SILENT.get(node.tag)
-        if node.tag == "tag:yaml.org,2002:str":
-            silent = _LOOKS_LIKE_NUMBER.fullmatch(node.value) is not None
+        if node.tag == _TEXT:
+            silent = node.style is None and _LOOKS_LIKE_NUMBER.fullmatch(node.value) is not None
         else:
             silent = plain is None or plain.fullmatch(node.value) is None
         if silent:
@@ -268,16 +314,17 @@ class _StrictLoader(yaml.SafeLoader):
     def _check_mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> None:
         seen: dict[str, int] = {}
         for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
+            line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 self.mistakes.append(f"line {line}: {_dotted(path)}: expected a plain key")
                 continue
+            name = key.value
             if name in seen:
                 self.mistakes.append(
                     f"line {line}: {_dotted((*path, name))}: key given twice, first in line {seen[name]}"
                 )
             seen.setdefault(name, line)
-            if key.tag != "tag:yaml.org,2002:str" and key.style is None:
+            if key.tag != _TEXT:
                 self.mistakes.append(f"line {line}: {_dotted(path)}: key {name} must be quoted")
             self.check(value, (*path, name))
             self.places[(*path, name)] = line
@@ -287,19 +334,27 @@ def _dotted(path: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in path) or "file"
 
 
-def _tail(error: Any) -> str:
-    """`.key: what is wrong` of one pydantic error, without its class names."""
-    key = "".join(f".{part}" for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    given = error.get("input")
-    shown = "" if error["type"] in ("value_error", "missing") else f", got {given!r:.80}"
-    return f"{key}: {message[:1].lower() + message[1:]}{shown}"
+_IN_YAML_TERMS = {
+    "extra_forbidden": "unknown key",
+    "model_type": "expected keys with values",
+    "dict_type": "expected keys with values",
+    "tuple_type": "expected a list",
+}
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """`key: what is wrong` of one pydantic error, in the words of the file."""
+    message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
+    shown = "" if error["type"] in ("value_error", "missing", "extra_forbidden") else f", got {error['input']!r:.80}"
+    return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
 
 
 def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:
-    loader = _StrictLoader(text)
+    try:
+        loader = _StrictLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError([f"line {line}: not YAML: character {error.character!r:.20}"]) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -311,16 +366,16 @@ def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([f"line {line}: not YAML: {error.problem}"]) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError([f"not YAML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(["line 1: not a configuration: nested too deeply"]) from error
     finally:
         loader.dispose()
 
 
-def _line_of(places: dict[tuple[str | int, ...], int], loc: tuple[str | int, ...]) -> str:
-    while loc and loc not in places:
+def _line_of(places: dict[tuple[str | int, ...], int], loc: tuple[str | int, ...]) -> int:
+    while loc not in places:
         loc = loc[:-1]
-    return f"line {places[loc]}: " if loc in places else ""
+    return places[loc]
 
 
 def parse(text: str) -> Config:
@@ -331,10 +386,7 @@ def parse(text: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(
-            f"{_line_of(places, tuple(e['loc']))}{_tail(e).removeprefix('.').removeprefix(': ')}"
-            for e in error.errors()
-        ) from error
+        raise ConfigError(f"line {_line_of(places, e['loc'])}: {_sentence(e)}" for e in error.errors()) from error
 
 
 def load(path: Path) -> Config:

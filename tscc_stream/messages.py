@@ -70,8 +70,9 @@ class Characteristic:
 class Gap:
     """A break in one channel: what follows is a fresh start.
 
-    cause: "gap" (samples missing), "rate" (sampling rate changed), "flat" (a dead sensor's constant value),
-    "invalid" (not finite, or beyond any recorder's range). to_ns is None while the break still lasts.
+    cause: "gap" (samples missing), "rate" (sampling rate changed), "clock" (the recorder's clock was set back; to_ns is
+    before from_ns), "flat" (a dead sensor's constant value), "invalid" (not finite, or beyond any recorder's range).
+    to_ns is None while the break still lasts.
     """
 
     sid: str

@@ -31,6 +31,7 @@ _RECORD_START = re.compile(
     rb"[0-9 \0]{6}[DRQM][ \0][A-Za-z0-9 \0]{12}[\0-\xff]{4}[\0-\x17][\0-\x3b][\0-\x3c]|MS\x03[\0-\xff]{9}[\0-\x17]"
 )
 _TENTH_MS = 100_000
+_YEARS, _DAYS = range(1900, 2101), range(1, 367)  # swapped bytes make no such year, except 2056
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
 
@@ -51,7 +52,7 @@ def _extra_quality(extra: str) -> frozenset[str]:
     """Quality flags out of miniSEED 3 extra headers (libmseed maps version 2's blockettes to them)."""
     try:
         fdsn = json.loads(extra).get("FDSN", {})
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return frozenset()
     if not isinstance(fdsn, dict):
         return frozenset()
@@ -67,8 +68,21 @@ def _extra_quality(extra: str) -> frozenset[str]:
 
 def quality_of(msr: pymseed.MS3Record) -> frozenset[str]:
     """What a header says against its own samples: "clipped" and "timing" (see messages.Record)."""
-    quality = _extra_quality(msr.extra) if msr.extralength else frozenset()
+    try:
+        quality = _extra_quality(msr.extra) if msr.extralength else frozenset()
+    except UnicodeDecodeError:
+        quality = frozenset()
     return quality | {"timing"} if msr.flags & _TIME_TAG_QUESTIONABLE else quality
+
+
+def _parsed(payload: bytes | memoryview, *, with_samples: bool) -> pymseed.MS3Record:
+    """One record with a readable source id. Raises RecordError ("malformed")."""
+    try:
+        msr = pymseed.MS3Record.parse(payload, unpack_data=with_samples)
+        msr.sourceid.encode("ascii")
+    except (pymseed.MiniSEEDError, ValueError) as error:
+        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    return msr
 
 
 def decode(payload: bytes | memoryview, received_ns: int = 0) -> Record:
@@ -77,10 +91,7 @@ def decode(payload: bytes | memoryview, received_ns: int = 0) -> Record:
     Raises RecordError with reason "malformed" (not miniSEED, wrong length, corrupt), "empty" (no samples), "text"
     (log or event records) or "rate" (no positive sampling rate).
     """
-    try:
-        msr = pymseed.MS3Record.parse(payload, unpack_data=True)
-    except (pymseed.MiniSEEDError, ValueError, UnicodeDecodeError) as error:
-        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    msr = _parsed(payload, with_samples=True)
     if msr.numsamples <= 0:
         raise RecordError("empty", f"record of {msr.sourceid} holds no samples")
     dtype = _DTYPES.get(msr.sampletype or "")
@@ -129,8 +140,11 @@ def encode(
     msr.samprate = sample_rate_hz
     msr.formatversion = version
     msr.pubversion = 1
+    packed = np.ascontiguousarray(samples, dtype=dtype)
+    if letter == "i" and not np.array_equal(packed, samples):
+        raise RecordError("malformed", f"samples of {sid} do not fit {encoding}: not 32-bit integers")
     try:
-        return list(msr.generate(data_samples=np.ascontiguousarray(samples, dtype=dtype), sample_type=letter))
+        return list(msr.generate(data_samples=packed, sample_type=letter))
     except (pymseed.MiniSEEDError, ValueError) as error:
         raise RecordError("malformed", f"samples of {sid} do not fit {encoding}: {error}") from error
 
@@ -165,17 +179,11 @@ def decode_run(data: bytes | memoryview, samples: int) -> AnyArray:
 
 def header(payload: bytes | memoryview) -> Header:
     """The header of one record, its samples left packed. Raises RecordError ("malformed")."""
-    try:
-        return pymseed.MS3Record.parse(payload)
-    except (pymseed.MiniSEEDError, ValueError, UnicodeDecodeError) as error:
-        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    return _parsed(payload, with_samples=False)
 
 
 def _with_samples(payload: bytes | memoryview) -> pymseed.MS3Record:
-    try:
-        msr = pymseed.MS3Record.parse(payload, unpack_data=True)
-    except (pymseed.MiniSEEDError, ValueError, UnicodeDecodeError) as error:
-        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    msr = _parsed(payload, with_samples=True)
     if msr.numsamples <= 0 or msr.sampletype not in _DTYPES:
         raise RecordError("empty", f"record of {msr.sourceid} holds no samples")
     return msr
@@ -211,7 +219,7 @@ def shifted(payload: bytes, shift_ns: int) -> list[bytes]:
     """The record with its start moved by `shift_ns`: one record, or more where its samples had to be packed again.
 
     A version 2 header is patched in place for shifts of whole 0.1 ms, the unit of its time field, so that the packed
-    samples stay as they are. Raises RecordError as `repacked` does.
+    samples stay as they are. Raises RecordError ("malformed", "empty").
     """
     if shift_ns == 0:
         return [payload]
@@ -224,11 +232,15 @@ def shifted(payload: bytes, shift_ns: int) -> list[bytes]:
 
 def _patched_start(payload: bytes, tenths_ms: int) -> bytes:
     """A version 2 record with its BTIME (SEED manual, chapter 3: year, day, h, m, s, unused, 0.1 ms) moved on."""
-    order = ">" if 1 <= int.from_bytes(payload[22:24], "big") <= 366 else "<"
-    year, day, hour, minute, second, unused, fraction = struct.unpack_from(f"{order}HHBBBBH", payload, 20)
-    start = datetime(year, 1, 1, hour, minute, tzinfo=UTC) + timedelta(days=day - 1, seconds=second)
-    seconds, fraction = divmod(fraction + tenths_ms, 10_000)
-    start += timedelta(seconds=seconds)
+    year, day = int.from_bytes(payload[20:22], "big"), int.from_bytes(payload[22:24], "big")
+    order = ">" if year in _YEARS and day in _DAYS else "<"
+    try:
+        year, day, hour, minute, second, unused, fraction = struct.unpack_from(f"{order}HHBBBBH", payload, 20)
+        start = datetime(year, 1, 1, hour, minute, tzinfo=UTC) + timedelta(days=day - 1, seconds=second)
+        seconds, fraction = divmod(fraction + tenths_ms, 10_000)
+        start += timedelta(seconds=seconds)
+    except (struct.error, ValueError, OverflowError) as error:
+        raise RecordError("malformed", f"record without a readable start time: {error}") from error
     moved = struct.pack(
         f"{order}HHBBBBH",
         *(start.year, start.timetuple().tm_yday, start.hour, start.minute, start.second, unused, fraction),

@@ -23,7 +23,7 @@ class PackageError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Novelty(_Part):
@@ -38,7 +38,8 @@ class Novelty(_Part):
 
 class PackageSpec(_Part):
     """model.json. Band in Hz; onset_sample: where in the window the onset stands; warmup_seconds: raw data that the
-    band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives."""
+    band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives.
+    """
 
     format: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -123,8 +124,13 @@ def _read_json(path: Path) -> tuple[Any, bytes]:
         return json.loads(raw), raw
     except OSError as error:
         raise PackageError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"model package {path.parent}: {path.name} is not JSON: {error}") from error
+
+
+def _first_mistake(error: ValidationError, name: str) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or name}: {first['msg']}"
 
 
 def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
@@ -135,8 +141,10 @@ def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
     data, _ = _read_json(path)
     try:
         labels = {int(key): Label.model_validate(value) for key, value in data.items()}
+    except ValidationError as error:
+        raise PackageError(f"model package {folder}: labels.json: {_first_mistake(error, 'label')}") from error
     except (AttributeError, ValueError) as error:
-        raise PackageError(f"model package {folder}: labels.json: {error}") from error
+        raise PackageError(f"model package {folder}: labels.json: expected cluster numbers with labels") from error
     if beyond := sorted(key for key in labels if not 0 <= key < clusters):
         raise PackageError(
             f"model package {folder}: labels.json names cluster {beyond[0]}, expected 0 to {clusters - 1}"
@@ -150,9 +158,7 @@ def load(folder: Path) -> Package:
     try:
         spec = PackageSpec.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "model.json"
-        raise PackageError(f"model package {folder}: model.json: {place}: {first['msg']}") from error
+        raise PackageError(f"model package {folder}: model.json: {_first_mistake(error, 'model.json')}") from error
     for name in ("weights.pt", "encoder.ts", "selfcheck.npz"):
         if name not in spec.sha256:
             raise PackageError(f"model package {folder}: model.json holds no hash of {name}")

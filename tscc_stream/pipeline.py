@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import lru_cache
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
@@ -29,7 +28,7 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.package import PackageSpec
-from tscc_stream.sampling import RateError, offset_ns
+from tscc_stream.sampling import offset_ns, seconds_to_ns
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.stages.condition import Condition
@@ -62,6 +61,7 @@ class FrontHalf:
         def sections_of(sid: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
             return config.for_channel(to_nslc(sid))
 
+        self._sections_of = sections_of
         self.assemble = Assemble(lambda sid: sections_of(sid)[0])
         self._condition = Condition(lambda sid: sections_of(sid)[1:])
         self._detect = Detect(lambda sid: sections_of(sid)[2])
@@ -69,8 +69,7 @@ class FrontHalf:
             spec, lambda sid: sections_of(sid)[0].clip_counts, lambda sid: sections_of(sid)[2].min_seconds
         )
         self._coincidence = Coincidence(config.network, uid_of) if config.network else None
-        self._rates: dict[str, tuple[float, bool]] = {}
-        self._covering: dict[tuple[str, int], str] = {}
+        self._served: dict[str, dict[float, bool]] = {}
         self.counts: Counter[str] = Counter()
 
     def expect(self, sid: str, from_ns: int) -> None:
@@ -82,20 +81,19 @@ class FrontHalf:
         """What a record completes. now_ns: monotonic, 0 throughout for archives."""
         if isinstance(message, EndOfStream):
             return self._end(message, now_ns)
-        refusal = self._admit(message)
-        if not self._rates[message.sid][1]:
+        out = self._admit(message, now_ns)
+        if not self._served[message.sid][message.sample_rate_hz]:
             self.counts["refused"] += 1
-            return [refusal] if refusal else []
-        out: list[FrontMessage] = []
+            return out
         with self._timer("assemble"):
             parts = self.assemble.feed(message)
         for part in parts:
-            out += self._block(part, now_ns) if isinstance(part, Block) else self._gap(part)
+            out += self._block(part, now_ns) if isinstance(part, Block) else self._gap(part, now_ns)
         return out
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
         """What time alone settles: network events that a silent channel held up."""
-        return self._with_windows(self._coincidence.poll(now_ns)) if self._coincidence else []
+        return list(self._coincidence.poll(now_ns)) if self._coincidence else []
 
     def next_deadline(self) -> int | None:
         """When `poll` may have something to say (monotonic ns)."""
@@ -109,26 +107,25 @@ class FrontHalf:
     def flush(self, now_ns: int = 0) -> list[FrontMessage]:
         """The end of all data."""
         out: list[FrontMessage] = []
-        for sid in list(self._rates):
+        for sid in self._served:
             out += self._end(EndOfStream(sid), now_ns)
+        if self._coincidence:
+            out += self._coincidence.flush()
         return out
 
-    def _admit(self, record: Record) -> Refusal | None:
-        """Whether a channel can be served at its rate is looked at once per rate."""
-        rate = record.sample_rate_hz
-        known = self._rates.get(record.sid)
-        if known is not None and known[0] == rate:
-            return None
+    def _admit(self, record: Record, now_ns: int) -> list[FrontMessage]:
+        """Whether a channel can be served at its rate is looked at once per rate; what a refusal ends."""
+        rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
+        if rate in rates:
+            return []
         try:
             self._condition.check(record.sid, rate)
             self._extract.check(rate)
-        except (RateError, ValueError) as error:
-            self._rates[record.sid] = (rate, False)
-            if self._coincidence:
-                self._coincidence.end(record.sid, 0)
-            return Refusal(record.sid, str(error))
-        self._rates[record.sid] = (rate, True)
-        return None
+        except ValueError as error:  # a RateError, or no source id
+            rates[rate] = False
+            return [*self._end(EndOfStream(record.sid), now_ns), Refusal(record.sid, str(error))]
+        rates[rate] = True
+        return []
 
     def _block(self, block: Block, now_ns: int) -> list[FrontMessage]:
         out: list[FrontMessage] = []
@@ -140,50 +137,37 @@ class FrontHalf:
             with self._timer("extract"):
                 out += self._extract.feed(characteristic)
         if self._coincidence:
-            processed_ns = block.start_ns + offset_ns(block.samples.size, block.sample_rate_hz)
-            out += self._with_windows(self._coincidence.advance(block.sid, processed_ns, now_ns))
+            end_ns = block.start_ns + offset_ns(block.samples.size, block.sample_rate_hz)
+            unannounced_ns = seconds_to_ns(self._sections_of(block.sid)[2].min_seconds)
+            out += self._coincidence.advance(block.sid, end_ns - unannounced_ns, now_ns)
         return out
 
     def _triggers(self, triggers: list[Trigger]) -> None:
         for trigger in triggers:
             self._extract.feed(trigger)
-            if trigger.off_index is None:
-                self.counts["triggers"] += 1
-                covering = self._extract.covering(trigger.sid, trigger.on_ns)
-                if covering is None:
-                    raise AssertionError(f"trigger of {trigger.sid} at {trigger.on_ns} has no window")
-                if self._coincidence:
-                    self._covering[trigger.sid, trigger.on_ns] = covering
-                self.counts["suppressed"] = self._extract.counts["suppressed"]
+            self.counts["triggers"] += trigger.off_index is None
+            self.counts["suppressed"] = self._extract.counts["suppressed"]
             if self._coincidence:
-                self._coincidence.feed(trigger)
+                self._coincidence.feed(trigger, self._extract.covering(trigger.sid))
 
-    def _gap(self, gap: Gap) -> list[FrontMessage]:
+    def _gap(self, gap: Gap, now_ns: int) -> list[FrontMessage]:
         self._condition.feed(gap)
         self._triggers(self._detect.feed(gap))
+        out: list[FrontMessage] = [*self._extract.feed(gap), gap]
         if self._coincidence:
             self._coincidence.retract(gap.sid)
-        return [*self._extract.feed(gap), gap]
+            if gap.cause == "clock":
+                out += self._coincidence.end(gap.sid, now_ns)
+        return out
 
     def _end(self, end: EndOfStream, now_ns: int) -> list[FrontMessage]:
-        self._rates.pop(end.sid, None)
+        self.assemble.feed(end)
         self._condition.feed(end)
         self._triggers(self._detect.feed(end))
         out: list[FrontMessage] = list(self._extract.feed(end))
         if self._coincidence:
-            out += self._with_windows(self._coincidence.end(end.sid, now_ns))
+            out += self._coincidence.end(end.sid, now_ns)
         return out
-
-    def _with_windows(self, triggers: list[NetworkTrigger]) -> list[FrontMessage]:
-        """Members named by the windows that cover them, since those are what the channels vote with."""
-        named: list[FrontMessage] = [
-            replace(t, members=tuple((sid, on, self._covering.get((sid, on), uid)) for sid, on, uid in t.members))
-            for t in triggers
-        ]
-        if any(t.final for t in triggers):
-            settled = self._coincidence.settled_ns if self._coincidence else 0
-            self._covering = {key: uid for key, uid in self._covering.items() if key[1] > settled}
-        return named
 
 
 class BackHalf:

@@ -18,7 +18,9 @@ class RateError(ValueError):
 
 @lru_cache(maxsize=1024)
 def exact_rate(sample_rate_hz: float) -> Fraction:
-    """The rate as a fraction of small terms (0.1 Hz is 1/10, not its binary neighbour)."""
+    """The positive rate as a fraction of small terms (0.1 Hz is 1/10, not its binary neighbour)."""
+    if sample_rate_hz < 1.0:
+        return 1 / Fraction(1.0 / sample_rate_hz).limit_denominator(1_000_000)
     return Fraction(sample_rate_hz).limit_denominator(1_000_000)
 
 

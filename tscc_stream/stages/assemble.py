@@ -1,7 +1,8 @@
 """Records to contiguous blocks: duplicates, overlaps, gaps, rate changes, dead sensors and invalid samples.
 
 A segment is a run of samples without a break. A record continues the segment when it starts within half a sample of
-where the last one ended; every break is announced by a Gap before the next segment's first block.
+where the last one ended; every break is announced by a Gap before the next segment's first block. Samples that lie
+behind are duplicates, unless nothing else comes for a while: then the recorder's clock was set back.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 
 from tscc_stream.config import AssembleConfig
-from tscc_stream.messages import AnyArray, Block, Float64Array, Gap, Record, read_only
-from tscc_stream.sampling import offset_ns, samples_in
+from tscc_stream.messages import AnyArray, Block, EndOfStream, Float64Array, Gap, Record, read_only
+from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in
 
 LARGEST_VALID = 1e15
 """Counts. No recorder reaches it, and its square is still finite through every later stage."""
@@ -23,12 +24,18 @@ FEWEST_FLAT_SAMPLES = 32
 """Healthy recordings hold runs of up to 7 equal samples."""
 RATE_TOLERANCE = 1e-4
 """Relative. Headers of one stream state its rate with differing precision."""
+LONGEST_RESEND_NS = 600 * NS_PER_SECOND
+"""Duplicates of this duration, one after the other, are no resend: without a limit, one record with a date in the far
+future would deafen its channel until then."""
 
 
 @dataclass(slots=True)
 class _Channel:
+    """behind_ns: duration of the duplicates since the last new sample. run: how often last_value came in a row."""
+
     rate_hz: float
     next_ns: int
+    behind_ns: int = 0
     index: int = 0
     last_value: float = float("nan")
     run: int = 0
@@ -47,14 +54,18 @@ class Assemble:
         self._channels: dict[str, _Channel] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def feed(self, record: Record) -> list[Block | Gap]:
-        """Blocks and gaps that a record completes, in time order."""
+    def feed(self, record: Record | EndOfStream) -> list[Block | Gap]:
+        """Blocks and gaps that a record completes, in time order; the end of a channel forgets it."""
+        if isinstance(record, EndOfStream):
+            self._channels.pop(record.sid, None)
+            return []
         channel = self._channels.get(record.sid)
         if channel is None:
             channel = self._channels[record.sid] = _Channel(record.sample_rate_hz, record.start_ns)
         samples, start_ns, gaps = self._place(channel, record)
         if samples.size == 0:
             return []
+        channel = self._channels[record.sid]
         out: list[Block | Gap] = list(gaps)
         for part in self._split(channel, record.sid, start_ns, samples):
             if isinstance(part, Gap):
@@ -69,28 +80,31 @@ class Assemble:
 
     def _place(self, channel: _Channel, record: Record) -> tuple[AnyArray, int, list[Gap]]:
         """What of a record is new, when that starts, and the gap before it."""
-        ahead = samples_in(record.start_ns - channel.next_ns, record.sample_rate_hz)
+        ahead = -samples_in(channel.next_ns - record.start_ns, record.sample_rate_hz)  # half a sample is no gap
         skip = max(0, -ahead)
         if skip >= record.samples.size:
+            channel.behind_ns += offset_ns(record.samples.size, record.sample_rate_hz)
+            if channel.behind_ns > LONGEST_RESEND_NS:
+                return record.samples, record.start_ns, self._restart(channel, record, record.start_ns, "clock")
             self.counts["duplicate", record.sid] += record.samples.size
             return record.samples[:0], record.start_ns, []
+        channel.behind_ns = 0
         if skip:
             self.counts["overlap", record.sid] += skip
         start_ns = record.start_ns + offset_ns(skip, record.sample_rate_hz)
         gaps = []
         changed = abs(record.sample_rate_hz - channel.rate_hz) > RATE_TOLERANCE * channel.rate_hz
         if ahead > 0 or changed:
-            gaps = self._end_segment(channel, record.sid, start_ns, "rate" if changed else "gap")
-            channel.rate_hz = record.sample_rate_hz
+            gaps = self._restart(channel, record, start_ns, "rate" if changed else "gap")
         return record.samples[skip:], start_ns, gaps
 
-    def _end_segment(self, channel: _Channel, sid: str, start_ns: int, cause: str) -> list[Gap]:
+    def _restart(self, channel: _Channel, record: Record, start_ns: int, cause: str) -> list[Gap]:
+        """The channel begins anew at `start_ns`."""
         gaps = []
         if channel.break_from is not None:
-            gaps.append(Gap(sid, channel.break_from, channel.next_ns, channel.break_cause))
-        gaps.append(Gap(sid, channel.next_ns, start_ns, cause))
-        channel.break_from = None
-        _fresh(channel)
+            gaps.append(Gap(record.sid, channel.break_from, channel.next_ns, channel.break_cause))
+        gaps.append(Gap(record.sid, channel.next_ns, start_ns, cause))
+        self._channels[record.sid] = _Channel(record.sample_rate_hz, start_ns)
         return gaps
 
     def _split(
@@ -149,10 +163,6 @@ class Assemble:
             cursor = end
         if cursor < values.size:
             yield cursor, values.size
-
-
-def _fresh(channel: _Channel) -> None:
-    channel.index, channel.last_value, channel.run = 0, float("nan"), 0
 
 
 def _validity_runs(values: Float64Array) -> Iterator[tuple[int, int, bool]]:

@@ -20,9 +20,6 @@ from tscc_stream.config import ConditionConfig, TriggerConfig
 from tscc_stream.messages import Block, Characteristic, EndOfStream, Float64Array, Gap, read_only
 from tscc_stream.sampling import RateError, seconds_to_samples
 
-_LTA_START = 1e-99
-"""obspy's recursive LTA starts here, so that nothing is divided by zero."""
-
 
 @lru_cache(maxsize=256)
 def bandpass(low_hz: float, high_hz: float, corners: int, rate_hz: float) -> Float64Array:
@@ -42,14 +39,16 @@ class _Ratio(Protocol):
 
 
 class RecursiveRatio:
-    """obspy's `recursive_sta_lta`, continued: [n] filtered -> [n] ratio. The first nlta values are blanked."""
+    """obspy's `recursive_sta_lta`, continued: [n] filtered -> [n] ratio. The first nlta values are blanked.
+
+    While there was nothing but zeros the ratio is 0, where obspy has 0 / 0.
+    """
 
     def __init__(self, nsta: int, nlta: int) -> None:
         self._csta, self._clta = 1.0 / nsta, 1.0 / nlta
         self._nlta = nlta
         self._seen = 0
-        self._sta = np.zeros(1)
-        self._lta = np.array([(1.0 - self._clta) * _LTA_START])
+        self._sta, self._lta = np.zeros(1), np.zeros(1)
 
     def feed(self, filtered: Float64Array) -> Float64Array:
         """Ratio of the next samples."""
@@ -139,8 +138,11 @@ class Condition:
         """Raises RateError where a channel's settings cannot work at its rate."""
         condition, trigger = self._config_of(sid)
         bandpass(*condition.band_hz, condition.corners, rate_hz)
-        if seconds_to_samples(trigger.sta_seconds, rate_hz) < 1:
+        nsta, nlta = (seconds_to_samples(s, rate_hz) for s in (trigger.sta_seconds, trigger.lta_seconds))
+        if nsta < 1:
             raise RateError(f"{rate_hz:g} Hz has no sample within sta_seconds {trigger.sta_seconds:g}")
+        if trigger.trigger_on >= nlta / nsta:
+            raise RateError(f"trigger_on {trigger.trigger_on:g}: at {rate_hz:g} Hz STA/LTA stays below {nlta / nsta:g}")
 
     def feed(self, message: Block | Gap | EndOfStream) -> list[Characteristic]:
         """The characteristic function of a block; a gap or an end forgets the channel."""

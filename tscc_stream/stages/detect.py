@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush, heapreplace
+from itertools import count, islice
 
 import numpy as np
 
@@ -23,10 +25,10 @@ _RETRACTED = frozenset({"flat", "invalid"})
 
 @dataclass(slots=True)
 class _State:
-    """above_on: the last sample reached the on threshold. earliest: first index where a trigger may open again."""
+    """last_*: the latest sample. above_on: it reached the on threshold. earliest: where a trigger may open again."""
 
-    next_index: int = 0
-    next_ns: int = 0
+    last_index: int = -1
+    last_ns: int = 0
     above_on: bool = False
     above_off: bool = False
     open: Trigger | None = None
@@ -50,18 +52,9 @@ class Detect:
             return self._advance(message)
         state = self._states.pop(message.sid, None)
         retract = isinstance(message, Gap) and message.cause in _RETRACTED
-        if state is None or state.open is None or retract:
+        if state is None or state.open is None or not state.announced or retract:
             return []
-        return self._finish(state, state.open)
-
-    def _finish(self, state: _State, opened: Trigger) -> list[Trigger]:
-        """The data end while a trigger is open: it lasted until the last sample."""
-        minimum = seconds_to_samples(self._config_of(opened.sid).min_seconds, opened.sample_rate_hz)
-        last = state.next_index - 1
-        if last - opened.on_index < minimum:
-            return []
-        closed = replace(opened, off_index=last, off_ns=state.next_ns - offset_ns(1, opened.sample_rate_hz))
-        return [closed] if state.announced else [opened, closed]
+        return [replace(state.open, off_index=state.last_index, off_ns=state.last_ns)]
 
     def _advance(self, message: Characteristic) -> list[Trigger]:
         block = message.block
@@ -69,8 +62,8 @@ class Detect:
             self._states[block.sid] = _State()
         state = self._states[block.sid]
         out = _Walk(message, state, self._config_of(block.sid)).run()
-        state.next_index = block.index + block.samples.size
-        state.next_ns = block.start_ns + offset_ns(block.samples.size, block.sample_rate_hz)
+        state.last_index = block.index + block.samples.size - 1
+        state.last_ns = block.start_ns + offset_ns(block.samples.size - 1, block.sample_rate_hz)
         return out
 
 
@@ -133,35 +126,77 @@ def _first_from(indices: list[int], earliest: int, otherwise: int) -> int:
     return indices[place] if place < len(indices) else otherwise
 
 
-_Key = tuple[int, int, str]
-"""(on, off, source id) of a closed trigger: obspy's order."""
+_Key = tuple[int, int, str, str]
+"""(on, off, source id, uid of the window that covers the onset): obspy's order."""
+_NEVER_NS = 1 << 62
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a channel is processed (exclusive), the trigger it has open, and when it last moved (monotonic)."""
+    """How far a channel is processed (exclusive), its open trigger, when it last moved (monotonic).
 
+    serial: tells it from the same channel's progress before an end. opened: onset, sample interval and window uid.
+    Every trigger with an onset before certain_ns is known and closed.
+    """
+
+    serial: int
     processed_ns: int
     moved_ns: int
-    open_on_ns: int | None = None
+    opened: tuple[int, int, str] | None = None
 
     @property
     def certain_ns(self) -> int:
-        """Every trigger with an earlier onset is known and closed."""
-        return self.processed_ns if self.open_on_ns is None else min(self.processed_ns, self.open_on_ns)
+        return self.processed_ns if self.opened is None else min(self.processed_ns, self.opened[0])
+
+
+class _Lowest:
+    """The lowest of many channels' values that only grow, in logarithmic time.
+
+    A heap with one entry per channel, brought up to date only when it comes to the top.
+    """
+
+    def __init__(self, value_of: Callable[[_Progress], int]) -> None:
+        self._value_of = value_of
+        self._heap: list[tuple[int, int, str]] = []
+        self._held: set[int] = set()
+
+    def hold(self, sid: str, progress: _Progress) -> None:
+        """From now on the channel's value counts (again)."""
+        if progress.serial not in self._held:
+            self._held.add(progress.serial)
+            heappush(self._heap, (self._value_of(progress), progress.serial, sid))
+
+    def top(self, awake: Callable[[str], _Progress | None]) -> tuple[int, str] | None:
+        """The lowest value and its channel, without those that are not awake: these must be held anew."""
+        while self._heap:
+            noted, serial, sid = self._heap[0]
+            progress = awake(sid)
+            if progress is None or progress.serial != serial:
+                heappop(self._heap)
+                self._held.remove(serial)
+            elif self._value_of(progress) > noted:
+                heapreplace(self._heap, (self._value_of(progress), serial, sid))
+            else:
+                return noted, sid
+        return None
 
 
 @dataclass(slots=True)
 class _Chain:
     off_ns: int
-    members: list[tuple[str, int]] = field(default_factory=list)
+    members: list[tuple[str, int, str]]
+
+    @property
+    def times(self) -> tuple[int, int]:
+        return self.members[0][1], self.off_ns
 
 
 class Coincidence:
     """Triggers of single channels to network triggers, by obspy's rule, as soon as no later data can change them.
 
     A head is settled when the watermark, before which every trigger is known, has passed its chained off time plus
-    association_seconds. Channels silent for patience_seconds do not hold the watermark.
+    association_seconds. Channels silent for patience_seconds do not hold the watermark. An early notice goes out for
+    the first trigger of a group as soon as the group has enough channels.
     counts: "late" triggers, which came before what was already settled.
     """
 
@@ -171,123 +206,187 @@ class Coincidence:
         self._extension_ns = seconds_to_ns(config.association_seconds)
         self._patience_ns = seconds_to_ns(config.patience_seconds)
         self._channels: dict[str, _Progress] = {}
+        self._serials = count()
+        self._certain = _Lowest(lambda progress: progress.certain_ns)
+        self._processed = _Lowest(lambda progress: progress.processed_ns)
         self._closed: list[_Key] = []
+        self._head_needs_ns = -_NEVER_NS
         self._last_off_ns = 0
-        self.settled_ns = -(1 << 62)
-        self._noticed: set[tuple[str, int]] = set()
+        self._settled_ns = -_NEVER_NS
+        self._group_until_ns = -_NEVER_NS
+        self._unseen: list[int] = []
+        self._noticed: set[int] = set()
         self.counts: Counter[str] = Counter()
 
     def expect(self, sid: str, from_ns: int) -> None:
         """A channel whose data will begin at `from_ns` (archives know): nothing is settled without it."""
-        self._channels.setdefault(sid, _Progress(from_ns, 0))
+        self._progress(sid, from_ns)
 
-    def feed(self, trigger: Trigger) -> None:
-        """A trigger that opens or closes. Settling waits for `advance`."""
-        progress = self._channels.setdefault(trigger.sid, _Progress(trigger.on_ns, 0))
+    def feed(self, trigger: Trigger, window_uid: str) -> None:
+        """A trigger that opens or closes, and the window that covers its onset. Settling waits for `advance`."""
+        progress = self._progress(trigger.sid, trigger.on_ns)
         if trigger.off_ns is None:
-            progress.open_on_ns = trigger.on_ns
+            progress.opened = trigger.on_ns, offset_ns(1, trigger.sample_rate_hz), window_uid
+            heappush(self._unseen, trigger.on_ns)
             return
-        progress.open_on_ns = None
-        if trigger.on_ns < self.settled_ns:
+        progress.opened = None
+        if trigger.on_ns < self._settled_ns:
             self.counts["late"] += 1
-        insort(self._closed, (trigger.on_ns, trigger.off_ns, trigger.sid))
+        key = (trigger.on_ns, trigger.off_ns, trigger.sid, window_uid)
+        insort(self._closed, key)
+        if self._closed[0] is key:
+            self._head_needs_ns = -_NEVER_NS
 
     def advance(self, sid: str, processed_ns: int, now_ns: int) -> list[NetworkTrigger]:
-        """A channel is processed up to `processed_ns`; what that settles."""
-        progress = self._channels.setdefault(sid, _Progress(processed_ns, now_ns))
+        """Every trigger of a channel with an onset before `processed_ns` is known; what that settles."""
+        progress = self._progress(sid, processed_ns)
         progress.processed_ns, progress.moved_ns = max(processed_ns, progress.processed_ns), now_ns
+        self._certain.hold(sid, progress)
+        self._processed.hold(sid, progress)
         return self.poll(now_ns)
 
     def retract(self, sid: str) -> None:
         """The channel's open trigger came to nothing."""
         if sid in self._channels:
-            self._channels[sid].open_on_ns = None
+            self._channels[sid].opened = None
 
     def end(self, sid: str, now_ns: int) -> list[NetworkTrigger]:
         """No more data of this channel; what that settles."""
         self._channels.pop(sid, None)
         return self.poll(now_ns)
 
+    def flush(self) -> list[NetworkTrigger]:
+        """No more data of any channel, come or only expected: everything is settled."""
+        self._channels.clear()
+        return self._settle(_NEVER_NS)
+
     def next_deadline(self) -> int | None:
-        """When a silent channel stops holding the watermark (monotonic ns)."""
-        if not self._closed:
-            return None
-        waits = (p.moved_ns + self._patience_ns for p in self._channels.values())
-        return min(waits, default=None)
+        """When the channel that holds the watermark may be silent for too long (monotonic ns). Call `poll` before."""
+        top = self._certain.top(self._channels.get) if self._closed else None
+        return None if top is None else self._channels[top[1]].moved_ns + self._patience_ns
 
     def poll(self, now_ns: int) -> list[NetworkTrigger]:
         """What is settled by now, and early notices."""
-        if not self._closed and sum(p.open_on_ns is not None for p in self._channels.values()) < self._least:
-            return []
-        watermark = self.watermark(now_ns)
-        return self._settle(watermark) + self._notices(now_ns)
+        out: list[NetworkTrigger] = []
+        if self._closed:
+            out += self._settle(self._lowest(self._certain, now_ns))
+        if self._unseen:
+            out += self._notices(self._lowest(self._processed, now_ns))
+        return out
 
     def oldest_open_ns(self) -> int:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
-        opens = [p.open_on_ns for p in self._channels.values() if p.open_on_ns is not None]
-        return min([key[0] for key in self._closed[:1]] + opens, default=1 << 62)
+        return min([key[0] for key in self._closed[:1]] + [key[0] for key in self._still_open()], default=_NEVER_NS)
 
-    def watermark(self, now_ns: int) -> int:
-        """Every trigger with an earlier onset is known and closed."""
-        return min((p.certain_ns for p in self._awake(now_ns)), default=1 << 62)
+    def _progress(self, sid: str, from_ns: int) -> _Progress:
+        progress = self._channels.get(sid)
+        if progress is None:
+            progress = self._channels[sid] = _Progress(next(self._serials), from_ns, 0)
+            self._certain.hold(sid, progress)
+            self._processed.hold(sid, progress)
+        return progress
 
-    def _awake(self, now_ns: int) -> Iterable[_Progress]:
-        return (p for p in self._channels.values() if now_ns - p.moved_ns < self._patience_ns)
+    def _lowest(self, lowest: _Lowest, now_ns: int) -> int:
+        """Over all channels that moved within the patience."""
+
+        def awake(sid: str) -> _Progress | None:
+            progress = self._channels.get(sid)
+            return progress if progress and now_ns - progress.moved_ns < self._patience_ns else None
+
+        top = lowest.top(awake)
+        return _NEVER_NS if top is None else top[0]
 
     def _settle(self, watermark: int) -> list[NetworkTrigger]:
         out = []
-        while self._closed and self._closed[0][0] < watermark:
+        while self._closed and max(self._closed[0][0], self._head_needs_ns) < watermark:
             chain = self._chain(self._closed)
-            if chain.off_ns + self._extension_ns >= watermark:
+            self._head_needs_ns = chain.off_ns + self._extension_ns
+            if self._head_needs_ns >= watermark:
                 break
-            head = self._closed.pop(0)
-            self.settled_ns = head[0]
+            uid = self._network_uid(chain)
+            self._group_until_ns = max(self._group_until_ns, self._head_needs_ns)
+            self._pop_heads(1)
             if len(chain.members) >= self._least and chain.off_ns > self._last_off_ns:
                 self._last_off_ns = chain.off_ns
-                out.append(self._network_trigger(chain, final=True))
-        self._noticed = {member for member in self._noticed if member[1] > self.settled_ns}
+                out.append(NetworkTrigger(uid, *chain.times, tuple(chain.members), final=True))
+                self._pop_heads(self._subsets())
         return out
+
+    def _pop_heads(self, heads: int) -> None:
+        if heads:
+            self._settled_ns, self._head_needs_ns = self._closed[heads - 1][0], -_NEVER_NS
+            del self._closed[:heads]
+            self._noticed = {onset_ns for onset_ns in self._noticed if onset_ns > self._settled_ns}
+
+    def _subsets(self) -> int:
+        """How many heads can give no more than a subset of the last network trigger, in one look at the whole group."""
+        subsets = 0
+        for on_ns, off_ns, _, _ in self._closed:
+            if on_ns > self._last_off_ns + self._extension_ns:
+                break
+            if off_ns > self._last_off_ns:
+                return 0
+            subsets += 1
+        return subsets
 
     def _chain(self, triggers: list[_Key]) -> _Chain:
         """Triggers that overlap the first, directly or through others, one per channel (obspy's inner loop)."""
-        on_ns, off_ns, sid = triggers[0]
-        chain = _Chain(off_ns, [(sid, on_ns)])
+        on_ns, off_ns, sid, uid = triggers[0]
+        chain = _Chain(off_ns, [(sid, on_ns, uid)])
         present = {sid}
-        for other_on, other_off, other in triggers[1:]:
+        for other_on, other_off, other, other_uid in islice(triggers, 1, None):
             if other in present:
                 continue
             if other_on > chain.off_ns + self._extension_ns:
                 break
             present.add(other)
-            chain.members.append((other, other_on))
+            chain.members.append((other, other_on, other_uid))
             chain.off_ns = max(chain.off_ns, other_off)
         return chain
 
-    def _notices(self, now_ns: int) -> list[NetworkTrigger]:
-        """Early notices: heads that already have enough channels, when no earlier head can come any more."""
-        known = sorted([*self._closed, *self._still_open()])
-        if len({sid for _, _, sid in known}) < self._least:
+    def _notices(self, reached_ns: int) -> list[NetworkTrigger]:
+        """Early notices, looked for whenever a trigger's onset is reached: no earlier one can come any more."""
+        if self._unseen[0] >= reached_ns:
             return []
-        reached = min((max(p.processed_ns, p.open_on_ns or 0) for p in self._awake(now_ns)), default=1 << 62)
+        while self._unseen and self._unseen[0] < reached_ns:
+            heappop(self._unseen)
         out = []
-        for i, (on_ns, _, sid) in enumerate(known):
-            if on_ns > reached:
-                break
-            if (sid, on_ns) in self._noticed:
+        for group in self._groups(reached_ns):
+            onset_ns = group[0][0]
+            if len(group) < self._least or onset_ns <= self._group_until_ns or onset_ns in self._noticed:
                 continue
-            chain = self._chain(known[i:])
-            if len(chain.members) >= self._least and chain.off_ns > self._last_off_ns:
-                self._noticed.update(chain.members)
-                out.append(self._network_trigger(chain, final=False))
+            chain = self._chain(group)
+            if len(chain.members) >= self._least:
+                self._noticed.add(onset_ns)
+                out.append(NetworkTrigger(self._network_uid(chain), *chain.times, tuple(chain.members), final=False))
         return out
 
+    def _groups(self, reached_ns: int) -> list[list[_Key]]:
+        """Known triggers with onsets before `reached_ns`, in groups between which nothing overlaps."""
+        groups: list[list[_Key]] = []
+        until_ns = -_NEVER_NS
+        for key in sorted([*self._closed, *self._still_open()]):
+            if key[0] >= reached_ns:
+                break
+            if not groups or key[0] > until_ns + self._extension_ns:
+                groups.append([])
+            groups[-1].append(key)
+            until_ns = max(until_ns, key[1])
+        return groups
+
     def _still_open(self) -> list[_Key]:
+        """Open triggers as if they closed with the last sample there is."""
+        opened = [(sid, p.processed_ns, *p.opened) for sid, p in self._channels.items() if p.opened is not None]
         return [
-            (p.open_on_ns, max(p.processed_ns, p.open_on_ns), sid)
-            for sid, p in self._channels.items()
-            if p.open_on_ns is not None
+            (on_ns, max(on_ns, processed_ns - step_ns), sid, uid) for sid, processed_ns, on_ns, step_ns, uid in opened
         ]
 
-    def _network_trigger(self, chain: _Chain, *, final: bool) -> NetworkTrigger:
-        members = tuple((sid, on_ns, self._uid_of(sid, on_ns)) for sid, on_ns in chain.members)
-        return NetworkTrigger("network-" + members[0][2], members[0][1], chain.off_ns, members, final)
+    def _network_uid(self, chain: _Chain) -> str:
+        """Made from the first trigger; of equal onsets from the first source id, since early no more is known.
+
+        What a later head of the same group adds is another event, with its own name even where the onset is the same.
+        """
+        head, onset_ns, _ = chain.members[0]
+        if onset_ns <= self._group_until_ns:
+            return "network-again-" + self._uid_of(head, onset_ns)
+        return "network-" + self._uid_of(min(sid for sid, on_ns, _ in chain.members if on_ns == onset_ns), onset_ns)

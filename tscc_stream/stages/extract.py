@@ -35,7 +35,10 @@ from tscc_stream.sampling import RateError, exact_rate, offset_ns
 
 FIR_HALF_LENGTH = 10
 """Half length of the anti-aliasing filter in samples of the slower grid."""
-LARGEST_RATIO_TERM = 1000
+RATIO_TERMS = (10, 100, 1000)
+"""Largest terms of the ratio of the two rates: the simplest ratio that is near enough is taken."""
+RATIO_TOLERANCE = 1e-4
+"""Relative. Recorders state 99.99999 Hz; over a window of 500 samples this is 0.05 samples."""
 LONG_RUN_SAMPLES = 16
 """Equal samples in a row from which a window is flagged "flat": healthy recordings hold up to 7."""
 _MAD_TO_SIGMA = 1.4826
@@ -87,12 +90,8 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
             f"{rate_hz:g} Hz cannot hold the band {low:g}-{high:g} Hz of model {spec.name}; "
             f"expected more than {2 * high:g} Hz"
         )
-    ratio: Fraction = exact_rate(spec.sample_rate_hz) / exact_rate(rate_hz)
+    ratio = _simple_ratio(spec, rate_hz)
     up, down = ratio.numerator, ratio.denominator
-    if max(up, down) > LARGEST_RATIO_TERM:
-        raise RateError(
-            f"{rate_hz:g} Hz and the {spec.sample_rate_hz:g} Hz of model {spec.name} have no simple ratio ({up}/{down})"
-        )
     zeros, poles, gain = iirfilter(
         spec.band_corners, [2 * low / rate_hz, 2 * high / rate_hz], btype="band", ftype="butter", output="zpk"
     )
@@ -110,6 +109,15 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
         sections=zpk2sos(zeros, poles, gain),  # scipy wants it writable
         fir=fir,
     )
+
+
+def _simple_ratio(spec: PackageSpec, rate_hz: float) -> Fraction:
+    exact = exact_rate(spec.sample_rate_hz) / exact_rate(rate_hz)
+    for largest in RATIO_TERMS:
+        ratio = exact.limit_denominator(largest)
+        if ratio.numerator <= RATIO_TERMS[-1] and abs(ratio / exact - 1) <= RATIO_TOLERANCE:
+            return ratio
+    raise RateError(f"{rate_hz:g} Hz and the {spec.sample_rate_hz:g} Hz of model {spec.name} have no simple ratio")
 
 
 def cut_window(samples: Float64Array, onset: int, plan: WindowPlan) -> Float32Array | None:
@@ -172,7 +180,10 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Channel:
-    """history and ratios start at sample `origin` of the segment. flags: (first index, end index, flags)."""
+    """history and ratios start at sample `origin` of the segment. flags: (first index, end index, flags).
+
+    latest_uid and latest_end: the latest window, finished or not, and its last sample.
+    """
 
     plan: WindowPlan
     origin: int = 0
@@ -180,7 +191,8 @@ class _Channel:
     ratios: Float64Array = field(default_factory=lambda: np.empty(0))
     flags: list[tuple[int, int, frozenset[str]]] = field(default_factory=list)
     pending: list[_Pending] = field(default_factory=list)
-    last: _Pending | None = None
+    latest_uid: str = ""
+    latest_end: int = -1
 
 
 class Extract:
@@ -203,14 +215,9 @@ class Extract:
         """Raises RateError where the model cannot be served from a stream of this rate."""
         plan_windows(self._spec, rate_hz)
 
-    def covering(self, sid: str, onset_ns: int) -> str | None:
-        """The uid of the window, finished or not, that covers an onset among the channel's latest, or None."""
-        channel = self._channels.get(sid)
-        if channel is None or channel.last is None:
-            return None
-        last = channel.last
-        span = offset_ns(last.window_end - last.onset_index, channel.plan.stream_rate_hz)
-        return last.uid if last.onset_ns <= onset_ns <= last.onset_ns + span else None
+    def covering(self, sid: str) -> str:
+        """The uid of the window, finished or not, that covers the onset of the channel's latest trigger."""
+        return self._channels[sid].latest_uid
 
     def oldest_pending_ns(self) -> int:
         """Onset of the oldest window that still waits for samples; far in the future where none does."""
@@ -229,29 +236,29 @@ class Extract:
         return [WindowDropped(p.uid, message.sid, p.onset_ns, reason) for p in pending]
 
     def _trigger(self, trigger: Trigger) -> None:
-        channel = self._channel(trigger.sid, trigger.sample_rate_hz, fresh=False)
+        channel = self._channel(trigger.sid, trigger.sample_rate_hz)
         if trigger.off_index is not None:
             for pending in channel.pending:
                 if pending.onset_index == trigger.on_index:
                     pending.off_index = trigger.off_index
             return
-        if channel.last is not None and trigger.on_index <= channel.last.window_end:
+        if trigger.on_index <= channel.latest_end:
             self.counts["suppressed"] += 1
             return
-        window_end = trigger.on_index + channel.plan.after
-        uid = uid_of(trigger.sid, trigger.on_ns)
-        channel.last = _Pending(uid, trigger.on_ns, trigger.on_index, window_end, trigger.on_index + channel.plan.reach)
-        channel.pending.append(channel.last)
+        uid, plan = uid_of(trigger.sid, trigger.on_ns), channel.plan
+        channel.latest_uid, channel.latest_end = uid, trigger.on_index + plan.after
+        needed_end = trigger.on_index + plan.reach
+        channel.pending.append(_Pending(uid, trigger.on_ns, trigger.on_index, channel.latest_end, needed_end))
 
-    def _channel(self, sid: str, rate_hz: float, *, fresh: bool) -> _Channel:
+    def _channel(self, sid: str, rate_hz: float) -> _Channel:
         channel = self._channels.get(sid)
-        if channel is None or fresh:
+        if channel is None:
             channel = self._channels[sid] = _Channel(plan_windows(self._spec, rate_hz))
         return channel
 
     def _advance(self, message: Characteristic) -> list[Window | WindowDropped]:
         block = message.block
-        channel = self._channel(block.sid, block.sample_rate_hz, fresh=False)
+        channel = self._channel(block.sid, block.sample_rate_hz)
         self._append(channel, message)
         end = block.index + block.samples.size
         ready = [p for p in channel.pending if p.needed_end < end]
@@ -261,8 +268,6 @@ class Extract:
     def _append(self, channel: _Channel, message: Characteristic) -> None:
         """History grows by a block and loses what no window can need any more."""
         block = message.block
-        if block.index == 0:
-            channel.origin, channel.history, channel.ratios, channel.flags = 0, np.empty(0), np.empty(0), []
         lookback = channel.plan.history + round(self._min_seconds_of(block.sid) * block.sample_rate_hz) + 1
         oldest = min([block.index, *(p.onset_index for p in channel.pending)]) - lookback
         drop = max(0, oldest - channel.origin)

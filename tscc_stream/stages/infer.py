@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tscc_stream.messages import Assignment, Batch, Float32Array
+from tscc_stream.messages import Assignment, Batch, Float32Array, read_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +38,8 @@ class Infer:
     def feed(self, batch: Batch) -> list[Assignment]:
         """An assignment per window, in the batch's order."""
         encoded = self._encoder.encode(batch.normalised)
+        for array in (encoded.embedding, encoded.membership, encoded.squared_distance):
+            read_only(array)
         return [
             Assignment(
                 window,

@@ -7,7 +7,7 @@ of ordinary windows a share of at most alpha has p <= alpha (Vovk, Gammerman and
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -105,18 +105,20 @@ class NetworkVote:
         ready = []
         for key, (trigger, missing) in list(self._waiting.items()):
             missing.discard(uid)
-            if not missing:
+            if not missing and key in self._waiting:
                 del self._waiting[key]
                 ready.append(self._event(trigger))
         return ready
 
     def _event(self, trigger: NetworkTrigger) -> NetworkEvent:
+        if trigger.final:
+            self._waiting.pop((trigger.uid, False), None)  # nothing comes after the last word
         cast = [self._outcomes.get(uid) for _, _, uid in trigger.members]
         ballots = [ballot for ballot in cast if ballot is not None]
         votes = Counter(ballot.name for ballot in ballots)
-        weight: Counter[str] = Counter()
+        weight: defaultdict[str, float] = defaultdict(float)
         for ballot in ballots:
-            weight[ballot.name] += ballot.membership  # type: ignore[assignment]  # typeshed: Counter counts in int
+            weight[ballot.name] += ballot.membership
         winner = max(ballots, key=lambda b: (votes[b.name], weight[b.name]), default=None)
         return NetworkEvent(
             uid=trigger.uid,
