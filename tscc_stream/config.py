@@ -64,6 +64,12 @@ def _stream(text: str) -> str:
     return text
 
 
+def _threads(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 256):
+        return value
+    raise ValueError(f"{value!r}: expected auto or a whole number from 1 to 256")
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
