@@ -94,7 +94,7 @@ class FrontWorker:
         self._links: dict[str, tuple[bool, str]] = {}
 
     def run(self) -> None:
-        while True:
+        while self._shared.failure is None:
             item = self._next()
             if isinstance(item, Stop):
                 break
@@ -202,7 +202,7 @@ class BackWorker:
 
     def run(self) -> None:
         ended = False
-        while not ended:
+        while not ended and self._shared.failure is None:
             lists = self._take()
             messages: list[Message] = []
             for item in lists:
