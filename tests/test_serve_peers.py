@@ -142,7 +142,7 @@ def test_seedlink_client_resumes_where_it_stopped(mixed_archive) -> None:
 
 @contextmanager
 def watched(connection) -> Iterator[None]:
-    """obspy's clients wait in loops of their own: this ends them where a test would hang."""
+    """Ends obspy's clients, which wait in loops of their own, where a test would hang."""
     timer = threading.Timer(DEADLINE, connection.terminate)
     timer.start()
     try:
@@ -282,9 +282,8 @@ def test_one_client_too_many_is_hung_up_on(tmp_path: Path) -> None:
         for one in kept:
             one.sendall(b"HELLO\r\n")
             assert one.recv(1000).startswith(b"SeedLink")
-        with socket.create_connection(server.address, timeout=DEADLINE) as refused:
-            with suppress(ConnectionResetError):
-                assert refused.recv(100) == b""
+        with socket.create_connection(server.address, DEADLINE) as refused, suppress(ConnectionResetError):
+            assert refused.recv(100) == b""
         for one in kept:
             one.close()
 

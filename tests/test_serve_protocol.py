@@ -22,6 +22,7 @@ from tscc_stream.serve.info import Identity
 from tscc_stream.serve.protocol import MAX_LINE, MAX_WAITING, Session
 from tscc_stream.serve.replay import Replay, ReplayOptions
 from tscc_stream.serve.ring import Ring
+from tscc_stream.serve.selection import Request
 
 SECOND = 1_000_000_000
 MADE = mixed()
@@ -437,6 +438,24 @@ def test_a_reset_ring_is_noticed_by_the_time_and_nothing_is_lost() -> None:
     assert all(end > threshold for end in ends)
     expected = sum(packet_end > threshold for packet_end in _ends(RING))
     assert len(frames) == expected
+
+
+def test_late_packets_of_old_data_are_not_lost_by_resuming_with_a_time() -> None:
+    ring = ring_of(PLAIN)
+    last = ring.next - 1
+    newest = ring.at_or_after(last)
+    assert newest is not None
+    stated = np.datetime64(newest.start_ns, "ns").astype("datetime64[us]").item().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    late = ring.append(PLAIN[1].sid, T0, T0 + SECOND, PLAIN[1].records[0])
+    (frame,) = frames_v4(streamed(session(ring), "SLPROTO 4.0", "STATION *", f"DATA {last + 1} {stated}", "END"))
+    assert (frame.number, frame.payload) == (late.first, late.payload)
+
+
+def test_the_limits_of_a_window_are_open() -> None:
+    """packet.end_time > start_time and packet.start_time < end_time (SeedLink v4.0, command DATA)."""
+    window = Request("*", after_ns=100, until_ns=200)
+    cases = {(0, 100): False, (0, 101): True, (199, 300): True, (200, 300): False, (150, 160): True}
+    assert {times: window.overlaps(*times) for times in cases} == cases
 
 
 def _ends(ring: Ring) -> list[int]:

@@ -11,7 +11,11 @@ clients in the field speak it. Where the specification leaves a choice, or where
 - Version 3 numbers are the last 24 bits of the ring's. They stand for the newest number with these bits.
 - Without a number, a request starts at the next packet; at the oldest one where the replay goes as fast as it is read,
   since there "now" has no meaning.
-- Version 4 accepts SELECT and DATA only after STATION, and answers END without any station with ERROR UNEXPECTED.
+- Version 4 accepts SELECT and DATA only after STATION, and answers END without any station with ERROR UNEXPECTED
+  (ringserver: all stations). BATCH, CAT and CAPABILITIES exist in version 3 only.
+- AUTH is answered with ERROR UNSUPPORTED, since there are no users (ringserver: ERROR INTERNAL). Of the filters there
+  is `native` alone; conversion to miniSEED 3 (`:3`) is refused with ERROR ARGUMENTS.
+- SELECT patterns see the format characters (`*.3D`); ringserver ignores them.
 - While data flow, commands other than INFO and BYE are ignored.
 - A window is over (END is sent) once every stream that it selects has gone on to its end time.
 """

@@ -220,6 +220,7 @@ class ReplayServer:
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # else a vanished client keeps its place for ever
         session = Session(
             self.ring,
             self._identity,
