@@ -81,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 2 * MOST_AT_ONCE
     block_on_close = False
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, health: HealthOf) -> None:

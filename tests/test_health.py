@@ -1,0 +1,98 @@
+"""A thread that does not turn is found; a channel that is silent is named; both from the times alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tscc_stream import health
+from tscc_stream.health import Health
+
+SECOND = 1_000_000_000
+LIMIT = 10 * SECOND
+
+
+def running(**threads: int) -> Health:
+    made = Health()
+    made.ready = True
+    for name, at_ns in threads.items():
+        made.stamp(name, at_ns)
+    return made
+
+
+def test_stalled_threads_by_name() -> None:
+    made = running(front=0, bus=5 * SECOND, back=0)
+    assert made.stalled(LIMIT, LIMIT) == []
+    assert made.stalled(LIMIT + 1, LIMIT) == ["back", "front"]
+    made.stamp("front", LIMIT)
+    made.forget("back")
+    made.forget("never was")
+    assert made.stalled(LIMIT + 1, LIMIT) == []
+
+
+def test_healthy_is_ready_turning_and_not_stopping() -> None:
+    made = running(front=0)
+    assert made.healthy(LIMIT, LIMIT)
+    assert not made.healthy(LIMIT + 1, LIMIT)
+    made.stopping = True
+    assert not made.healthy(LIMIT, LIMIT)
+    assert not Health().healthy(0, LIMIT)
+
+
+def test_silent_channels_longest_first() -> None:
+    made = running()
+    made.record("b", 1 * SECOND)
+    made.record("a", 2 * SECOND)
+    made.record("c", 30 * SECOND)
+    assert made.silent(32 * SECOND, 10 * SECOND) == ["b", "a"]
+    made.record("b", 32 * SECOND)
+    assert made.silent(32 * SECOND, 10 * SECOND) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("ready", "stopping", "now_ns", "state"),
+    [
+        (False, False, 0, "starting"),
+        (True, False, 0, "ok"),
+        (True, True, 0, "stopping"),
+        (True, False, LIMIT + 1, "stalled"),
+        (True, True, LIMIT + 1, "stalled"),
+    ],
+)
+def test_state(ready: bool, stopping: bool, now_ns: int, state: str) -> None:
+    made = running(front=0)
+    made.ready, made.stopping = ready, stopping
+    assert made.summary(now_ns, LIMIT, LIMIT)["state"] == state
+
+
+def test_summary() -> None:
+    made = running(front=8 * SECOND, back=9_500_000_000)
+    made.record("a", 1 * SECOND)
+    made.record("b", 9 * SECOND)
+    assert made.summary(10 * SECOND, LIMIT, 5 * SECOND) == {
+        "state": "ok",
+        "threads": {"back": 0.5, "front": 2.0},
+        "stalled": [],
+        "channels": 2,
+        "newest_record_age_s": 1.0,
+        "silent_channels": 1,
+        "silent": {"a": 9.0},
+    }
+
+
+def test_summary_before_any_record_and_with_many_silent_channels() -> None:
+    made = running()
+    assert made.summary(0, LIMIT, LIMIT)["newest_record_age_s"] is None
+    for number in range(100):
+        made.record(f"{number:03}", number)
+    summary = made.summary(LIMIT * 2, LIMIT, LIMIT)
+    assert summary["silent_channels"] == 100
+    assert list(summary["silent"]) == [f"{number:03}" for number in range(20)]
+
+
+def test_a_server_cannot_grow_it_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_CHANNELS", 2)
+    made = running()
+    for number in range(10):
+        made.record(str(number), number)
+    made.record("0", 99)
+    assert made.silent(200, 0) == ["1", "0"]

@@ -1,0 +1,72 @@
+"""What systemd is told, read from a real datagram socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tscc_stream.edges.supervision import Notifier
+
+
+@pytest.fixture(params=["path", "abstract"])
+def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """A bound socket, and its address as NOTIFY_SOCKET says it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(10.0)
+        address = str(tmp_path / "notify") if request.param == "path" else f"@tscc-test-{os.getpid()}"
+        receiver.bind(address.replace("@", "\0", 1) if request.param == "abstract" else address)
+        yield receiver, address
+
+
+def test_everything_that_is_said(supervisor: tuple[socket.socket, str]) -> None:
+    receiver, address = supervisor
+    notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
+    notifier.ready("running:\n 2 servers")
+    notifier.status("draining\nREADY=1")
+    notifier.watchdog()
+    notifier.stopping()
+    assert [receiver.recv(4096) for _ in range(4)] == [
+        b"READY=1\nSTATUS=running: 2 servers",
+        b"STATUS=draining READY=1",
+        b"WATCHDOG=1",
+        b"STOPPING=1",
+    ]
+
+
+def test_without_a_supervisor_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
+    for environment in ({}, {"NOTIFY_SOCKET": ""}):
+        notifier = Notifier.from_environment(environment)
+        notifier.ready("")
+        notifier.watchdog()
+        assert notifier.watchdog_seconds is None
+    assert caplog.records == []
+
+
+def test_a_supervisor_that_is_gone_is_logged_and_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Notifier(str(tmp_path / "gone")).watchdog()
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "cannot notify the supervisor" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({"WATCHDOG_USEC": "60000000"}, 60.0),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "17"}, 0.5),
+        ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "18"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+        ({"WATCHDOG_PID": "17"}, None),
+    ],
+)
+def test_watchdog_interval(environment: dict[str, str], seconds: float | None) -> None:
+    assert Notifier.from_environment(environment, pid=17).watchdog_seconds == seconds
