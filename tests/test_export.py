@@ -16,7 +16,7 @@ from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
 from tscc_stream.learn import export as exporting
 from tscc_stream.learn import losses
 from tscc_stream.learn.dataset import WindowShape
-from tscc_stream.learn.export import Inference, Trained, export, infer, script
+from tscc_stream.learn.export import Inference, Trained, annotate, export, infer, script
 from tscc_stream.learn.network import Encoder, make_encoder, pool
 from tscc_stream.package import Label, PackageError
 
@@ -199,3 +199,14 @@ def test_the_caller_s_encoder_is_left_as_it_was(tmp_path: Path) -> None:
     export(made, tmp_path / "m")
     assert made.encoder.training
     assert all(torch.equal(before[name], value) for name, value in made.encoder.state_dict().items())
+
+
+def test_measured_numbers_and_names_can_be_added_without_touching_the_model(tmp_path: Path) -> None:
+    before = export(trained(), tmp_path / "m")
+    after = annotate(tmp_path / "m", card="# measured\n", metrics={"acc": 90.0}, labels={0: Label(name="noise")})
+    assert after.spec.metrics == {"epochs": 0, "acc": 90.0}
+    assert after.name_of(0) == "noise"
+    assert (tmp_path / "m" / "card.md").read_text() == "# measured\n"
+    assert after.sha256 != before.sha256
+    assert after.spec.sha256["encoder.ts"] == before.spec.sha256["encoder.ts"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

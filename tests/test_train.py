@@ -52,7 +52,9 @@ def nothing(*_: object) -> None:
     pass
 
 
-@pytest.mark.parametrize(("stop_after", "distance"), [(1, "euclidean"), (2, "mahalanobis"), (4, "mahalanobis")])
+@pytest.mark.parametrize(
+    ("stop_after", "distance"), [(1, "euclidean"), (2, "mahalanobis"), (4, "mahalanobis"), (5, "mahalanobis")]
+)
 def test_a_resumed_run_gives_the_same_weights_bit_for_bit(tmp_path: Path, stop_after: int, distance: Distance) -> None:
     settings = replace(TINY, distance=distance)
     whole = Trainer(settings, windows())
@@ -299,10 +301,13 @@ def test_data_of_another_shape_cannot_calibrate() -> None:
         _split(data_set(50), other)
 
 
-def test_a_data_set_that_hides_how_it_was_cut_is_refused(tmp_path: Path) -> None:
+def test_a_data_set_that_does_not_say_how_it_was_cut_gets_a_stated_guess(tmp_path: Path) -> None:
     dataset.save(replace(data_set(60), window=None), tmp_path / "d.npz")
-    with pytest.raises(DataSetError, match="does not say how its windows were cut"):
-        _command(tmp_path)
+    spec = _command(tmp_path).spec
+    assert (spec.onset_sample, spec.samples, spec.sample_rate_hz) == (SAMPLES // 5, SAMPLES, 50.0)
+    assert spec.band_hz == pytest.approx((2.0, 20.0))
+    (folder,) = (tmp_path / "training").iterdir()
+    assert "does not say how its windows were cut" in (folder / "train.log").read_text()
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:

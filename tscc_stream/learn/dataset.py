@@ -88,6 +88,13 @@ def shape_of(spec: PackageSpec) -> WindowShape:
     )
 
 
+def assumed_shape(data: DataSet) -> WindowShape:
+    """For data sets that do not say how they were cut: onset after a fifth of the window, 0.04 to 0.4 of the rate."""
+    _, samples, channels = data.x.shape
+    rate = data.sample_rate_hz
+    return WindowShape(rate, samples, samples // 5, (0.04 * rate, 0.4 * rate), channels=channels)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSet:
     """x [n, samples, channels] float32, sid [n], onset_ns [n] int64; see the module. y indexes y_names."""

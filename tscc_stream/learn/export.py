@@ -181,3 +181,31 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def annotate(
+    folder: Path,
+    *,
+    card: str | None = None,
+    metrics: dict[str, Any] | None = None,
+    labels: dict[int, Label] | None = None,
+) -> Package:
+    """A package with another card, with measured numbers added to its metrics, or with its clusters named.
+
+    Card and metrics are part of what identifies a package, so its sha256 changes with them; the model does not.
+    """
+    old = load(folder)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name in old.spec.sha256:
+            shutil.copyfile(folder / name, fresh / name)
+        if card is not None:
+            (fresh / "card.md").write_text(card, encoding="utf-8")
+        document = old.spec.model_dump(exclude={"format", "sha256"})
+        document["metrics"] = {**old.spec.metrics, **(metrics or {})}
+        write(fresh, document, old.labels if labels is None else labels)
+        fresh.chmod(0o755)
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return load(folder)

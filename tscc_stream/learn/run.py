@@ -56,17 +56,18 @@ def train(request: Request) -> Package:
     Raises DataSetError, TrainingError or PackageError with what is wrong.
     """
     training, calibration = _split(request)
-    if training.window is None:
-        raise DataSetError(f"data set {request.data}: does not say how its windows were cut (array `window`)")
+    shape = training.window or dataset.assumed_shape(training)
     trainer = Trainer(request.settings, normalise(training.x, request.settings.normalisation))
     folder = _folder(request)
     with _logging_to(folder / "train.log"):
+        if training.window is None:
+            LOG.warning("%s does not say how its windows were cut; the package will state %s", request.data, shape)
         LOG.info("%d training windows, %d calibration windows", len(training), len(calibration))
         if (folder / _CHECKPOINT).is_file():
             load_checkpoint(trainer, folder / _CHECKPOINT)
             LOG.info("resumed after epoch %d of %d", len(trainer.history), trainer.epochs)
         _run(trainer, folder)
-        package = _export(request, trainer, training.window, calibration)
+        package = _export(request, trainer, shape, calibration)
         _finish(folder, trainer, package)
     return package
 
