@@ -238,9 +238,9 @@ class Extract:
     def _trigger(self, trigger: Trigger) -> None:
         channel = self._channel(trigger.sid, trigger.sample_rate_hz)
         if trigger.off_index is not None:
-            for pending in channel.pending:
-                if pending.onset_index == trigger.on_index:
-                    pending.off_index = trigger.off_index
+            latest = channel.pending[-1] if channel.pending else None
+            if latest is not None and latest.onset_index == trigger.on_index:
+                latest.off_index = trigger.off_index
             return
         if trigger.on_index <= channel.latest_end:
             self.counts["suppressed"] += 1
