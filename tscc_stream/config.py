@@ -59,7 +59,13 @@ def _tcp_endpoint(text: str) -> str:
     return text
 
 
+_STREAM = re.compile(r"[A-Za-z0-9*?-]{1,8}_[A-Za-z0-9*?-]{1,8}(:[A-Za-z0-9*?_-]{1,20})?")
+"""What may go into a SeedLink command."""
+
+
 def _stream(text: str) -> str:
+    if _STREAM.fullmatch(text) is None:
+        raise ValueError(f"stream {text!r}: expected NET_STA:LOCCHA, * and ? allowed, for example YG_*:EHZ")
     parse_pattern(text)
     return text
 
@@ -68,6 +74,12 @@ def _threads(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 256):
         return value
     raise ValueError(f"{value!r}: expected auto or a whole number from 1 to 256")
+
+
+def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(streams) <= 10_000:
+        raise ValueError(f"{len(streams)} streams: expected 1 to 10000")
+    return streams
 
 
 HostPort = Annotated[str, AfterValidator(_host_port)]
@@ -85,7 +97,7 @@ class SeedLinkConfig(_Section):
     """One SeedLink server. start: where a first start begins in the server's ring."""
 
     server: HostPort
-    streams: Annotated[tuple[StreamPattern, ...], Field(min_length=1, max_length=10_000, strict=False)]
+    streams: Annotated[tuple[StreamPattern, ...], Field(strict=False), AfterValidator(_some)]
     start: Literal["oldest", "now"] = "oldest"
     tls: bool = False
     user: str | None = None
@@ -288,21 +300,22 @@ class _StrictLoader(yaml.SafeLoader):
         super().__init__(text)
         self.mistakes: list[str] = []
         self.places: dict[tuple[str | int, ...], int] = {}
-        self._checked: set[int] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]  # not in its stubs
+            raise ConfigError([f"line {line}: an alias; expected the value itself"])
+        return super().compose_node(parent, index)
 
     def check(self, node: yaml.Node, path: tuple[str | int, ...] = ()) -> None:
         line = node.start_mark.line + 1
         self.places[path] = line
-        if id(node) in self._checked:
-            self.mistakes.append(f"line {line}: {_dotted(path)}: an alias; expected the value itself")
-            return
-        self._checked.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, path, line)
         elif isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
                 self.check(item, (*path, i))
-        elif isinstance(node, yaml.MappingNode):
+        else:
             self._check_mapping(node, path)
 
     def _check_scalar(self, node: yaml.ScalarNode, path: tuple[str | int, ...], line: int) -> None:
@@ -317,7 +330,7 @@ class _StrictLoader(yaml.SafeLoader):
                 "expected a quoted text, true or false, or a plain number such as 12 or 0.001"
             )
 
-    def _check_mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> None:
+    def _check_mapping(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
@@ -351,6 +364,7 @@ _IN_YAML_TERMS = {
 def _sentence(error: ErrorDetails) -> str:
     """`key: what is wrong` of one pydantic error, in the words of the file."""
     message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
+    message = message.replace("Tuple", "list").replace(" after validation", "")
     shown = "" if error["type"] in ("value_error", "missing", "extra_forbidden") else f", got {error['input']!r:.80}"
     return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
 
@@ -360,7 +374,7 @@ def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:
         loader = _StrictLoader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError([f"line {line}: not YAML: character {error.character!r:.20}"]) from error
+        raise ConfigError([f"line {line}: not YAML: character U+{error.character:04X}"]) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -392,7 +406,8 @@ def parse(text: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"line {_line_of(places, e['loc'])}: {_sentence(e)}" for e in error.errors()) from error
+        told = sorted((_line_of(places, e["loc"]), _sentence(e)) for e in error.errors())
+        raise ConfigError(f"line {line}: {sentence}" for line, sentence in told) from error
 
 
 def load(path: Path) -> Config:

@@ -1,0 +1,246 @@
+"""The configuration: every mistake at once with its line, and nothing that YAML would quietly make of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tscc_stream import config
+from tscc_stream.config import Config, ConfigError, parse, split_host_port
+
+SHIPPED = Path(__file__).parents[1] / "config.yaml"
+
+
+def _mistakes(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert str(caught.value).splitlines() == list(caught.value.mistakes)
+    return caught.value.mistakes
+
+
+def test_the_shipped_file_says_every_key_with_its_default() -> None:
+    """But for the streams of the demo, and network events, which are off where the section is left out."""
+    shipped = config.load(SHIPPED)
+    assert shipped.network == config.NetworkConfig()
+    assert [(s.server, s.streams) for s in shipped.seedlink] == [("127.0.0.1:18000", ("BW_*:?HZ",))]
+    assert shipped.model_copy(update={"network": None, "seedlink": ()}) == Config() == parse("") == parse("# nothing\n")
+    said = config.yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    optional = {"tls", "user", "password_file"}
+    for section, values in json.loads(shipped.model_dump_json()).items():
+        one = values[0] if isinstance(values, list) else values
+        given = said[section][0] if isinstance(values, list) else said[section]
+        if isinstance(one, dict):
+            assert set(one) - set(given) <= optional, section
+
+
+def test_the_package_carries_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.resources, "files", lambda name: {"tscc_stream": SHIPPED.parent}[name])
+    assert config.shipped() == config.load(SHIPPED)
+
+
+def test_a_configuration_goes_there_and_back_through_json() -> None:
+    shipped = config.load(SHIPPED)
+    assert parse(json.dumps(shipped.model_dump(mode="json"), indent=1)) == shipped
+
+
+def test_every_mistake_is_told_at_once_with_its_line() -> None:
+    text = """\
+site: "no spaces"
+seedlink:
+  - server: nowhere
+    streams: ["A_B:EHZ", "what is this"]
+  - streams: []
+condition:
+  corners: 9
+  band_hz: [20.0, 10.0]
+trigger: {sta_seconds: 20.0, lta_seconds: 10.0, trigger_off: 9.0, min_seconds: 40.0}
+surplus:
+  - 1
+channels:
+  "BW.*":
+    trigger:
+      trigger_on: 50.0
+    condition: {corner: 3}
+  "XX.*": 4
+  "YY.*": {trigger: 3}
+inference:
+  threads: 0
+"""
+    got = _mistakes(text)
+    expected = [
+        (1, "site"), (3, "seedlink.0.server"), (4, "seedlink.0.streams.1"), (5, "seedlink.1.server"),
+        (5, "seedlink.1.streams"), (7, "condition.corners"), (9, "trigger"), (10, "surplus"),
+        (14, "channels.BW.*.trigger"), (16, "channels.BW.*.condition.corner"), (17, "channels.XX.*"),
+        (18, "channels.YY.*.trigger"), (20, "inference.threads"),
+    ]  # fmt: skip
+    assert [tuple(mistake.split(": ")[:2]) for mistake in got] == [(f"line {line}", place) for line, place in expected]
+    trigger = next(mistake for mistake in got if mistake.startswith("line 9:"))
+    for words in ("sta_seconds 20", "trigger_off 9", "trigger_on 3.5: STA/LTA cannot exceed", "min_seconds 40"):
+        assert words in trigger
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("{trigger: {trigger_on: 50.0}}", "channels.P.trigger: trigger_on 50: STA/LTA cannot exceed lta/sta = 20"),
+        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: input should be a valid number"),
+        ("{condition: {band_hz: [20.0, 10.0]}}", "channels.P.condition: band_hz [20.0, 10.0]: expected the lower"),
+        ("{assemble: {flat: 1.0}}", "channels.P.assemble.flat: unknown key"),
+        ("{trigge: {}}", "channels.P.trigge: unknown key"),
+    ],
+)
+def test_an_override_must_make_a_valid_section(section: str, words: str) -> None:
+    assert [m.startswith(f"line 2: {words}") for m in _mistakes(f"channels:\n  P: {section}\n")] == [True]
+
+
+def test_an_override_is_judged_together_with_the_section_that_it_changes() -> None:
+    base = "trigger: {lta_seconds: 100.0}\nchannels:\n  P:\n    trigger: {trigger_on: 50.0}\n"
+    assert parse(base).for_channel("P")[2].trigger_on == 50.0
+    assert len(_mistakes("trigger: 3\n" + base.split("\n", 1)[1])) == 2
+    with pytest.raises(ValidationError, match="STA/LTA cannot exceed"):
+        Config(trigger=config.TriggerConfig(), channels={"P": config.ChannelConfig(trigger={"trigger_on": 50.0})})
+
+
+def test_later_patterns_win_and_leave_the_rest_alone() -> None:
+    made = parse(
+        """
+        trigger: {sta_seconds: 0.4}
+        channels:
+          "BW.*": {trigger: {trigger_on: 5.0}, condition: {band_hz: [5.0, 30.0]}, assemble: {clip_counts: null}}
+          "BW.UH[34].*.SH?": {trigger: {trigger_on: 6.0}}
+        """
+    )
+    assemble, condition, trigger = made.for_channel("BW.UH3..SHZ")
+    assert (trigger.trigger_on, trigger.sta_seconds, condition.band_hz) == (6.0, 0.4, (5.0, 30.0))
+    assert assemble.clip_counts is None
+    assert made.for_channel("BW.UH1..SHZ")[2].trigger_on == 5.0
+    assert made.for_channel("bw.uh1..SHZ") == (made.assemble, made.condition, made.trigger)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["NO", "on", "Off", "yes", "True", "0012", "0x1F", "0b1", "1e-3", "1E5", "1.5e3", "12:30", "12:30.5", ".inf",
+     ".nan", "1_000", "2010-05-27", "Null", "=", "<<", "9" * 30, "+.5e+9x"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "place", ["site: {}", "seedlink:\n- {{server: {}}}", "channels: {{A: {{trigger: {{x: {}}}}}}}"]
+)
+def test_values_with_more_than_one_reading_are_refused_with_their_line(value: str, place: str) -> None:
+    if value.endswith("x"):
+        assert not any("more than one reading" in mistake for mistake in _mistakes(place.format(value)))
+        return
+    (mistake,) = _mistakes("\n\n" + place.format(value))
+    assert mistake.startswith(f"line {3 + place.count(chr(10))}: ")
+    assert f": {value} has more than one reading in YAML; expected a quoted text" in mistake
+
+
+@pytest.mark.parametrize(
+    "value", ["true", "12", "-3", "0", "0.001", "1.0e-3", ".5", "null", "~", "plain", '"NO"', "'1e-3'"]
+)
+def test_values_with_one_reading_are_let_through(value: str) -> None:
+    data, _ = config._parse_yaml(f"key: {value}")
+    assert data == config.yaml.safe_load(f"key: {value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("site: a\nsite: b\n", "line 2: site: key given twice, first in line 1"),
+        ("trigger:\n  sta_seconds: 1.0\n  sta_seconds: 1.0\n", "line 3: trigger.sta_seconds: key given twice"),
+        ("on: 1\n", "line 1: file: key on must be quoted"),
+        ("12: 1\n", "line 1: file: key 12 must be quoted"),
+        ("!!int 'x': 1\n", "line 1: file: key x must be quoted"),
+        ("[a]: 1\n", "line 1: file: expected a plain key"),
+        ("trigger:\n  <<: {a: 1}\n", "line 2: trigger: expected a plain key"),
+        ("site: &x a\nmodel: *x\n", "line 2: an alias; expected the value itself"),
+        ("a: &x {b: *x}\n", "line 1: an alias"),
+        ("site:\n\ta: 1\n", "line 2: not YAML: found character '\\t' that cannot start any token"),
+        ("site: [\n", "line 2: not YAML: "),
+        ("site: a\n---\nsite: b\n", "line 2: not YAML: but found another document"),
+        ("site: 'a\x07b'\n", "line 1: not YAML: character U+0007"),
+        ("\nsite: a\n# \x00\n", "line 3: not YAML: character U+0000"),
+        ("- site\n", "line 1: expected sections such as `seedlink:` and `trigger:`"),
+        ("text\n", "line 1: expected sections"),
+        ("[" * 20_000, "line 1: not a configuration: nested too deeply"),
+        ("site: !!int 'x'\n", "line 1: site: x has more than one reading"),
+        ("site: !!bool 'x'\n", "line 1: site: x has more than one reading"),
+        ("site: !!binary 'x'\n", "line 1: site: x has more than one reading"),
+        ("site: !!python/name:os.system ''\n", "line 1: site:  has more than one reading"),
+        ("site: !!python/object/apply:os.getcwd []\n", "line 1: not YAML: could not determine a constructor"),
+        ("!!set {a}\n", "line 1: expected sections"),
+        ("trigger:\n", "line 1: trigger: expected keys with values, got None"),
+        ("channels: []\n", "line 1: channels: expected keys with values, got []"),
+        ("seedlink: {}\n", "line 1: seedlink: expected a list, got {}"),
+        ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: list should have at most 2 items, not 3"),
+        ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: input should be a valid number, got '5'"),
+        ("overload: spill\n", "line 1: overload: input should be 'wait', got 'spill'"),
+        ("inference: {threads: true}\n", "line 1: inference.threads: true: expected auto or "),
+        ("inference: {threads: 257}\n", "line 1: inference.threads: 257: expected auto or "),
+        ("publish: {bind: 'udp://a:1'}\n", "line 1: publish.bind: 'udp://a:1': expected tcp://HOST:PORT or ipc://PATH"),
+        ("publish: {bind: 'ipc://'}\n", "line 1: publish.bind: 'ipc://': expected tcp://HOST:PORT or ipc://PATH"),
+        ("publish: {bind: 'tcp://a'}\n", "line 1: publish.bind: 'a': expected HOST:PORT with a port from 0 to 65535"),
+        ("seedlink: [{server: 'a:1', streams: [\"A_B:EHZ\\r\\nEND\"]}]\n", "line 1: seedlink.0.streams.0: stream "),
+        ("seedlink: [{server: 'a:1', streams: ['A_B:EHZEHZ']}]\n", "line 1: seedlink.0.streams.0: stream "),
+        ("seedlink: [{server: 'a:1', streams: []}]\n", "line 1: seedlink.0.streams: 0 streams: expected 1 to 10000"),
+        ("trigger: {min_seconds: -1.0}\n", "line 1: trigger.min_seconds: input should be greater than or equal to 0"),
+    ],
+)  # fmt: skip
+def test_traps_and_mistakes(text: str, mistake: str) -> None:
+    got = _mistakes(text)
+    assert len(got) == 1
+    assert got[0].startswith(mistake)
+
+
+@given(text=st.text(st.sampled_from("ab:-[]{}&*!|>'\"%@`#?,\n\t 0.1é\x00"), max_size=40))
+def test_no_text_does_more_than_be_refused(text: str) -> None:
+    mistakes: tuple[str, ...] = ()
+    try:
+        parse(text)
+    except ConfigError as error:
+        mistakes = error.mistakes
+    assert all(mistake.startswith("line ") for mistake in mistakes)
+
+
+def test_good_values_of_every_kind() -> None:
+    made = parse(
+        "inference: {threads: 4, device: 'cuda:1'}\n"
+        "publish: {bind: 'ipc:///run/x', replay_bind: 'tcp://[::1]:0'}\n"
+        "seedlink: [{server: 'h.example:18000', streams: ['YG_*:EHZ'], tls: true, user: u, password_file: p}]\n"
+    )
+    assert (made.inference.threads, made.publish.replay_bind, made.seedlink[0].tls) == (4, "tcp://[::1]:0", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("a:1", ("a", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.1:0", ("10.0.0.1", 0))]
+)
+def test_host_and_port(text: str, parts: tuple[str, int]) -> None:
+    assert split_host_port(text) == parts
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:65536", "a:1:2", "::1:80", "a b:1", "a:-1", "a:1\n"])
+def test_no_host_and_port(text: str) -> None:
+    with pytest.raises(ValueError, match="expected HOST:PORT"):
+        split_host_port(text)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for content in (None, b"\xff\xfe"):
+        path = tmp_path / "config.yaml"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"cannot read .*config\.yaml: "):
+            config.load(path)
+
+
+def test_nothing_can_be_changed_afterwards() -> None:
+    made: Any = Config()
+    with pytest.raises(ValidationError):
+        made.site = "other"
+    with pytest.raises(ValidationError):
+        made.trigger.trigger_on = 1.0
