@@ -210,6 +210,21 @@ def test_one_group_needs_no_replay_while_nothing_is_lost(journal: JournalFile, m
         assert len(asked) == before
 
 
+@pytest.mark.parametrize("topic", ["", "detection.", "detection.1.", "detection.1.BW.UH1", "network.", "waveform."])
+def test_an_idle_subscriber_does_not_ask(journal: JournalFile, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    """Once it has caught up, heartbeats alone show that there is nothing more."""
+    asked: list[int] = []
+    monkeypatch.setattr(JournalReader, "since", _counting(JournalReader.since, asked))
+    written = journal.append(mixed(range(1, 101)))
+    with (
+        running(journal) as bus,
+        Subscriber(bus.endpoint, bus.replay_endpoint, since=0, topic=topic) as subscriber,
+    ):
+        take(subscriber, len(matching(written, topic)))
+        assert subscriber.receive(0.2) is None
+        assert len(asked) == 1
+
+
 def _counting(since: Callable[..., object], asked: list[int]) -> Callable[..., object]:
     def counted(*arguments: object, **named: object) -> object:
         asked.append(1)

@@ -53,7 +53,7 @@ def messages(draw: st.DrawFn) -> Message:
         uid = f"{sid}-{onset_ns}" if draw(st.booleans()) else f"u-{draw(st.integers(0, 9))}"
         return Message(uid, kind, f"detection.{cluster}.X.", b"{}", onset_ns, sid, TOLERANCE_NS)
     if kind == "network":
-        return Message(f"n-{onset_ns % 7}", kind, f"network.{cluster}.", b"{}", onset_ns, final=draw(st.booleans()))
+        return Message(f"n-{onset_ns % 3}", kind, f"network.{cluster}.", b"{}", onset_ns, final=draw(st.booleans()))
     return Message(f"s-{onset_ns}", kind, "status.daemon.", b"{}", onset_ns)
 
 
@@ -101,6 +101,8 @@ def test_early_notice_then_last_word_and_never_the_other_way_round() -> None:
     memory = appended([[network_message(1, final=False)], [network_message(1)], [network_message(1, final=False)]])
     assert [one.message.final for one in memory.committed] == [False, True]
     assert memory.duplicates == 1
+    together = appended([[network_message(1, final=False), network_message(1), network_message(1, final=False)]])
+    assert together.numbers() == memory.numbers()
     late = appended([[network_message(1), network_message(1, final=False)]])
     assert [one.message.final for one in late.committed] == [True]
 
