@@ -212,7 +212,7 @@ def test_one_group_needs_no_replay_while_nothing_is_lost(journal: JournalFile, m
 
 @pytest.mark.parametrize("topic", ["", "detection.", "detection.1.", "detection.1.BW.UH1", "network.", "waveform."])
 def test_an_idle_subscriber_does_not_ask(journal: JournalFile, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
-    """Once it has caught up, heartbeats alone show that there is nothing more."""
+    """Once it has caught up, heartbeats alone show that what is new has other topics."""
     asked: list[int] = []
     monkeypatch.setattr(JournalReader, "since", _counting(JournalReader.since, asked))
     written = journal.append(mixed(range(1, 101)))
@@ -221,7 +221,12 @@ def test_an_idle_subscriber_does_not_ask(journal: JournalFile, monkeypatch: pyte
         Subscriber(bus.endpoint, bus.replay_endpoint, since=0, topic=topic) as subscriber,
     ):
         take(subscriber, len(matching(written, topic)))
+        assert subscriber.receive(0.1) is None
+        new = journal.append([status_message(1_000), status_message(1_001)])
+        bus.publish(new)
+        take(subscriber, len(matching(new, topic)))
         assert subscriber.receive(0.2) is None
+        assert subscriber.through == journal.head
         assert len(asked) == 1
 
 
