@@ -150,8 +150,9 @@ def test_the_trials_hold_retriggering_subsets_and_early_notices() -> None:
     assert all(count > 3 for count in seen.values())
 
 
-def _coincidence(least: int = 2, patience: float = 10.0) -> Coincidence:
-    return Coincidence(NetworkConfig(min_channels=least, patience_seconds=patience), _uid)
+def _coincidence(least: int = 2, patience: float = 10.0, association: float = 0.0) -> Coincidence:
+    network = NetworkConfig(min_channels=least, patience_seconds=patience, association_seconds=association)
+    return Coincidence(network, _uid)
 
 
 def _trigger(number: int, on: float, off: float | None = None) -> Trigger:
@@ -188,6 +189,16 @@ def test_an_early_notice_waits_for_channels_that_may_know_an_earlier_onset() -> 
     for number in (0, 1):
         coincidence.feed(_trigger(number, 5.0 + number / 2, 6.5), "w")
         assert _advance(coincidence, number, 7.0) == [True] * number
+    assert coincidence.oldest_open_ns() == 1 << 62
+
+
+def test_one_channel_twice_is_no_network() -> None:
+    coincidence = _coincidence(association=2.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    _feed(coincidence, 0, 7.0)
+    assert _advance(coincidence, 0, 9.0) == []
+    coincidence.feed(_trigger(0, 7.0, 8.0), "w")
+    assert _advance(coincidence, 0, 20.0) == []
     assert coincidence.oldest_open_ns() == 1 << 62
 
 

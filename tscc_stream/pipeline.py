@@ -28,7 +28,7 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.package import PackageSpec
-from tscc_stream.sampling import offset_ns, seconds_to_ns
+from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.stages.condition import Condition
@@ -88,7 +88,11 @@ class FrontHalf:
         with self._timer("assemble"):
             parts = self.assemble.feed(message)
         for part in parts:
-            out += self._block(part, now_ns) if isinstance(part, Block) else self._gap(part, now_ns)
+            out += self._block(part) if isinstance(part, Block) else self._gap(part, now_ns)
+        if self._coincidence:
+            unannounced_ns = seconds_to_ns(self._sections_of(message.sid)[2].min_seconds)
+            known_ns = self.assemble.reached_ns(message.sid) - unannounced_ns
+            out += self._coincidence.advance(message.sid, known_ns, now_ns)
         return out
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
@@ -127,7 +131,7 @@ class FrontHalf:
         rates[rate] = True
         return []
 
-    def _block(self, block: Block, now_ns: int) -> list[FrontMessage]:
+    def _block(self, block: Block) -> list[FrontMessage]:
         out: list[FrontMessage] = []
         with self._timer("condition"):
             characteristics = self._condition.feed(block)
@@ -136,10 +140,6 @@ class FrontHalf:
                 self._triggers(self._detect.feed(characteristic))
             with self._timer("extract"):
                 out += self._extract.feed(characteristic)
-        if self._coincidence:
-            end_ns = block.start_ns + offset_ns(block.samples.size, block.sample_rate_hz)
-            unannounced_ns = seconds_to_ns(self._sections_of(block.sid)[2].min_seconds)
-            out += self._coincidence.advance(block.sid, end_ns - unannounced_ns, now_ns)
         return out
 
     def _triggers(self, triggers: list[Trigger]) -> None:

@@ -78,6 +78,10 @@ class Assemble:
         channel.next_ns = start_ns + offset_ns(samples.size, channel.rate_hz)
         return out
 
+    def reached_ns(self, sid: str) -> int:
+        """Where the next sample of a known channel is expected, be it within a break."""
+        return self._channels[sid].next_ns
+
     def _place(self, channel: _Channel, record: Record) -> tuple[AnyArray, int, list[Gap]]:
         """What of a record is new, when that starts, and the gap before it."""
         ahead = -samples_in(channel.next_ns - record.start_ns, record.sample_rate_hz)  # half a sample is no gap

@@ -239,8 +239,9 @@ class Coincidence:
 
     def advance(self, sid: str, processed_ns: int, now_ns: int) -> list[NetworkTrigger]:
         """Every trigger of a channel with an onset before `processed_ns` is known; what that settles."""
-        progress = self._progress(sid, processed_ns)
-        progress.processed_ns, progress.moved_ns = max(processed_ns, progress.processed_ns), now_ns
+        progress = self._progress(sid, processed_ns, now_ns)
+        if processed_ns > progress.processed_ns:
+            progress.processed_ns, progress.moved_ns = processed_ns, now_ns
         self._certain.hold(sid, progress)
         self._processed.hold(sid, progress)
         return self.poll(now_ns)
@@ -278,10 +279,10 @@ class Coincidence:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
         return min([key[0] for key in self._closed[:1]] + [key[0] for key in self._still_open()], default=_NEVER_NS)
 
-    def _progress(self, sid: str, from_ns: int) -> _Progress:
+    def _progress(self, sid: str, from_ns: int, now_ns: int = 0) -> _Progress:
         progress = self._channels.get(sid)
         if progress is None:
-            progress = self._channels[sid] = _Progress(next(self._serials), from_ns, 0)
+            progress = self._channels[sid] = _Progress(next(self._serials), from_ns, now_ns)
             self._certain.hold(sid, progress)
             self._processed.hold(sid, progress)
         return progress
