@@ -23,8 +23,10 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 demo: install
 	$(BIN)/tscc-stream demo
 
+# The stages must be covered completely, branches included.
 test: install
-	$(BIN)/python -P -m pytest tests
+	$(BIN)/python -P -m pytest tests --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
+	  --cov-report=term-missing:skip-covered
 
 check: install
 	$(BIN)/ruff format --check tscc_stream tests
