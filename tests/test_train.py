@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,15 @@ TINY = Settings(
     clusters=2, epochs_pretrain=2, epochs_finetune=3, batch_size=8, representation=4, hidden=6, depth=3, seed=1
 )
 NS = 1_000_000_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for one another on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def windows(n: int = 21, seed: int = 0) -> np.ndarray:
