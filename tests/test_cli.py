@@ -22,6 +22,7 @@ COMMANDS = (
     ["tail"],
     ["train"],
     ["dataset", "build"],
+    ["evaluate"],
     ["model", "show"],
     ["model", "verify"],
     ["model", "label"],

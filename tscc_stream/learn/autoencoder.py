@@ -7,6 +7,7 @@ the reconstruction, as Guo et al. 2017. Small on purpose: a bounded number of st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tscc_stream.learn.dataset import Int64Array
-from tscc_stream.messages import Float64Array
+from tscc_stream.messages import Float32Array, Float64Array
 
 WIDTHS = (128, 64, 10)
 EPOCHS_RECONSTRUCTION = 20
@@ -43,7 +44,7 @@ class Autoencoder(nn.Module):
 
 def _layers(sizes: tuple[int, ...]) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         parts += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 
@@ -75,17 +76,18 @@ def target_of(assignment_nk: Tensor) -> Tensor:
     return surer / surer.sum(dim=1, keepdim=True)
 
 
-def _standardised(features: Float64Array) -> np.ndarray:
+def _standardised(features: Float64Array) -> Float32Array:
     """Zero mean in each feature, unit variance over all of them."""
     centred = features - features.mean(axis=0)
-    return (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
+    scaled: Float32Array = (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
+    return scaled
 
 
 def _batches(n: int, epochs: int, generator: torch.Generator) -> Iterator[tuple[bool, Tensor]]:
     """(first of an epoch, rows), for at most MOST_STEPS steps."""
     steps = 0
     for _ in range(epochs):
-        for number, rows in enumerate(torch.randperm(n, generator=generator).split(BATCH)):
+        for number, rows in enumerate(torch.split(torch.randperm(n, generator=generator), BATCH)):
             if steps == MOST_STEPS:
                 return
             steps += 1

@@ -51,7 +51,7 @@ def untrained_representation(normalised: Float32Array, trained: Encoder, seed: i
     """[n, D] out of an encoder of the same architecture whose weights are as they were drawn."""
     encoder = make_encoder(seed, *trained.shape).eval()
     with torch.inference_mode():
-        parts = [pool(encoder(part)) for part in torch.from_numpy(normalised).split(BATCH)]
+        parts = [pool(encoder(part)) for part in torch.split(torch.from_numpy(normalised), BATCH)]
     return torch.cat(parts).numpy().astype(np.float64)
 
 

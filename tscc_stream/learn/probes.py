@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -37,7 +37,7 @@ _Maker = Callable[[], Any]
 PROBES: dict[str, _Maker] = {
     "linear": lambda: LogisticRegression(max_iter=MOST_ITERATIONS),
     "knn": lambda: KNeighborsClassifier(NEIGHBOURS),
-    "svm": lambda: SVC(),  # radial kernel, gamma by the variance of the features
+    "svm": SVC,  # radial kernel, gamma by the variance of the features
 }
 
 
@@ -72,7 +72,7 @@ def _verdicts(make: _Maker, features: Float64Array, y: Int64Array, splits: list[
         yield Verdict(y[test], predicted, predicted, _scores(model, features[test], int(y.max()) + 1), test)
 
 
-def _scores(model: Any, features: Float64Array, classes: int) -> Float64Array:
+def _scores(model: Pipeline, features: Float64Array, classes: int) -> Float64Array:
     """[n, classes]: signed distance to the boundary, or share of neighbours; lowest for a class never met."""
     if hasattr(model, "decision_function"):
         values = np.asarray(model.decision_function(features), np.float64)

@@ -127,7 +127,8 @@ def macro_average_precision(y: Int64Array, score: Float64Array, weight: Float64A
 
 def one_hot(predicted: Int64Array, classes: int) -> Float64Array:
     """Scores [n, C] of a hard assignment; a prediction of -1 is no class."""
-    return (predicted[:, None] == np.arange(classes)).astype(np.float64)
+    scores: Float64Array = (predicted[:, None] == np.arange(classes)).astype(np.float64)
+    return scores
 
 
 def judge_clusters(y: Int64Array, group: Int64Array, clusters: int, late: np.ndarray) -> Verdict:
@@ -150,7 +151,7 @@ def score(verdicts: Sequence[Verdict], blocks: Int64Array, seed: int, resamples:
     verdicts: one for each split; blocks [all windows of the data set]: as time_blocks numbers them. What a cluster
     stands for, and what a probe has learnt, is not drawn anew.
     """
-    whole = [np.mean([of(v, None) for v in verdicts]) for of in _SCORES]
+    whole = [float(np.mean([of(v, None) for v in verdicts])) for of in _SCORES]
     rng = np.random.default_rng(seed)
     number = int(blocks.max()) + 1
     drawn = np.full((resamples, len(_SCORES)), np.nan)
@@ -161,8 +162,7 @@ def score(verdicts: Sequence[Verdict], blocks: Int64Array, seed: int, resamples:
             replicate[:] = [np.mean([of(v, weight) for v, weight in weighted]) for of in _SCORES]
     tail = 50.0 * (1.0 - CONFIDENCE)
     intervals = [_interval(column, tail, value) for column, value in zip(drawn.T, whole, strict=True)]
-    acc, nmi, auprc = (float(value) for value in whole)
-    return Score(acc, nmi, auprc, *intervals)
+    return Score(whole[0], whole[1], whole[2], intervals[0], intervals[1], intervals[2])
 
 
 def _interval(drawn: Float64Array, tail: float, value: float) -> tuple[float, float]:

@@ -1,0 +1,62 @@
+"""Inside a trained encoder: its network out of a package, and its representation of every sample."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tscc_stream.learn.network import Encoder
+from tscc_stream.messages import Float32Array
+from tscc_stream.package import Package, PackageError
+
+_HEAD = ("centres", "metric")  # weights.pt holds the clustering head beside the encoder
+
+
+def encoder_of(package: Package) -> Encoder:
+    """The network of a package, its dimensions read off its weights. Raises PackageError where they do not fit."""
+    try:
+        state = torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True)
+        weights = {name: value for name, value in state.items() if name not in _HEAD}
+        encoder = Encoder(*_shape(weights))
+        encoder.load_state_dict(weights)
+    except (KeyError, ValueError, RuntimeError, AttributeError, IndexError, pickle.UnpicklingError) as error:
+        raise PackageError(
+            f"model package {package.folder}: weights.pt holds no encoder known here: {error}"
+        ) from error
+    return encoder.eval()
+
+
+def _shape(weights: dict[str, Tensor]) -> tuple[int, int, int, int]:
+    """Input channels, representation, hidden channels, residual blocks before the last."""
+    hidden, channels = weights["projection.weight"].shape
+    depth = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    return channels, len(weights[f"blocks.{depth}.conv2.bias"]), hidden, depth
+
+
+def latent_over_time(encoder: Encoder, normalised: Float32Array) -> Float32Array:
+    """[n, samples, D] of normalised windows [n, samples, channels]."""
+    with torch.inference_mode():
+        representation: Float32Array = encoder(torch.from_numpy(np.ascontiguousarray(normalised))).numpy()
+    return representation
+
+
+def ricker(samples: int, onset: int, peak: float) -> Float32Array:
+    """A Ricker wavelet [samples], 1 at its peak one dominant period after `onset`.
+
+    peak: dominant frequency in cycles a sample.
+    """
+    phase = (np.pi * peak * (np.arange(samples) - onset - 1.0 / peak)) ** 2
+    wavelet: Float32Array = ((1.0 - 2.0 * phase) * np.exp(-phase)).astype(np.float32)
+    return wavelet
+
+
+def noisy_ricker(samples: int, onset: int, peak: float, decibel: float, seed: int) -> Float32Array:
+    """White noise with a Ricker wavelet whose power, over its two periods, lies `decibel` above the noise's."""
+    wavelet = ricker(samples, onset, peak)
+    span = slice(onset, onset + round(2.0 / peak))
+    power = float(np.mean(wavelet[span] ** 2))
+    noise = np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+    return wavelet * np.float32(np.sqrt(10.0 ** (decibel / 10.0) / power)) + noise
