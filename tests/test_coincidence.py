@@ -192,6 +192,57 @@ def test_an_early_notice_waits_for_channels_that_may_know_an_earlier_onset() -> 
     assert coincidence.oldest_open_ns() == 1 << 62
 
 
+def test_a_trigger_that_begins_with_the_last_sample_of_another_belongs_to_it() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 1, 6.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    assert _advance(coincidence, 0, 20.0) == []
+    _feed(coincidence, 1, 6.0, 7.0)
+    assert _advance(coincidence, 1, 20.0) == [True]
+
+
+def test_an_open_trigger_reaches_to_its_last_sample_and_not_to_the_next() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 5.0)
+    _advance(coincidence, 0, 6.0)
+    _feed(coincidence, 1, 5.99)
+    assert _advance(coincidence, 1, 7.0) == []
+    assert _advance(coincidence, 2, 7.0) == []
+    coincidence.feed(_trigger(0, 5.0, 6.0 - 1 / RATE), "w")
+    coincidence.feed(_trigger(1, 5.99, 6.5), "w")
+    assert [_advance(coincidence, number, 9.0) for number in range(3)] == [[], [], []]
+
+
+def test_what_is_left_of_a_settled_group_has_no_early_notice() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    _feed(coincidence, 0, 6.4, 20.0)
+    _advance(coincidence, 0, 30.0)
+    _feed(coincidence, 1, 5.5, 6.5)
+    assert _advance(coincidence, 1, 8.0) == []
+    _feed(coincidence, 2, 7.5)
+    assert _advance(coincidence, 2, 7.0) == [True]
+    assert _advance(coincidence, 2, 8.0) == []
+    coincidence.feed(_trigger(2, 7.5, 8.5), "w")
+    assert _advance(coincidence, 1, 30.0) == []
+    (again,) = coincidence.advance(sid_of(2), T0 + 30 * SECOND, 0)
+    assert (again.final, again.uid) == (True, "network-again-" + _uid(sid_of(1), T0 + 11 * SECOND // 2))
+
+
+def test_an_onset_at_the_very_time_that_all_have_reached_may_still_be_tied() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 3.0, 3.5)
+    _feed(coincidence, 1, 5.0)
+    _feed(coincidence, 0, 5.0)
+    for number in (0, 1):
+        assert _advance(coincidence, number, 6.0) == []
+    assert _advance(coincidence, 2, 5.0) == []
+    assert _advance(coincidence, 2, 5.01) == [False]
+
+
 def test_one_channel_twice_is_no_network() -> None:
     coincidence = _coincidence(association=2.0)
     _feed(coincidence, 0, 5.0, 6.0)
@@ -288,3 +339,11 @@ def test_memory_does_not_grow_with_time() -> None:
     held = [value for value in vars(coincidence).values() if isinstance(value, list | dict | set)]
     assert all(len(value) < 20 for value in held)
     assert len(coincidence._certain._heap) == len(coincidence._processed._heap) == 3
+    for second in range(4000, 8000, 4):
+        coincidence.end(sid_of(2), 0)
+        for number in range(2):
+            _feed(coincidence, number, second + number, second + number + 1.5)
+            _advance(coincidence, number, second + 4.0, now=float(second))
+        _advance(coincidence, 2, second + 4.0, now=float(second))
+    assert len(coincidence._certain._heap) < 10
+    assert len(coincidence._processed._heap) < 10

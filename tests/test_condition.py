@@ -71,6 +71,7 @@ def test_classic_equals_obspys_within_rounding_and_triggers_at_the_same_samples(
 ) -> None:
     signal = noise_with_bursts(seed, samples, [samples // 2, samples - 90], offset=offset)
     got = _ratio(signal, rate, data.draw(cuts_of(samples)), "classic", (5.0, 20.0))
+    assert np.array_equal(got, _ratio(signal, rate, [], "classic", (5.0, 20.0)))
     expected = classic_sta_lta(_filtered(signal, rate, (5.0, 20.0)), *_lengths(rate))
     assert np.allclose(got, expected, rtol=1e-9, atol=1e-9)
     assert np.array_equal(trigger_onset(got, 3.0, 1.0), trigger_onset(expected, 3.0, 1.0))

@@ -94,6 +94,14 @@ def test_a_window_is_a_filter_and_a_resampling_of_the_raw_slice_bit_by_bit(
     assert (window.sample_rate_hz, window.stream_rate_hz, window.uid) == (50.0, rate, uid_of(SID, window.onset_ns))
 
 
+@pytest.mark.parametrize("rate", [50.0, 100.0, 62.5])
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 2])
+def test_a_window_comes_with_its_last_sample(rate: float, beyond: int) -> None:
+    signal, last = noise_with_bursts(1, 1000), 300 + plan_windows(SPEC, rate).reach
+    out = _run(_extract(), signal[: last + beyond], rate, [(300, _trigger(300, rate))], [])
+    assert [type(window) for window in out] == ([Window] if beyond > 0 else [])
+
+
 @given(seed=st.integers(0, 100), onset=st.integers(300, 500), data=st.data())
 def test_history_is_long_enough_for_an_announcement_as_late_as_the_minimum(
     seed: int, onset: int, data: st.DataObject

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_streams import SECOND, T0, FakeEncoder, noise_with_bursts, package_spec, records, sid_of
+from made_streams import SECOND, T0, FakeEncoder, blocks, noise_with_bursts, package_spec, records, sid_of
 
 from tscc_stream.config import Config
 from tscc_stream.messages import (
@@ -25,6 +25,8 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
+from tscc_stream.stages.condition import Condition
+from tscc_stream.stages.detect import Detect
 from tscc_stream.stages.extract import uid_of
 
 RATE = 100.0
@@ -241,9 +243,23 @@ def test_a_gap_is_told_and_drops_the_window_that_it_cuts() -> None:
     assert front.counts["triggers"] == 2
 
 
-def test_a_dead_sensor_does_not_hold_network_events() -> None:
+def test_a_trigger_that_a_gap_cuts_is_still_a_member() -> None:
+    front = _front(_config(network={"min_channels": 2}), channels=2)
+    found = [
+        m for number in range(2) for r in _records(number, [], _signal(number)[: EVENT + 20]) for m in front.feed(r)
+    ]
+    for number in range(2):
+        found += front.feed(records(np.arange(9), RATE, sid=sid_of(number), start_ns=T0 + 60 * SECOND)[0])
+    assert [len(m.members) for m in found if isinstance(m, NetworkTrigger) and m.final] == [2]
+
+
+@pytest.mark.parametrize("dies_at", [0, EVENT, EVENT + 20])
+def test_a_dead_sensor_does_not_hold_network_events(dies_at: int) -> None:
+    """Nor does the trigger that was open when it died."""
     front = _front(_config(network={"min_channels": 2}))
-    dead = _records(2, range(100, SAMPLES, 100), np.full(SAMPLES, 17.0))
+    signal = _signal(2, [EVENT - 20])
+    signal[dies_at:] = 17.0
+    dead = _records(2, range(100, SAMPLES, 100), signal)
     found = [message for record in dead for message in front.feed(record)]
     found += [m for number in range(2) for record in _records(number) for m in front.feed(record)]
     assert [message.final for message in found if isinstance(message, NetworkTrigger)][-1:] == [True]
@@ -274,6 +290,13 @@ def test_a_clock_set_back_holds_nothing_for_ever() -> None:
     for minute in range(12):
         found += front.feed(Record(sid_of(2), T0 + minute * 60 * SECOND, RATE, rng.normal(0, 9, 6000)))
     assert [message.cause for message in found if isinstance(message, Gap)] == ["clock"]
+    later = T0 + 800 * SECOND
+    found = [
+        m for n in range(2) for r in records(_signal(n), RATE, sid=sid_of(n), start_ns=later) for m in front.feed(r)
+    ]
+    assert [message.final for message in found if isinstance(message, NetworkTrigger)] == []
+    found = front.feed(Record(sid_of(2), T0 + 900 * SECOND, RATE, rng.normal(0, 9, 6000)))
+    assert [message.final for message in found if isinstance(message, NetworkTrigger)] == [True]
 
 
 def test_without_a_network_section_there_are_no_network_events() -> None:
@@ -350,8 +373,24 @@ def test_nothing_held_grows_with_time() -> None:
     assert all(size <= 4 for size in held.values()), held
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_expecting_a_channel_twice_is_nothing(number: int) -> None:
-    front = _front()
-    front.expect(sid_of(number), T0 + SECOND)
+def test_a_channel_that_never_comes_does_not_keep_network_events_from_the_end() -> None:
+    front = _front(channels=4)
+    found = [m for number in range(3) for r in _records(number) for m in front.feed(r)]
+    assert not any(isinstance(message, NetworkTrigger) for message in found)
+    assert [m.final for m in front.flush() if isinstance(m, NetworkTrigger)] == [True]
     assert front.flush() == []
+
+
+def test_network_events_wait_for_excursions_that_may_yet_be_long_enough() -> None:
+    """The second channel's onset lies within the first one's trigger, but its data end before it is announced."""
+    config = _config(trigger={**TRIGGER, "min_seconds": 0.5}, network={"min_channels": 2})
+    condition, detect = Condition(lambda _: (config.condition, config.trigger)), Detect(lambda _: config.trigger)
+    (ratio,) = condition.feed(blocks(_signal(0), RATE)[0])
+    off = max(trigger.off_index or 0 for trigger in detect.feed(ratio))
+    assert off > EVENT
+    front = _front(config, channels=2)
+    found = [message for record in _records(0) for message in front.feed(record)]
+    for record in _records(1, [off + 20], noise_with_bursts(1, SAMPLES, [off - 8], gain=60.0)):
+        found += front.feed(record)
+    found += front.flush()
+    assert [len(m.members) for m in found if isinstance(m, NetworkTrigger) and m.final] == [2]

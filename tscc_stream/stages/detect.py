@@ -232,10 +232,7 @@ class Coincidence:
         progress.opened = None
         if trigger.on_ns < self._settled_ns:
             self.counts["late"] += 1
-        key = (trigger.on_ns, trigger.off_ns, trigger.sid, window_uid)
-        insort(self._closed, key)
-        if self._closed[0] is key:
-            self._head_needs_ns = -_NEVER_NS
+        insort(self._closed, (trigger.on_ns, trigger.off_ns, trigger.sid, window_uid))
 
     def advance(self, sid: str, processed_ns: int, now_ns: int) -> list[NetworkTrigger]:
         """Every trigger of a channel with an onset before `processed_ns` is known; what that settles."""
