@@ -341,6 +341,7 @@ def test_memory_does_not_grow_with_time() -> None:
     assert len(coincidence._certain._heap) == len(coincidence._processed._heap) == 3
     for second in range(4000, 8000, 4):
         coincidence.end(sid_of(2), 0)
+        _advance(coincidence, 2, second, now=float(second))
         for number in range(2):
             _feed(coincidence, number, second + number, second + number + 1.5)
             _advance(coincidence, number, second + 4.0, now=float(second))
