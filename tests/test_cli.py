@@ -26,6 +26,7 @@ COMMANDS = (
     ["model", "show"],
     ["model", "verify"],
     ["model", "label"],
+    ["model", "import-reference"],
     ["check-config"],
 )
 

@@ -103,7 +103,7 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
 
     Raises ArchiveError and PackageError with one sentence each.
     """
-    loaded = package.load(model)
+    loaded = package.load_live(model)
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
     channels = archive.channels(index)

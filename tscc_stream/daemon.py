@@ -62,7 +62,7 @@ class Daemon:
         self._config = config
         self._state_dir = state_dir
         self._shared = Shared(Metrics(CollectorRegistry()), Health())
-        self._package = package.load(model_folder)
+        self._package = package.load_live(model_folder)
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES)
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._notifier = Notifier.from_environment(os.environ)

@@ -38,7 +38,8 @@ class Novelty(_Part):
 
 class PackageSpec(_Part):
     """model.json. Band in Hz; onset_sample: where in the window the onset stands; warmup_seconds: raw data that the
-    band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives.
+    band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives;
+    evaluate_only: why this model must not serve a stream (empty: it may).
     """
 
     format: Literal[1]
@@ -61,6 +62,7 @@ class PackageSpec(_Part):
     novelty: Novelty | None
     metrics: dict[str, Any]
     precision_tolerance: Annotated[float, Field(gt=0)]
+    evaluate_only: str = ""
     sha256: dict[str, str]
 
     @model_validator(mode="after")
@@ -169,6 +171,14 @@ def load(folder: Path) -> Package:
         if sha256_of(path) != expected:
             raise PackageError(f"model package {folder}: {name} was changed: its SHA-256 is not the one in model.json")
     return Package(folder, spec, read_labels(folder, spec.clusters), hashlib.sha256(raw).hexdigest())
+
+
+def load_live(folder: Path) -> Package:
+    """A package that may serve a stream. Raises PackageError as `load` does, and where it says that it may not."""
+    loaded = load(folder)
+    if loaded.spec.evaluate_only:
+        raise PackageError(f"model package {folder} is for evaluation only: {loaded.spec.evaluate_only}")
+    return loaded
 
 
 def write(folder: Path, spec: dict[str, Any], labels: dict[int, Label]) -> PackageSpec:

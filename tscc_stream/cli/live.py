@@ -88,7 +88,7 @@ def _check_config(options: argparse.Namespace) -> int:
     settings = config.load(options.file)
     try:
         folder = package.find(settings.model, options.file.resolve().parent)
-        package.load(folder)
+        package.load_live(folder)
     except package.PackageError as error:
         raise config.ConfigError([f"model: {error}"]) from error
     print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")

@@ -1,4 +1,4 @@
-"""Commands around models: train, dataset build, model show / verify / label."""
+"""Commands around models: train, dataset build, model show / verify / label / import-reference."""
 
 from __future__ import annotations
 
@@ -136,6 +136,16 @@ def _add_model(commands: Commands) -> None:
     label.add_argument("--colour", metavar="#RRGGBB")
     label.add_argument("--notes")
     label.add_argument("--event-type", help="QuakeML event type")
+    reference = add_command(
+        actions,
+        "import-reference",
+        "make a package, for evaluation only, of the TSCC authors' published weights",
+        "model import-reference Finetuning_phase --centres Centers --out models/published",
+        _import_reference,
+    )
+    reference.add_argument("weights", type=Path, metavar="WEIGHTS", help="what the authors' torch.save wrote")
+    reference.add_argument("--centres", type=Path, required=True, metavar="FILE", help="their centres, likewise")
+    reference.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -148,12 +158,22 @@ def _show(options: argparse.Namespace) -> int:
     )
     calibrated = f"{spec.novelty.calibration_windows} windows" if spec.novelty else "none: no window is called unknown"
     print(f"{spec.distance} distance, fuzzifier {spec.fuzzifier:g}; novelty calibration: {calibrated}")
+    if spec.evaluate_only:
+        print(f"for evaluation only: {spec.evaluate_only}")
     for cluster in range(spec.clusters):
         found = loaded.labels.get(cluster)
         print(f"cluster {cluster}: {found.name} ({found.event_type}) {found.notes}" if found else f"cluster {cluster}")
     card = loaded.folder / "card.md"
     if card.is_file():
         print(f"\n{card.read_text(encoding='utf-8').rstrip()}")
+    return 0
+
+
+def _import_reference(options: argparse.Namespace) -> int:
+    from tscc_stream.learn.reference import import_reference  # noqa: PLC0415 torch takes seconds
+
+    made = import_reference(options.weights, options.centres, options.out)
+    print(f"{options.out}: {made.spec.clusters} clusters, {made.sha256[:12]}, uncalibrated, for evaluation only")
     return 0
 
 

@@ -58,7 +58,7 @@ class Trained:
 
     selfcheck_x, calibration_x: normalised windows [n, samples, channels], of which the latter took part neither in
     training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. metric [D, D]: makes
-    distances Mahalanobis; None: Euclidean.
+    distances Mahalanobis; None: Euclidean. evaluate_only: as in the package.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Trained:
     version: str = "1"
     labels: dict[int, Label] = field(default_factory=dict)
     metric: Tensor | None = None
+    evaluate_only: str = ""
 
 
 def infer(module: nn.Module, x: Float32Array, batch: int = 64) -> tuple[Float32Array, ...]:
@@ -162,6 +163,7 @@ def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[s
         "distance": "euclidean" if trained.metric is None else "mahalanobis",
         "novelty": novelty,
         "metrics": trained.metrics,
+        "evaluate_only": trained.evaluate_only,
         "precision_tolerance": PRECISION_TOLERANCE,
     }
 

@@ -27,6 +27,8 @@ FILE_LIMIT = 64 << 20
 PICKLE_LIMIT = 1 << 20
 """Bytes of instructions; the published weights have 17 thousand."""
 
+_DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OverflowError)
+"""What zipfile raises of broken files, beside its own errors: names that are no text, places before the start."""
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORED_TYPES = {"torch.FloatStorage": "<f4", "torch.DoubleStorage": "<f8", "torch.LongStorage": "<i8"}
 _DICTIONARIES = frozenset({"collections.OrderedDict"})
@@ -99,7 +101,9 @@ class Stored:
         storage = tensor.storage
         numbers = self._raw(storage.key)
         if len(numbers) != storage.count * np.dtype(storage.kind).itemsize:
-            raise PickledError(f"storage {storage.key} holds {len(numbers)} bytes, not the {storage.count} numbers stated")
+            raise PickledError(
+                f"storage {storage.key} holds {len(numbers)} bytes, not the {storage.count} numbers stated"
+            )
         flat = np.frombuffer(numbers, storage.kind)
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
         if 0 in tensor.shape or last >= flat.size:
@@ -132,8 +136,8 @@ def _read(content: bytes) -> Stored:
 def _read_zip(content: bytes) -> Stored:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise PickledError(f"truncated or damaged: {error}") from error
+    except _DAMAGE as error:
+        raise PickledError("truncated or damaged: no readable zip") from error
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise PickledError(f"a zip with {len(pickles)} files data.pkl; torch.save writes one")
@@ -146,15 +150,15 @@ def _read_zip(content: bytes) -> Stored:
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A member that is stored as it is, as torch does: what cannot be larger than the file needs no other limit."""
+    if name not in archive.namelist():
+        raise PickledError(f"{name[:80]} is missing")
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > FILE_LIMIT:
+        raise PickledError(f"{name[:80]} is compressed or encrypted; torch.save stores it as it is")
     try:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > FILE_LIMIT:
-            raise PickledError(f"{name} is compressed or encrypted; torch.save stores it as it is")
         return archive.read(info)
-    except KeyError as error:
-        raise PickledError(f"{name} is missing") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise PickledError(f"truncated or damaged: {error}") from error
+    except _DAMAGE as error:
+        raise PickledError(f"truncated or damaged at {name[:80]}") from error
 
 
 def _read_legacy(content: bytes) -> Stored:
@@ -178,7 +182,7 @@ def _legacy_numbers(stream: io.BytesIO, sizes: dict[str, int], key: object) -> b
     return stream.read(count * sizes[key])
 
 
-def _run(stream: io.BytesIO, sizes: dict[str, int] | None = None) -> Any:
+def _run(stream: io.BytesIO, sizes: dict[str, int] | None = None) -> object:
     """What one pickle says, of at most PICKLE_LIMIT bytes; sizes: filled with bytes per number of each storage."""
     begin, machine = stream.tell(), _Machine({} if sizes is None else sizes)
     at = 0
@@ -188,11 +192,11 @@ def _run(stream: io.BytesIO, sizes: dict[str, int] | None = None) -> Any:
             if stream.tell() - begin > PICKLE_LIMIT:
                 raise PickledError(f"a pickle of more than {PICKLE_LIMIT >> 10} KiB")
             machine.step(opcode.name, argument)
+        return machine.result()
     except PickledError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
         raise PickledError(f"truncated or damaged: its pickle makes no sense at or after byte {at}") from error
-    return machine.result()
 
 
 class _Machine:
@@ -201,10 +205,10 @@ class _Machine:
     def __init__(self, sizes: dict[str, int]) -> None:
         self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[object, Any] = {}
         self._sizes = sizes
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, name: str, argument: object) -> None:
         if name in _PLAIN:
             self._stack.append(argument)
         elif name in _FRESH:
@@ -218,7 +222,8 @@ class _Machine:
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise PickledError(f"its pickle holds the instruction {name}, which no tensors need")
 
-    def result(self) -> Any:
+    def result(self) -> object:
+        value: object
         (value,) = self._stack or [None]
         return value
 
@@ -252,7 +257,9 @@ class _Machine:
     def _named(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
         if full not in _KNOWN:
-            raise PickledError(f"its pickle names {full[:80]}, which no published weights need: refused, nothing was run")
+            raise PickledError(
+                f"its pickle names {full[:80]}, which no published weights need: refused, nothing was run"
+            )
         self._stack.append(Name(full))
 
     def _instance(self, argument: str) -> None:
@@ -281,7 +288,9 @@ class _Machine:
     def _persistent(self, _: object) -> None:
         (reference,) = self._pop(1)
         match reference:
-            case ("storage", Name(full=kind), str(key), str(), int(count), *_) if kind in _STORED_TYPES and count >= 0:
+            case ("storage", Name(full=kind), str(key), str(), int(count), *view) if (
+                kind in _STORED_TYPES and count >= 0 and view in ([], [None])
+            ):
                 numbers = _STORED_TYPES[kind]
                 self._sizes[key] = np.dtype(numbers).itemsize
                 self._stack.append(Storage(numbers, key, count))
@@ -324,13 +333,19 @@ class _Machine:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object) -> StoredTensor:
-    numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (None,)
-    if not isinstance(storage, Storage) or not all(isinstance(n, int) and 0 <= n <= FILE_LIMIT for n in numbers):
+    extent, steps = _whole(shape), _whole(strides)
+    (first,) = _whole((offset,))
+    if not isinstance(storage, Storage):
         raise TypeError
-    made = StoredTensor(storage, int(offset), tuple(shape), tuple(strides))
-    if len(made.shape) != len(made.strides) or len(made.shape) > 4 or math.prod(made.shape) > FILE_LIMIT:
+    if len(extent) != len(steps) or len(extent) > 4 or math.prod(extent) > FILE_LIMIT:
         raise ValueError
-    return made
+    return StoredTensor(storage, first, extent, steps)
+
+
+def _whole(numbers: object) -> tuple[int, ...]:
+    if not isinstance(numbers, tuple) or not all(isinstance(n, int) and 0 <= n <= FILE_LIMIT for n in numbers):
+        raise TypeError
+    return numbers
 
 
 _PLAIN = frozenset(
@@ -343,6 +358,7 @@ _FRESH: dict[str, Callable[[], object]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
 }
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine._mark,
@@ -356,6 +372,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: machine._tuple(3),
     "APPEND": lambda machine, _: machine._append(machine._pop(1)),
     "APPENDS": lambda machine, _: machine._append(machine._to_mark()),
+    "ADDITEMS": lambda machine, _: machine._append(machine._to_mark()),
     "SETITEM": lambda machine, _: machine._set_items(machine._pop(2)),
     "SETITEMS": lambda machine, _: machine._set_items(machine._to_mark()),
     "BINPERSID": _Machine._persistent,
