@@ -36,6 +36,7 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--epochs-finetune", type=int, default=25, metavar="N")
     parser.add_argument("--batch-size", type=int, default=64, metavar="B")
     parser.add_argument("--repr-dims", type=int, default=32, metavar="D")
+    parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), default="euclidean", help="to the centres")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
@@ -57,6 +58,7 @@ def _train(options: argparse.Namespace) -> int:
         repr_dims=options.repr_dims,
         seed=options.seed,
         device=options.device,
+        distance=options.distance,
         provenance=options.provenance,
         licence=options.licence,
         command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
