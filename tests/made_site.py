@@ -67,7 +67,7 @@ def write_settings(folder: Path, *args: Any, **over: Any) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tscc_stream", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "tscc_stream", *map(str, arguments)]
 
 
 def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

@@ -429,7 +429,11 @@ def test_ten_lines_of_a_user(bus: Bus, journal: JournalFile) -> None:
     script = "\n".join(line[4:] for line in ("    from" + example).splitlines())
     script = script.replace("tcp://daemon:5556", bus.endpoint).replace("tcp://daemon:5557", bus.replay_endpoint)
     done = subprocess.run(
-        [sys.executable, "-c", script + "\n        break\n"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-P", "-c", script + "\n        break\n"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout == "1 FDSN:BW_UH1__S_H_Z microseismic\n", done.stderr
 

@@ -76,14 +76,25 @@ def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
 
 
 class Replay:
-    """`python -m tscc_stream.serve`: files in, in the order of their times."""
+    """`tscc-stream serve`: files in, in the order of their times."""
 
     write = None
 
     def __init__(self, folder: Path, payloads: list[bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.mseed").write_bytes(b"".join(payloads))
-        command = [sys.executable, "-m", "tscc_stream.serve", str(folder), "--bind", "127.0.0.1:0", "--speed", "max"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tscc_stream",
+            "serve",
+            str(folder),
+            "--bind",
+            "127.0.0.1:0",
+            "--speed",
+            "max",
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()

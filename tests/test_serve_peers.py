@@ -34,7 +34,7 @@ class Served:
     """A server process and the port that it says it listens on."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tscc_stream.serve", str(folder), "--bind", "127.0.0.1:0", *arguments]
+        command = [sys.executable, "-P", "-m", "tscc_stream", "serve", str(folder), "--bind", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._watchdog = threading.Timer(DEADLINE, self.process.kill)
         self._watchdog.start()
@@ -338,7 +338,7 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_sentence_on_stderr(arguments: list[str], status: int, sentence: str) -> None:
-    command = [sys.executable, "-m", "tscc_stream.serve", *arguments]
+    command = [sys.executable, "-P", "-m", "tscc_stream", "serve", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=os.environ)
     assert (run.returncode, run.stdout, run.stderr) == (status, "", sentence)
 

@@ -304,7 +304,7 @@ def test_kill_9_leaves_no_hole_and_loses_nothing_acknowledged(path: Path) -> Non
     acknowledged = 0
     for wanted in (50, 400, 900):
         child = subprocess.Popen(
-            [sys.executable, "-c", APPENDER, str(path)],
+            [sys.executable, "-P", "-c", APPENDER, str(path)],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"},
         )

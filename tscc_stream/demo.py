@@ -194,7 +194,7 @@ def _daemon(configuration: Path, folder: Path) -> Iterator[tuple[subprocess.Pope
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("wb") as stderr:
         notify.bind(str(folder / "notify"))
         environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
-        command = [sys.executable, "-m", "tscc_stream", "run", "--config", str(configuration)]
+        command = [sys.executable, "-P", "-m", "tscc_stream", "run", "--config", str(configuration)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=environment)
         try:
             _wait_until_ready(process, notify, log)

@@ -44,6 +44,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--loop", action="store_true", help="play again and again, with later times")
     parser.add_argument("--start-at", choices=("recorded", "now"), default="recorded", help="which times records bear")
     parser.add_argument("--once", action="store_true", help="end when everything was played and read")
+    parser.add_argument("--wait-for-client", action="store_true", help="begin with the first client's request for data")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -54,7 +55,13 @@ def _serve(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     return serve_command(
-        options.paths, options.bind, speed=speed, loop=options.loop, start_at=options.start_at, once=options.once
+        options.paths,
+        options.bind,
+        speed=speed,
+        loop=options.loop,
+        start_at=options.start_at,
+        once=options.once,
+        wait_for_client=options.wait_for_client,
     )
 
 
