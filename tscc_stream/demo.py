@@ -291,9 +291,9 @@ def _summarise(tally: Tally, metrics: str, say: Console) -> None:
 
 
 def _voters(event: dict[str, Any], tally: Tally) -> str:
-    """`BW.UH3..SHZ microseismic, BW.UH2..SHZ ...`: every channel with its own cluster."""
+    """`BW.UH3..SHZ microseismic; BW.UH2..SHZ ...`: every channel with its own cluster."""
     clusters = dict(tally.clusters[uid] for uid in event["data"]["detections"] if uid in tally.clusters)
-    return ", ".join(f"{to_nslc(sid)} {clusters.get(sid, 'no window')}" for sid in event["data"]["channels"])
+    return "; ".join(f"{to_nslc(sid)} {clusters.get(sid, 'no window')}" for sid in event["data"]["channels"])
 
 
 def _quantiles(samples: list[Any], wanted: tuple[float, ...]) -> dict[float, float]:
