@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tscc_stream import package
-from tscc_stream.cli.command import Commands, UsageError, add_command
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
 
-_FORMS = "--model with --data or --stream, or --representations with --labels"
+_FORMS = "--model with --data, --model with --stream and --truth, or --representations with --labels"
 
 
 def add(commands: Commands) -> None:
@@ -29,6 +31,13 @@ def add(commands: Commands) -> None:
         default="series",
         help="what the probes beside the model's representation are taught on (default series)",
     )
+    stream = parser.add_argument_group("a model on a continuous stream")
+    stream.add_argument("--stream", type=Path, nargs="+", metavar="PATH", help="recordings, as classify takes them")
+    stream.add_argument("--truth", type=Path, metavar="TABLE.csv", help="truth.csv of simulate, or one with p_utc_STA")
+    stream.add_argument("--config", type=Path, metavar="F", help="trigger settings; default: the shipped ones")
+    stream.add_argument("--from-time", metavar="ISO8601", help="judge from here on only; UTC unless it says otherwise")
+    stream.add_argument("--to-time", metavar="ISO8601")
+    stream.add_argument("--target", metavar="KIND", help="what alerts are for (default microseismic, or event)")
     arrays = parser.add_argument_group("stored arrays")
     arrays.add_argument("--representations", type=Path, metavar="R.npy", help="[n, dimensions]")
     arrays.add_argument("--labels", type=Path, metavar="Y.npy", help="class of each, [n]")
@@ -38,21 +47,75 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from tscc_stream.learn import evaluate, report  # noqa: PLC0415 torch takes seconds
-
-    if options.representations is not None and options.labels is not None and options.model is None:
-        arrays = evaluate.evaluate_arrays(
-            options.representations, options.labels, options.assignments, seed=options.seed
-        )
-        print(report.markdown(arrays.report), end="")
-        if options.report is not None:
-            evaluate.write_arrays(arrays, options.report)
-        return 0
-    if options.model is not None and options.data is not None and options.representations is None:
-        model = package.find(options.model)
-        judged = evaluate.evaluate_model(model, options.data, representation=options.representation, seed=options.seed)
-        print(report.markdown(judged.report), end="")
-        if options.report is not None:
-            evaluate.write_model(judged, options.report)
-        return 0
+    """Exactly one form must be there, whole."""
+    forms = {
+        _evaluate_arrays: (options.representations, options.labels),
+        _evaluate_windows: (options.model, options.data),
+        _evaluate_stream: (options.model, options.stream, options.truth),
+    }
+    begun = (options.representations, options.data, options.stream)
+    for run, needed in forms.items():
+        if None not in needed and sum(one is not None for one in begun) == 1:
+            return run(options)
     raise UsageError(f"evaluate: expected {_FORMS}")
+
+
+def _evaluate_arrays(options: argparse.Namespace) -> int:
+    from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415 torch takes seconds
+
+    arrays = evaluate.evaluate_arrays(options.representations, options.labels, options.assignments, seed=options.seed)
+    print(report.markdown(arrays.report), end="")
+    if options.report is not None:
+        evaluation_report.write_arrays(arrays, options.report)
+    return 0
+
+
+def _evaluate_windows(options: argparse.Namespace) -> int:
+    from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415
+
+    model = package.find(options.model)
+    judged = evaluate.evaluate_model(model, options.data, representation=options.representation, seed=options.seed)
+    print(report.markdown(judged.report), end="")
+    if options.report is not None:
+        evaluation_report.write_model(judged, options.report)
+    return 0
+
+
+def _evaluate_stream(options: argparse.Namespace) -> int:
+    from tscc_stream.classify import classify  # noqa: PLC0415
+    from tscc_stream.edges import archive  # noqa: PLC0415
+    from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415
+    from tscc_stream.source_id import to_nslc  # noqa: PLC0415
+
+    settings, _ = config_of(options)
+    truth, found = stream_truth.read(options.truth), archive.index(options.stream)
+    span_ns = (
+        max(found.start_ns, _time_ns("--from-time", options.from_time, found.start_ns)),
+        min(found.stop_ns, _time_ns("--to-time", options.to_time, found.stop_ns)),
+    )
+    rows = io.StringIO()
+    classify(options.stream, settings, package.find(options.model), "jsonl", rows)
+    judged = stream_scores.judge_stream(
+        stream_scores.read_detections(rows.getvalue().splitlines()),
+        truth,
+        [to_nslc(channel.sid) for channel in archive.channels(found)],
+        span_ns,
+        target=options.target,
+        seed=options.seed,
+    )
+    print(stream_report.markdown(judged), end="")
+    if options.report is not None:
+        stream_report.write(judged, options.report)
+    return 0
+
+
+def _time_ns(option: str, text: str | None, default: int) -> int:
+    """Nanoseconds since 1970 of an option's time, to the microsecond."""
+    if text is None:
+        return default
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: expected ISO 8601 such as 2009-01-21T04:20:00") from error
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1) * 1000

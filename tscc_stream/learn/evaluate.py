@@ -18,7 +18,7 @@ from tscc_stream.learn.features import log_spectrogram, series
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.probes import PROBES, Split
-from tscc_stream.learn.report import Report, Table, write
+from tscc_stream.learn.report import Report, Table
 from tscc_stream.learn.scores import Score, contingency, judge_clusters, score, time_blocks
 from tscc_stream.messages import AnyArray, Float32Array, Float64Array
 from tscc_stream.package import Package
@@ -26,6 +26,7 @@ from tscc_stream.stages.extract import normalise
 
 Representation = Literal["series", "spectrogram"]
 FEWEST_WINDOWS = 20
+MODEL = "model"
 
 
 class EvaluationError(ValueError):
@@ -50,6 +51,12 @@ class Judged:
     group: Int64Array
     methods: dict[str, Clustering]
     report: Report
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Of each method, by the names of `methods`."""
+        own = {} if self.report.clustering is None else {MODEL: self.report.clustering}
+        return own | self.report.baselines
 
 
 def evaluate_model(model: Path, data: Path, *, representation: Representation = "series", seed: int = 0) -> Judged:
@@ -82,7 +89,7 @@ def evaluate_model(model: Path, data: Path, *, representation: Representation = 
     )
     own = Clustering(f"TSCC ({package.spec.name})", r, group, package.spec.clusters)
     return Judged(
-        package, encoder, windows, normalised, y, names, r, membership, group, {"model": own, **methods}, report
+        package, encoder, windows, normalised, y, names, r, membership, group, {MODEL: own, **methods}, report
     )
 
 
@@ -248,15 +255,3 @@ def _notes_on_times(matched: bool, representation: Representation) -> tuple[str,
         _cluster_note(matched, "one half by time"),
         "Baselines: fitted without labels on the very windows that are judged, with as many clusters as classes.",
     )
-
-
-def write_arrays(arrays: Arrays, folder: Path) -> None:
-    """Report and figures into a folder, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write(arrays.report, folder)
-
-
-def write_model(judged: Judged, folder: Path) -> None:
-    """Report and figures into a folder, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write(judged.report, folder)

@@ -26,18 +26,18 @@ def log_spectrogram(x: AnyArray) -> Float64Array:
     return decibel.reshape(len(x), -1)
 
 
-def short_time_transform(signals: Float64Array, rate_hz: float = 1.0) -> AnyArray:
+def short_time_transform(signals: Float64Array) -> AnyArray:
     """Complex [..., frequencies, segments] of real signals [..., samples], Hann windows, whole segments only."""
-    transform = transform_of(signals.shape[-1], rate_hz)
+    transform = transform_of(signals.shape[-1])
     first, last = transform.lower_border_end[1], transform.upper_border_begin(signals.shape[-1])[1]
     spectrum: AnyArray = transform.stft(signals, p0=first, p1=max(first + 1, last))
     return spectrum
 
 
-def transform_of(samples: int, rate_hz: float) -> ShortTimeFFT:
+def transform_of(samples: int, rate_hz: float = 1.0, segment: int = SEGMENT) -> ShortTimeFFT:
     """The transform of signals of that length: frequencies `f` in Hz, times of segments by `t`."""
-    segment = min(SEGMENT, samples)
-    return ShortTimeFFT(get_window("hann", segment), max(1, segment // 4), rate_hz)
+    length = min(segment, samples)
+    return ShortTimeFFT(get_window("hann", length), max(1, length // 4), rate_hz)
 
 
 def log_kurtosis(x: AnyArray) -> Float64Array:

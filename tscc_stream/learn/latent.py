@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tscc_stream.learn.network import Encoder
+from tscc_stream.learn.network import Encoder, make_encoder
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
 
@@ -20,7 +20,7 @@ def encoder_of(package: Package) -> Encoder:
     try:
         state = torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True)
         weights = {name: value for name, value in state.items() if name not in _HEAD}
-        encoder = Encoder(*_shape(weights))
+        encoder = make_encoder(0, *_shape(weights))
         encoder.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError, AttributeError, IndexError, pickle.UnpicklingError) as error:
         raise PackageError(
@@ -53,10 +53,8 @@ def ricker(samples: int, onset: int, peak: float) -> Float32Array:
     return wavelet
 
 
-def noisy_ricker(samples: int, onset: int, peak: float, decibel: float, seed: int) -> Float32Array:
-    """White noise with a Ricker wavelet whose power, over its two periods, lies `decibel` above the noise's."""
+def ricker_above_noise(samples: int, onset: int, peak: float, decibel: float) -> Float32Array:
+    """A Ricker wavelet whose mean power over its two periods lies `decibel` above that of noise of variance 1."""
     wavelet = ricker(samples, onset, peak)
-    span = slice(onset, onset + round(2.0 / peak))
-    power = float(np.mean(wavelet[span] ** 2))
-    noise = np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
-    return wavelet * np.float32(np.sqrt(10.0 ** (decibel / 10.0) / power)) + noise
+    power = float(np.mean(wavelet[onset : onset + round(2.0 / peak)] ** 2))
+    return wavelet * np.float32(np.sqrt(10.0 ** (decibel / 10.0) / power))

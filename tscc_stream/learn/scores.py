@@ -62,6 +62,13 @@ def matching(y: Int64Array, group: Int64Array) -> Int64Array:
     return found
 
 
+def partners(y: Int64Array, group: Int64Array, clusters: int) -> list[int]:
+    """A number for each cluster [clusters]: its class by the best matching, beyond the classes where it has none."""
+    found = matching(y, group)
+    free = iter(range(int(y.max()) + 1, int(y.max()) + 1 + clusters))
+    return [int(found[k]) if k < len(found) and found[k] >= 0 else next(free) for k in range(clusters)]
+
+
 def majorities(y: Int64Array, group: Int64Array, clusters: int) -> Int64Array:
     """Commonest class of each cluster [clusters]; that of all windows where a cluster is empty."""
     counts = np.zeros((int(y.max()) + 1, clusters))
