@@ -17,6 +17,8 @@ from tscc_stream.learn.dataset import DataSet, WindowShape
 from tscc_stream.learn.evaluate import evaluate_model
 from tscc_stream.learn.export import Trained, export
 from tscc_stream.learn.network import make_encoder
+from tscc_stream.learn.report import Report, markdown
+from tscc_stream.learn.scores import Score
 from tscc_stream.package import PackageError, load
 
 SAMPLES, RATE, ONSET = 64, 50.0, 12
@@ -126,6 +128,20 @@ def test_more_clusters_than_classes_are_judged_by_majority(tmp_path: Path) -> No
     assert report.clustering is not None
     assert report.clusters == 5
     assert any("commonest class" in note for note in report.notes)
+    assert "above the best of the untrained controls: ACC" in markdown(report)
+
+
+@pytest.mark.parametrize(("nmi", "word"), [(0.5, "is above"), (0.3, "is NOT above")])
+def test_a_model_is_above_its_controls_only_by_both_measures(nmi: float, word: str) -> None:
+    def made(acc: float, nmi: float) -> Score:
+        return Score(acc, nmi, 0.5, (acc, acc), (nmi, nmi), (0.5, 0.5))
+
+    controls = {"gmm_log_kurtosis": made(0.7, 0.1), "gmm_untrained": made(0.6, 0.4)}
+    text = markdown(Report("m", {"a": 3, "b": 7}, 2, made(0.8, nmi), {}, {}, controls, [], (), 0))
+    assert word in text
+    assert "ACC 80.0 % against 70.0 % (log kurtosis" in text
+    assert "against 40.0 % (untrained encoder, Gaussian mixture)" in text
+    assert "commonest class would give ACC 70.0 %" in text
 
 
 def test_stored_arrays_give_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,6 +290,13 @@ def test_the_examples_are_found_by_their_rules() -> None:
     ):
         assert shown.synthetic
         assert "synthetic" in shown.title
+
+
+def test_examples_are_sought_among_events_where_labels_tell() -> None:
+    data = labelled(20)
+    assert examples.events_of(data).tolist() == list(range(20))
+    assert examples.events_of(replace(data, y_names=("noise", "icequake"))).tolist() == list(range(1, 20, 2))
+    assert examples.events_of(replace(data, y=None, y_names=())).tolist() == list(range(20))
 
 
 def test_a_ricker_wavelet_stands_as_far_above_the_noise_as_was_asked() -> None:

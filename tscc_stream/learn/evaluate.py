@@ -72,7 +72,7 @@ def evaluate_model(model: Path, data: Path, *, representation: Representation = 
     normalised = normalise(windows.x, package.spec.normalisation)
     r, membership, group = _encoded(package, normalised)
     encoder = encoder_of(package)
-    methods = baselines(windows.x, normalised, encoder, len(names), seed)
+    methods = baselines(windows.x, normalised, encoder, package.spec.clusters, seed)
     table = _Judge(y, windows.onset_ns, windows.span_ns, seed)
     beside = series(windows.x) if representation == "series" else log_spectrogram(windows.x)
     report = Report(
@@ -253,5 +253,5 @@ def _notes_on_times(matched: bool, representation: Representation) -> tuple[str,
         "Probes: taught on one half by time and judged on the other, and vice versa; the mean of both. "
         f"'raw' is the {'z-normalised windows' if representation == 'series' else 'log-spectrograms'}.",
         _cluster_note(matched, "one half by time"),
-        "Baselines: fitted without labels on the very windows that are judged, with as many clusters as classes.",
+        "Baselines: fitted without labels on the very windows that are judged, with as many clusters as the model.",
     )

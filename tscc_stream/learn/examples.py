@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tscc_stream.learn.dataset import DataSet, Int64Array
 from tscc_stream.learn.latent import ricker
 from tscc_stream.messages import AnyArray, Float32Array, Float64Array
 
@@ -21,6 +22,10 @@ _LOUD = 1.0 / 3.0  # share of the clear windows, the loudest, among which durati
 _NOISE = 0.01  # of synthetic windows, relative to the peak
 
 
+EVENTS = ("microseismic", "event", "earthquake", "icequake")
+"""Names of classes that hold seismic events."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """A window [samples] and what it shows; begin: sample at which the signal begins."""
@@ -29,6 +34,13 @@ class Example:
     waveform: Float64Array
     begin: int
     synthetic: bool
+
+
+def events_of(data: DataSet) -> Int64Array:
+    """Rows of the windows that are labelled as seismic events; all rows where no label says so."""
+    wanted = [number for number, name in enumerate(data.y_names) if name in EVENTS]
+    rows = np.flatnonzero(np.isin(data.y, wanted)) if data.y is not None and wanted else np.empty(0, np.int64)
+    return rows if rows.size else np.arange(len(data))
 
 
 def first_motions(x: Float32Array, onset: int, names: AnyArray) -> tuple[Example, Example]:

@@ -64,6 +64,9 @@ def comparison(
             axes.set(xlabel="principal component 1", ylabel="principal component 2")
     axes = figure.add_subplot(rows, _COLUMNS, len(methods) + 1)
     _draw_truth(axes, next(iter(methods.values())), y, classes, seed)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=8, markerscale=1.8, frameon=False
+    )
     return canvas.save(figure, folder, "comparison")
 
 
@@ -73,7 +76,7 @@ def _draw_truth(axes: Axes, first: Clustering, y: Int64Array, classes: Sequence[
     canvas.scatter(axes, places, y[chosen], classes)
     _frame(axes, places)
     axes.set_title(f"truth, in the plane of\n{first.title}", fontsize=9)
-    canvas.legend(axes)
+    axes.set(xlabel="principal component 1", ylabel="principal component 2")
 
 
 def _frame(axes: Axes, places: Float64Array) -> None:

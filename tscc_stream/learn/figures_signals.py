@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrow, Rectangle
 
 from tscc_stream.learn import canvas
 from tscc_stream.learn.dataset import DataSet
-from tscc_stream.learn.examples import CLEAR, Example, clarity, first_motions, near_and_far
+from tscc_stream.learn.examples import CLEAR, Example, clarity, events_of, first_motions, near_and_far
 from tscc_stream.learn.features import transform_of
 from tscc_stream.learn.latent import latent_over_time, ricker_above_noise
 from tscc_stream.learn.network import KERNEL, Encoder
@@ -73,9 +73,13 @@ def _reach(encoder: Encoder) -> int:
 
 
 def samples(data: DataSet, onset: int, folder: Path) -> str:
-    """Two polarities of first motion; a local and a distant event with their short-time Fourier transforms."""
-    first = data.x[:, :, 0]
-    motions, events = first_motions(first, onset, data.sid), near_and_far(first, onset, data.sid)
+    """Two polarities of first motion; a local and a distant event with their short-time Fourier transforms.
+
+    Where the data say which windows are events, the examples are chosen among these alone.
+    """
+    shown = data.take(events_of(data))
+    first = shown.x[:, :, 0]
+    motions, events = first_motions(first, onset, shown.sid), near_and_far(first, onset, shown.sid)
     figure = canvas.new_figure(10.0, 8.0)
     grid = figure.subplots(3, 2, height_ratios=(1.0, 0.8, 1.2))
     for column, (motion, event) in enumerate(zip(motions, events, strict=True)):

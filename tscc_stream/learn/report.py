@@ -13,7 +13,7 @@ Table = dict[str, Score]
 _TITLES = {
     "kmeans_raw": "KMeans on raw windows",
     "kmeans_logspec": "KMeans on log-spectrograms",
-    "gmm_log_kurtosis": "log kurtosis (one number), 2-component mixture",
+    "gmm_log_kurtosis": "log kurtosis (one number), Gaussian mixture",
     "kmeans_untrained": "untrained encoder, KMeans",
     "gmm_untrained": "untrained encoder, Gaussian mixture",
     "dec_logspec": "autoencoder (DEC type) on log-spectrograms",
@@ -110,14 +110,20 @@ def _row(title: str, score: Score) -> str:
 
 
 def _verdict(report: Report) -> list[str]:
-    """Whether the model was worth its training: one sentence."""
-    controls = {name: report.baselines[name].acc for name in _CONTROLS if name in report.baselines}
+    """Whether the model was worth its training: above every control by ACC and by NMI, or not."""
+    commonest = 100 * max(report.classes.values()) / report.n
+    lines = [f"Always naming the commonest class would give ACC {commonest:.1f} %.", ""]
+    controls = {name: report.baselines[name] for name in _CONTROLS if name in report.baselines}
     if report.clustering is None or not controls:
-        return []
-    best = max(controls, key=lambda name: controls[name])
-    lead = 100 * (report.clustering.acc - controls[best])
-    word = "above" if lead > 0 else "NOT above"
-    return [f"The clustering is {word} the best untrained control, {_TITLES[best]}: {lead:+.1f} points of ACC.", ""]
+        return lines
+    compared, above = [], True
+    for name in ("acc", "nmi"):
+        best = max(controls, key=lambda control: float(getattr(controls[control], name)))
+        own, other = 100 * getattr(report.clustering, name), 100 * getattr(controls[best], name)
+        above = above and own > other
+        compared.append(f"{name.upper()} {own:.1f} % against {other:.1f} % ({_TITLES[best]})")
+    word = "above" if above else "NOT above"
+    return [f"The clustering is {word} the best of the untrained controls: {'; '.join(compared)}.", "", *lines]
 
 
 def _confusion(report: Report) -> list[str]:
