@@ -10,7 +10,13 @@ SECOND = 1_000_000_000
 STATIONS = ("UH1", "UH2", "UH3")
 
 
-def detection_message(number: int, cluster: str = "", size: int = 200, waveform: bytes | None = b"\0" * 40) -> Message:
+def detection_message(
+    number: int,
+    cluster: str = "",
+    size: int = 200,
+    waveform: bytes | None = b"\0" * 40,
+    band_passed: bytes | None = b"\1" * 40,
+) -> Message:
     """The number-th detection: clusters 0, 1, 2 and stations in turn; the same number is the same message."""
     station = STATIONS[number // 3 % 3]
     return Message(
@@ -22,6 +28,7 @@ def detection_message(number: int, cluster: str = "", size: int = 200, waveform:
         sid=f"FDSN:BW_{station}__S_H_Z",
         tolerance_ns=2_500_000,
         waveform=waveform,
+        band_passed=band_passed,
     )
 
 

@@ -61,7 +61,7 @@ def used(made: Metrics) -> str:
     made.journal_head_seq.set(9)
     made.replay_requests.inc()
     made.set_model("demo", "1", "ab")
-    made.drift_score["1"].set(0.5)
+    made.set_drift({"all": float("nan"), "1": 0.5})
     return generate_latest(made.registry).decode()
 
 

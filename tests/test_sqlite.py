@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from made_messages import SECOND, detection_message, mixed, network_message, status_message
 
-from tscc_stream.edges import sqlite
+from tscc_stream.edges import journal_schema, sqlite
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.messages import Committed, Message
 
@@ -172,7 +172,7 @@ def test_commits_are_synchronous(journal: JournalFile) -> None:
 
 def test_lookups_use_an_index(journal: JournalFile, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(sqlite, "_number_of", lambda _db, query, _parameters=(): asked.append(query) or 0)
+    monkeypatch.setattr(sqlite, "number_of", lambda _db, query, _parameters=(): asked.append(query) or 0)
     journal.has_uid("a", final=False)
     journal.has_onset("a", 0, 1)
     plans = [
@@ -232,7 +232,7 @@ def as_other_database(path: Path) -> None:
 def as_newer_journal(path: Path) -> None:
     JournalFile(path).close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version = {sqlite.SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {journal_schema.SCHEMA_VERSION + 1}")
     db.close()
 
 
@@ -245,7 +245,7 @@ def as_folder(path: Path) -> None:
     [
         (as_text, "file is not a database"),
         (as_other_database, "an SQLite database of something else"),
-        (as_newer_journal, "has format 2, this program reads format 1: use the tscc-stream that wrote it"),
+        (as_newer_journal, "has format 3, this program reads format 2: use the tscc-stream that wrote it"),
         (as_folder, "unable to open database file|disk I/O error"),
     ],
 )

@@ -189,6 +189,19 @@ class NoveltyConfig(_Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
 
+class DriftConfig(_Section):
+    """window: recent windows, overall and per cluster, that are compared with the model's calibration windows."""
+
+    window: Annotated[int, Field(ge=100, le=100_000)] = 500
+
+
+class RetentionConfig(_Section):
+    """What of the journal is kept: messages and windows of the last days, at most so many GiB (2^30 bytes)."""
+
+    days: Positive = 90.0
+    max_gib: Positive = 20.0
+
+
 class PublishConfig(_Section):
     bind: Endpoint = "tcp://127.0.0.1:5556"
     replay_bind: Endpoint = "tcp://127.0.0.1:5557"
@@ -240,6 +253,7 @@ class Config(_Section):
     site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
     seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
     model: str = "models/demo"
+    shadow: str | None = None
     assemble: AssembleConfig = AssembleConfig()
     condition: ConditionConfig = ConditionConfig()
     trigger: TriggerConfig = TriggerConfig()
@@ -247,9 +261,11 @@ class Config(_Section):
     channels: dict[str, ChannelConfig] = Field(default_factory=dict)
     inference: InferenceConfig = InferenceConfig()
     novelty: NoveltyConfig = NoveltyConfig()
+    drift: DriftConfig = DriftConfig()
     overload: Literal["wait"] = "wait"
     publish: PublishConfig = PublishConfig()
     metrics: MetricsConfig = MetricsConfig()
+    retention: RetentionConfig = RetentionConfig()
     state_dir: str = "var"
 
     @model_validator(mode="wrap")

@@ -24,19 +24,19 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import __version__, package
+from tscc_stream.activation import ENDPOINTS_FILE
+from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier
-from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
 from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, FrontHalf
 from tscc_stream.sampling import seconds_to_ns
-from tscc_stream.stages.interpret import calibrated
-from tscc_stream.stages.publish import ModelIdentity, Publish
+from tscc_stream.serving import ModelKeeper, Served
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Note, Outbox, Shared
 
 _log = logging.getLogger(__name__)
@@ -48,21 +48,23 @@ STALLED_NS = seconds_to_ns(10.0)
 SILENT_NS = seconds_to_ns(30.0)
 """A channel that has sent nothing for as long is reported."""
 DRAIN_SECONDS = 20.0
-ENDPOINTS_FILE = "endpoints.json"
+ONLOOKER_SECONDS = 5.0
+"""How long the end waits for what is not needed any more."""
 
 
 class Daemon:
     """Start, supervise, drain.
 
-    model_folder, state_dir: resolved paths. `run` returns the exit status. What cannot be started is said by one of
-    PackageError, JournalError, BusError and HttpError.
+    model_folder, shadow_folder: the configuration's packages, which count where none was activated; state_dir:
+    resolved, like those. `run` returns the exit status. What cannot be started is said by one of PackageError,
+    ActivationError, JournalError, BusError and HttpError.
     """
 
-    def __init__(self, config: Config, model_folder: Path, state_dir: Path) -> None:
+    def __init__(self, config: Config, model_folder: Path, state_dir: Path, shadow_folder: Path | None = None) -> None:
         self._config = config
         self._state_dir = state_dir
         self._shared = Shared(Metrics(CollectorRegistry()), Health())
-        self._package = package.load_live(model_folder)
+        self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder)
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES)
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._notifier = Notifier.from_environment(os.environ)
@@ -71,20 +73,27 @@ class Daemon:
         """From a signal handler: end once everything that was received is published."""
         self._shared.stopping.set()
 
+    def request_models(self) -> None:
+        """From a signal handler: look again which models are to be served and tried."""
+        self._keeper.ask()
+
     def run(self) -> int:
         """0 after a clean drain, 1 where a thread failed."""
         with ExitStack() as stack:
             self._make_state_dir()
             journal = stack.enter_context(JournalFile(self._state_dir / "journal.sqlite"))
+            served = self._keeper.start()
             bus = self._start_bus(stack)
             http = HttpServer(self._config.metrics.bind, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
-            workers = self._workers(self._start_encoder(), journal, bus)
+            beside = Beside(self._shared.metrics, self._config, served)
+            workers = self._workers(served, beside, journal, bus)
+            onlookers = self._onlookers(beside, stack)
             readers = [self._reader(server) for server in self._config.seedlink]
             self._write_endpoints(bus, http)
             self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
-            for thread in (*workers, *(thread for _, thread in readers)):
+            for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
             self._supervise()
@@ -95,14 +104,6 @@ class Daemon:
             self._state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError([f"state_dir {self._state_dir}: cannot be made: {error.strerror}"]) from error
-
-    def _start_encoder(self) -> TorchScriptEncoder:
-        inference, spec = self._config.inference, self._package.spec
-        encoder = TorchScriptEncoder(self._package, inference.device, inference.threads)
-        encoder.warm_up(inference.max_batch)
-        self._shared.metrics.set_model(spec.name, spec.version, self._package.sha256)
-        _log.info("model %s %s on %s", spec.name, spec.version, encoder.device)
-        return encoder
 
     def _start_bus(self, stack: ExitStack) -> Bus:
         reader = JournalReader(self._state_dir / "journal.sqlite")
@@ -118,17 +119,27 @@ class Daemon:
         stack.callback(bus.stop)
         return bus
 
-    def _workers(self, encoder: TorchScriptEncoder, journal: JournalFile, bus: Bus) -> list[threading.Thread]:
-        config, loaded, shared = self._config, self._package, self._shared
-        scores = calibration_scores(loaded)
-        if not calibrated(scores, config.novelty.alpha):
-            _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
-                         loaded.spec.name, config.novelty.alpha)  # fmt: skip
-        front = FrontWorker(shared, FrontHalf(config, loaded.spec, shared.timer), self._inbox, self._outbox)
-        identity = ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256)
-        half = BackHalf(encoder, loaded.name_of, scores, config, shared.timer)
-        back = BackWorker(shared, half, Publish(config.site, identity), journal, bus, self._outbox)
+    def _workers(self, served: Served, beside: Beside, journal: JournalFile, bus: Bus) -> list[threading.Thread]:
+        config, shared = self._config, self._shared
+        front = FrontWorker(shared, FrontHalf(config, served.package.spec, shared.timer), self._inbox, self._outbox)
+        half = BackHalf(served.encoder, served.package.name_of, served.scores, config, shared.timer)
+        back = BackWorker(shared, config, half, served, beside, journal, bus, self._outbox, self._keeper.orders)
         return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
+
+    def _onlookers(self, beside: Beside, stack: ExitStack) -> list[threading.Thread]:
+        """Threads that the live path never waits for: models being loaded, and the candidate."""
+        keeper, shadow = self._keeper, beside.shadow
+        threads = [self._thread(keeper.NAME, keeper.run), self._thread(shadow.NAME, shadow.run)]
+
+        def end() -> None:
+            keeper.stop()
+            shadow.stop()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(ONLOOKER_SECONDS)
+
+        stack.callback(end)
+        return threads
 
     def _reader(self, server: SeedLinkConfig) -> tuple[SeedLinkReader, threading.Thread]:
         name, shared = f"seedlink {server.server}", self._shared
@@ -224,11 +235,16 @@ def run(config: Config, folder: Path) -> int:
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir))
+    shadow = None if config.shadow is None else package.find(config.shadow, folder)
+    daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir), shadow)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         daemon.request_stop()
 
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        daemon.request_models()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    signal.signal(signal.SIGHUP, on_hangup)
     return daemon.run()

@@ -30,8 +30,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tscc_stream import config, package
+from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.client import Received, Subscriber
-from tscc_stream.daemon import ENDPOINTS_FILE
 from tscc_stream.edges import archive
 from tscc_stream.serve.mine import simulate
 from tscc_stream.serve.replay import ReplayOptions

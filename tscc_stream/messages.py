@@ -209,8 +209,8 @@ class Message:
     """What goes out on the bus, before the journal has numbered it.
 
     kind: "detection", "network" or "status". body: JSON, UTF-8. waveform: the window as the encoder saw it, float32
-    little-endian, for detections. sid, onset_ns and tolerance_ns (half a sample) are a detection's identity beside its
-    uid. received_ns: as in Window.
+    little-endian, for detections; band_passed: the same before normalisation, for the journal alone. sid, onset_ns and
+    tolerance_ns (half a sample) are a detection's identity beside its uid. received_ns: as in Window.
     """
 
     uid: str
@@ -223,6 +223,7 @@ class Message:
     final: bool = True
     waveform: bytes | None = None
     received_ns: int = 0
+    band_passed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ seconds. Children of a labelled family are looked up once and kept: `metrics.sam
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -44,6 +44,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._drifting: set[str] = set()
         self._add_channels()
         self._add_connections()
         self._add_detections()
@@ -109,10 +110,20 @@ class Metrics:
         self._model_info = Gauge(
             "tscc_model_info", "1 for the model in use.", ["name", "version", "sha256"], registry=self.registry
         )
-        self.drift_score = self._gauges(
-            "drift_score", "Drift of recent windows from the model's own; NaN until it is known.", "cluster"
+        self._drift_score = Gauge(
+            "tscc_drift_score",
+            "Drift of recent windows from the model's own; NaN until it is known.",
+            ["cluster"],
+            registry=self.registry,
         )
-        self.drift_score["all"].set(float("nan"))
+        self.set_drift({"all": float("nan")})
+        self._shadow = Counter(
+            "tscc_shadow",
+            "Windows by the live model's cluster and the candidate's.",
+            ["live", "shadow"],
+            registry=self.registry,
+        )
+        self.shadow_skipped = self._counter("shadow_skipped", "Windows that the candidate had no time for.")
         build = Gauge("tscc_build_info", "1 for the program that runs.", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
 
@@ -120,3 +131,19 @@ class Metrics:
         """The model in use from now on; the one before disappears."""
         self._model_info.clear()
         self._model_info.labels(name, version, sha256).set(1)
+
+    def set_drift(self, scores: Mapping[str, float]) -> None:
+        """By cluster, and `all`: the same clusters each time until the model changes."""
+        if self._drifting != scores.keys():
+            self._drift_score.clear()
+            self._drifting = set(scores)
+        for cluster, score in scores.items():
+            self._drift_score.labels(cluster).set(score)
+
+    def shadow(self, live: str, shadow: str) -> Counter:
+        """How often the live model said the one cluster and the candidate the other."""
+        return self._shadow.labels(live, shadow)
+
+    def forget_shadow(self) -> None:
+        """Another pair of models: counts from zero."""
+        self._shadow.clear()

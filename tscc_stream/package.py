@@ -84,6 +84,30 @@ class Label(_Part):
     event_type: str = "not reported"
 
 
+WINDOW_KEYS = (
+    "sample_rate_hz",
+    "samples",
+    "channels",
+    "components",
+    "onset_sample",
+    "band_hz",
+    "band_corners",
+    "warmup_seconds",
+    "normalisation",
+)
+"""What makes the windows of two packages the same."""
+
+
+def other_windows(running: PackageSpec, candidate: PackageSpec) -> str:
+    """How the windows of a candidate differ from those that are being cut; empty where they are the same."""
+    differing = (
+        f"{key} {getattr(candidate, key)} instead of {getattr(running, key)}"
+        for key in WINDOW_KEYS
+        if getattr(candidate, key, None) != getattr(running, key, None)
+    )
+    return ", ".join(differing)
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
@@ -91,13 +115,17 @@ def sha256_of(path: Path) -> str:
 
 
 class Package:
-    """A package whose hashes hold. `sha256` identifies it: the hash of model.json, which holds all others."""
+    """A package whose hashes hold.
 
-    def __init__(self, folder: Path, spec: PackageSpec, labels: dict[int, Label], sha256: str) -> None:
+    `sha256` identifies it: the hash of `document`, the bytes of model.json, which holds all others.
+    """
+
+    def __init__(self, folder: Path, spec: PackageSpec, labels: dict[int, Label], document: bytes) -> None:
         self.folder = folder
         self.spec = spec
         self.labels = labels
-        self.sha256 = sha256
+        self.document = document
+        self.sha256 = hashlib.sha256(document).hexdigest()
 
     def name_of(self, cluster: int) -> str:
         """What people call a cluster; `cluster <id>` until somebody names it."""
@@ -170,7 +198,13 @@ def load(folder: Path) -> Package:
             raise PackageError(f"model package {folder}: {name} is missing")
         if sha256_of(path) != expected:
             raise PackageError(f"model package {folder}: {name} was changed: its SHA-256 is not the one in model.json")
-    return Package(folder, spec, read_labels(folder, spec.clusters), hashlib.sha256(raw).hexdigest())
+    return Package(folder, spec, read_labels(folder, spec.clusters), raw)
+
+
+def same_as_loaded(loaded: Package) -> bool:
+    """Whether the folder still holds what was loaded from it, labels included. Raises PackageError as `load` does."""
+    again = load(loaded.folder)
+    return again.sha256 == loaded.sha256 and again.labels == loaded.labels
 
 
 def load_live(folder: Path) -> Package:

@@ -182,11 +182,22 @@ class BackHalf:
         timer: Timer = _untimed,
     ) -> None:
         self._timer = timer
+        self._alpha = config.novelty.alpha
         self._gather = Gather(config.inference.max_batch)
         self._infer = Infer(encoder)
-        self._interpret = Interpret(name_of, scores, config.novelty.alpha)
+        self._interpret = Interpret(name_of, scores, self._alpha)
         self._vote = NetworkVote()
         self.batch_sizes: list[int] = []
+
+    def use(self, encoder: Encoder, name_of: Callable[[int], str], scores: Float64Array | None) -> list[BackMessage]:
+        """Another model from now on; what the one before still held, classified by it.
+
+        Network events that wait keep the votes that were cast: clusters vote by name.
+        """
+        held = self.flush()
+        self._infer = Infer(encoder)
+        self._interpret = Interpret(name_of, scores, self._alpha)
+        return held
 
     def feed(self, message: Window | WindowDropped | NetworkTrigger) -> list[BackMessage]:
         """Detections and network events, in order."""

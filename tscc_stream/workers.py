@@ -15,14 +15,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tscc_stream.beside import Beside
+from tscc_stream.config import Config
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState
-from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.edges.sqlite import TRIM_ROWS, JournalFile
 from tscc_stream.edges.zeromq import Bus
 from tscc_stream.health import Health
-from tscc_stream.messages import Committed, Gap, Message, Record, Refusal, WindowDropped
+from tscc_stream.messages import Committed, Detection, Gap, Message, Record, Refusal, WindowDropped
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
+from tscc_stream.serving import NewLive, NewShadow, Order, Served
 from tscc_stream.stages.publish import Publish
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ _Item = TypeVar("_Item")
 
 TURN_SECONDS = 0.5
 """Longest sleep of any loop, so that it shows that it lives."""
+BYTES_PER_GIB = 2**30
 COMMIT_TOGETHER = 64
 """Lists from the front thread that go into one transaction at most."""
 
@@ -189,22 +193,40 @@ class FrontWorker:
 
 
 class BackWorker:
-    """Windows to messages, journal, bus, in the back thread."""
+    """Windows to messages, journal, bus, in the back thread. orders: changes of model, taken between two batches."""
 
     NAME = "back"
 
     def __init__(
-        self, shared: Shared, back: BackHalf, publish: Publish, journal: JournalFile, bus: Bus, outbox: Outbox
+        self,
+        shared: Shared,
+        config: Config,
+        back: BackHalf,
+        served: Served,
+        beside: Beside,
+        journal: JournalFile,
+        bus: Bus,
+        outbox: Outbox,
+        orders: queue.SimpleQueue[Order],
     ) -> None:
-        self._shared = shared
-        self._back, self._publish, self._journal, self._bus = back, publish, journal, bus
-        self._outbox = outbox
+        self._shared, self._site, self._retention = shared, config.site, config.retention
+        self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
+        self._outbox, self._orders = outbox, orders
+        self._fresh: list[Detection] = []
+        self._serve(served)
+
+    def _serve(self, served: Served) -> None:
+        identity = served.identity
+        self._publish = Publish(self._site, identity)
+        self._shared.metrics.set_model(identity.name, identity.version, identity.sha256)
+        self._served = served
+        self._journal.remember_model(identity.sha256, served.package.document)
 
     def run(self) -> None:
         ended = False
         while not ended and self._shared.failure is None:
             lists = self._take()
-            messages: list[Message] = []
+            messages = self._obey()
             for item in lists:
                 if isinstance(item, Stop):
                     ended = True
@@ -212,6 +234,7 @@ class BackWorker:
                     messages += self._feed(item)
             messages += self._written(self._back.flush())
             self._commit(messages)
+            self._trim(len(messages))
 
     def _take(self) -> list[list[FrontMessage | Note] | Stop]:
         """What is queued, at least one list where one comes in time."""
@@ -226,6 +249,39 @@ class BackWorker:
             pass
         return taken
 
+    def _obey(self) -> list[Message]:
+        """Changes of model that were ordered. Every turn ends with a flush: nothing is held between two turns."""
+        messages: list[Message] = []
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except queue.Empty:
+                return messages
+            messages += self._change(order)
+
+    def _change(self, order: Order) -> list[Message]:
+        if isinstance(order, NewLive):
+            return self._swap(order.served)
+        if isinstance(order, NewShadow):
+            self._beside.shadow.use(order.served)
+            state = "active" if order.served else "off"
+            return [
+                self._model_status({"role": "shadow", "state": state, **(order.served.told() if order.served else {})})
+            ]
+        return [self._model_status(order.data)]
+
+    def _swap(self, served: Served) -> list[Message]:
+        before = self._served.package.sha256
+        held = self._written(self._back.use(served.encoder, served.package.name_of, served.scores))
+        self._beside.use(served)
+        self._serve(served)
+        _log.info("model %s %s (%s) from now on", *served.told().values())
+        status = self._model_status({"role": "live", "state": "active", **served.told(), "before": before})
+        return [*held, status]
+
+    def _model_status(self, data: dict[str, Any]) -> Message:
+        return self._publish.status("model", data, time.time_ns())
+
     def _feed(self, items: list[FrontMessage | Note]) -> list[Message]:
         messages = []
         for item in items:
@@ -236,6 +292,7 @@ class BackWorker:
         return messages
 
     def _written(self, results: list[BackMessage]) -> list[Message]:
+        self._fresh += [result for result in results if isinstance(result, Detection)]
         return [message for result in results for message in self._publish.feed(result)]
 
     def _commit(self, messages: list[Message]) -> None:
@@ -250,12 +307,21 @@ class BackWorker:
         self._bus.publish(committed)
         self._count(committed)
 
+    def _trim(self, added: int) -> None:
+        """Some of what retention no longer covers, after every turn: never a long pause, yet faster than it grows."""
+        retention = self._retention
+        self._journal.trim(retention.days, retention.max_gib * BYTES_PER_GIB, max(TRIM_ROWS, 2 * added))
+
     def _count(self, committed: list[Committed]) -> None:
         metrics = self._shared.metrics
         metrics.journal_head_seq.set(self._journal.head)
+        uids = set()
         for entry in committed:
             if entry.message.kind == "detection":
+                uids.add(entry.message.uid)
                 cluster = entry.message.topic.split(".")[1]
                 metrics.detections[cluster].inc()
                 if cluster == "unknown":
                     metrics.unknown.inc()
+        self._beside.saw([detection for detection in self._fresh if detection.assignment.window.uid in uids])
+        self._fresh.clear()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tscc_stream import package
+from tscc_stream.cli import site_models
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
 
@@ -78,7 +79,16 @@ def _add_dataset(commands: Commands) -> None:
         "dataset build --from archive/ --out mine.npz --random 2000 --config config.yaml",
         _build,
     )
-    build.add_argument("--from", dest="paths", nargs="+", type=Path, required=True, metavar="PATH")
+    build.add_argument(
+        "--from",
+        dest="paths",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="PATH|journal",
+        help="recordings, or the word journal: the windows of a running site's detections",
+    )
+    build.add_argument("--state-dir", type=Path, metavar="DIR", help="whose journal; default: the configuration's")
     build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
     build.add_argument("--random", type=int, default=0, metavar="N", help="windows at random times besides")
@@ -99,6 +109,8 @@ def _build(options: argparse.Namespace) -> int:
     from tscc_stream.learn.commands import build_dataset  # noqa: PLC0415
 
     settings, folder = config_of(options)
+    if options.paths == [Path("journal")]:
+        return _build_from_journal(options, Path(settings.state_dir))
     if (options.rate is None) != (options.band is None):
         raise UsageError("dataset build: expected --rate and --band together, or neither")
     if options.rate is None:
@@ -118,6 +130,17 @@ def _build(options: argparse.Namespace) -> int:
         to_time=options.to_time,
         seed=options.seed,
     )
+    print(f"{options.out}: {len(data)} windows")
+    return 0
+
+
+def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
+    from tscc_stream.learn import dataset, from_journal  # noqa: PLC0415
+
+    if options.state_dir is None and options.config is None:
+        raise UsageError("dataset build --from journal: expected --state-dir DIR or --config FILE")
+    data = from_journal.read((options.state_dir or configured) / "journal.sqlite")
+    dataset.save(data, options.out)
     print(f"{options.out}: {len(data)} windows")
     return 0
 
@@ -148,6 +171,7 @@ def _add_model(commands: Commands) -> None:
     reference.add_argument("weights", type=Path, metavar="WEIGHTS", help="what the authors' torch.save wrote")
     reference.add_argument("--centres", type=Path, required=True, metavar="FILE", help="their centres, likewise")
     reference.add_argument("--out", type=Path, required=True, metavar="DIR")
+    site_models.add(actions)
 
 
 def _show(options: argparse.Namespace) -> int:

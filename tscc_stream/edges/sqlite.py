@@ -7,47 +7,37 @@ killed at any moment leaves either the whole group or nothing of it (https://sql
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import sqlite3
-import uuid
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from tscc_stream.edges.journal_schema import (
+    NS_PER_HOUR,
+    Clock,
+    check_format,
+    epoch_of,
+    heads_of,
+    number_of,
+    prepare,
+    transaction,
+)
 from tscc_stream.messages import Committed, Message
 from tscc_stream.stages.journal import JournalError, number
 from tscc_stream.stages.publish import WAVEFORM, Page
 
 __all__ = ["JournalError", "JournalFile", "JournalReader"]
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from other databases by it
 SCAN = 10_000  # rows that one read looks at, at most: what bounds its time when hardly any topic matches
+TRIM_ROWS = 200  # messages that one transaction removes, at most: a few milliseconds
 _BUSY_MS = 5_000
 
-_SCHEMA = (
-    "CREATE TABLE journal (epoch TEXT NOT NULL) STRICT",
-    """CREATE TABLE message (
-        seq INTEGER PRIMARY KEY,
-        topic_seq INTEGER NOT NULL,
-        topic TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        uid TEXT NOT NULL,
-        final INTEGER NOT NULL,
-        sid TEXT NOT NULL,
-        onset_ns INTEGER NOT NULL,
-        tolerance_ns INTEGER NOT NULL,
-        body BLOB NOT NULL
-    ) STRICT""",
-    "CREATE UNIQUE INDEX message_uid ON message (uid, final)",
-    "CREATE INDEX message_onset ON message (sid, onset_ns) WHERE kind = 'detection'",
-    "CREATE TABLE waveform (seq INTEGER PRIMARY KEY REFERENCES message (seq), samples BLOB NOT NULL) STRICT",
-    "CREATE TABLE head (topic_group TEXT PRIMARY KEY, topic_seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
 _COLUMNS = "m.seq, m.topic_seq, m.topic, m.kind, m.uid, m.final, m.sid, m.onset_ns, m.tolerance_ns, m.body"
 
 
@@ -60,29 +50,6 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
         raise JournalError(f"journal {path}: cannot {doing}: {error}") from error
     except OSError as error:
         raise JournalError(f"journal {path}: cannot {doing}: {error.strerror}") from error
-
-
-def _number_of(db: sqlite3.Connection, query: str, parameters: Sequence[object] = ()) -> int:
-    return int(db.execute(query, parameters).fetchone()[0])
-
-
-def _check_format(db: sqlite3.Connection, path: Path) -> None:
-    if _number_of(db, "PRAGMA application_id") != APPLICATION_ID:
-        raise JournalError(f"journal {path}: this is an SQLite database of something else")
-    version = _number_of(db, "PRAGMA user_version")
-    if version != SCHEMA_VERSION:
-        raise JournalError(
-            f"journal {path}: has format {version}, this program reads format {SCHEMA_VERSION}: "
-            "use the tscc-stream that wrote it, or a newer one"
-        )
-
-
-def _epoch(db: sqlite3.Connection) -> str:
-    return str(db.execute("SELECT epoch FROM journal").fetchone()[0])
-
-
-def _heads(db: sqlite3.Connection) -> dict[str, int]:
-    return dict(db.execute("SELECT topic_group, topic_seq FROM head ORDER BY topic_group"))
 
 
 class _Lock:
@@ -107,10 +74,14 @@ class _Lock:
 
 
 class JournalFile:
-    """The one writer. Used by one thread at a time. Raises JournalError, with the file's name, for whatever fails."""
+    """The one writer. Used by one thread at a time. Raises JournalError, with the file's name, for whatever fails.
 
-    def __init__(self, path: Path) -> None:
+    clock: wall time (ns), by which messages grow old. A file of an earlier version is copied, then brought up to date.
+    """
+
+    def __init__(self, path: Path, clock: Clock = time.time_ns) -> None:
         self.path = path
+        self._clock = clock
         with _explained(path, "open it for writing"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _Lock(path)
@@ -124,33 +95,13 @@ class JournalFile:
 
     def _open(self) -> None:
         self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        if not _number_of(self._db, "SELECT count(*) FROM sqlite_schema"):
-            self._create()
-        _check_format(self._db, self.path)
+        prepare(self._db, self.path, self._clock)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        self.epoch = _epoch(self._db)
-        self._heads = _heads(self._db)
+        self.epoch = epoch_of(self._db)
+        self._heads = heads_of(self._db)
         self._head = sum(self._heads.values())
         self.duplicates = 0
-
-    def _create(self) -> None:
-        with self._transaction():
-            for statement in _SCHEMA:
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     @property
     def head(self) -> int:
@@ -168,7 +119,7 @@ class JournalFile:
         What is there already is refused and counted in `duplicates`. After a JournalError nothing of the group is
         stored, and the same group may be appended again.
         """
-        with _explained(self.path, "write to it"), self._transaction():
+        with _explained(self.path, "write to it"), transaction(self._db):
             numbered = number(messages, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
@@ -179,20 +130,69 @@ class JournalFile:
     def _insert(self, committed: Sequence[Committed]) -> None:
         self._db.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_row, committed))
         self._db.executemany(
-            "INSERT INTO waveform VALUES (?, ?)",
-            [(one.seq, one.message.waveform) for one in committed if one.message.waveform is not None],
+            "INSERT INTO waveform VALUES (?, ?, ?)",
+            [
+                (one.seq, one.message.waveform, one.message.band_passed)
+                for one in committed
+                if one.message.waveform is not None
+            ],
         )
+        if committed:
+            hour = self._clock() // NS_PER_HOUR
+            self._db.execute("INSERT OR IGNORE INTO hour VALUES (?, ?)", (hour, committed[0].seq))
+
+    def remember_model(self, sha256: str, document: bytes) -> None:
+        """Keep model.json of the model whose detections follow: what their windows are is stated there."""
+        with _explained(self.path, "write to it"), transaction(self._db):
+            self._db.execute("INSERT OR REPLACE INTO model VALUES (?, ?)", (sha256, document))
+
+    def trim(self, days: float, max_bytes: float, most: int = TRIM_ROWS) -> int:
+        """Remove up to `most` of the oldest messages, with their windows, that are older than `days` or too many.
+
+        How many were removed: fewer than `most` where nothing more is to be done. The file does not shrink: the room
+        is used again, so that it stops growing at about max_bytes.
+        """
+        with _explained(self.path, "remove old messages from it"):
+            first = number_of(self._db, "SELECT coalesce(min(seq), ?) FROM message", (self._head + 1,))
+            end = min(max(self._last_too_old(days), self._last_too_many(first, max_bytes)), first + most - 1)
+            if end < first:
+                return 0
+            with transaction(self._db):
+                self._db.execute("DELETE FROM waveform WHERE seq <= ?", (end,))
+                self._db.execute("DELETE FROM message WHERE seq <= ?", (end,))
+            return end - first + 1
+
+    def _last_too_many(self, first: int, max_bytes: float) -> int:
+        """Seq up to which messages must go to make room, taking all for equally large; 0: none must."""
+        used = self.used_bytes
+        excess = math.ceil((self._head - first + 1) * (1.0 - max_bytes / used))
+        return first + excess - 1 if used > max_bytes else 0
+
+    def _last_too_old(self, days: float) -> int:
+        """Seq up to which messages were committed longer ago, to the hour; 0: none was."""
+        from_hour = int(self._clock() / NS_PER_HOUR - 24 * days)
+        query = "SELECT coalesce(min(first_seq), ?) FROM hour WHERE hour >= ?"
+        last = number_of(self._db, query, (self._head + 1, from_hour)) - 1
+        if last > 0:
+            self._db.execute("DELETE FROM hour WHERE hour < ? AND first_seq <= ?", (from_hour, last))
+        return last
+
+    @property
+    def used_bytes(self) -> int:
+        """Room that messages take in the file, without what is free in it again."""
+        free = number_of(self._db, "PRAGMA freelist_count")
+        return (number_of(self._db, "PRAGMA page_count") - free) * number_of(self._db, "PRAGMA page_size")
 
     def has_uid(self, uid: str, final: bool) -> bool:
         """Whether the last word of this uid is there (final True), or anything of it at all (final False)."""
         query = "SELECT EXISTS (SELECT 1 FROM message WHERE uid = ? AND final >= ?)"
-        return _number_of(self._db, query, (uid, int(final))) == 1
+        return number_of(self._db, query, (uid, int(final))) == 1
 
     def has_onset(self, sid: str, from_ns: int, to_ns: int) -> bool:
         """Whether a detection of this channel is there with from_ns <= onset_ns <= to_ns."""
         query = """SELECT EXISTS (SELECT 1 FROM message
                    WHERE kind = 'detection' AND sid = ? AND onset_ns BETWEEN ? AND ?)"""
-        return _number_of(self._db, query, (sid, from_ns, to_ns)) == 1
+        return number_of(self._db, query, (sid, from_ns, to_ns)) == 1
 
     def contains(self, uid: str) -> bool:
         """Whether anything of this uid is there."""
@@ -244,6 +244,17 @@ def _committed(row: Sequence[object]) -> Committed:
     return Committed(seq, topic_seq, message)  # type: ignore[arg-type]  # STRICT table: INTEGER
 
 
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """A detection's window before normalisation, float32 little-endian, with the body of its message."""
+
+    seq: int
+    sid: str
+    onset_ns: int
+    body: bytes
+    band_passed: bytes
+
+
 class JournalReader:
     """Reads a journal beside its writer, on a connection of its own. Used by one thread at a time.
 
@@ -258,8 +269,8 @@ class JournalReader:
         try:
             with _explained(path, "read it"):
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-                _check_format(self._db, path)
-                self.epoch = _epoch(self._db)
+                check_format(self._db, path)
+                self.epoch = epoch_of(self._db)
         except JournalError:
             self.close()
             raise
@@ -280,15 +291,15 @@ class JournalReader:
     def topic_heads(self) -> dict[str, int]:
         """Last topic_seq per first two parts of the topic."""
         with _explained(self.path, "read it"):
-            return _heads(self._db)
+            return heads_of(self._db)
 
     def oldest(self) -> int:
         """Seq of the first message that is there; head + 1 where there is none."""
         with self._snapshot():
-            return self._oldest(sum(_heads(self._db).values()))
+            return self._oldest(sum(heads_of(self._db).values()))
 
     def _oldest(self, head: int) -> int:
-        return _number_of(self._db, "SELECT coalesce(min(seq), ?) FROM message", (head + 1,))
+        return number_of(self._db, "SELECT coalesce(min(seq), ?) FROM message", (head + 1,))
 
     def since(self, seq: int | None, topic: str = "", limit: int = 500, max_bytes: int = 4_000_000) -> Page:
         """What was committed after `seq` under topics that begin with `topic`; None: no messages, only the heads.
@@ -298,7 +309,7 @@ class JournalReader:
         begin with `waveform.`, and then only messages that have one.
         """
         with self._snapshot():
-            heads = _heads(self._db)
+            heads = heads_of(self._db)
             head = sum(heads.values())
             oldest = self._oldest(head)
             if seq is None or seq >= head:
@@ -307,6 +318,18 @@ class JournalReader:
             end = min(start + SCAN, head)
             messages, full = _take(self._matching(start, end, topic), limit, max_bytes)
             return Page(oldest, head, heads, messages[-1].seq if full else end, tuple(messages))
+
+    def models(self) -> dict[str, bytes]:
+        """model.json of every model that was live, by its SHA-256, the latest last."""
+        with _explained(self.path, "read it"):
+            return dict(self._db.execute("SELECT sha256, document FROM model ORDER BY rowid"))
+
+    def windows(self, after: int, limit: int = 500) -> list[StoredWindow]:
+        """Detections after a seq whose window before normalisation is kept, in order, at most `limit`."""
+        query = """SELECT m.seq, m.sid, m.onset_ns, m.body, w.band_passed FROM waveform w JOIN message m USING (seq)
+                   WHERE w.seq > ? AND w.band_passed IS NOT NULL ORDER BY w.seq LIMIT ?"""
+        with self._snapshot():
+            return [StoredWindow(*row) for row in self._db.execute(query, (after, limit))]
 
     def _matching(self, start: int, end: int, topic: str) -> Iterator[Committed]:
         prefix = topic.removeprefix(WAVEFORM)

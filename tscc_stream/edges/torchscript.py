@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import torch
 
+from tscc_stream.drift import Reference
 from tscc_stream.messages import Float32Array, Float64Array
 from tscc_stream.package import Package, PackageError
 from tscc_stream.stages.infer import Encoded
@@ -70,6 +71,18 @@ def calibration_scores(package: Package) -> Float64Array | None:
         return None
     with np.load(package.folder / "novelty.npz", allow_pickle=False) as stored:
         return np.sort(stored["scores"].astype(np.float64))
+
+
+def reference_of(package: Package) -> Reference | None:
+    """What drift compares with; None for an uncalibrated package. Packages may state less than all of it."""
+    if package.spec.novelty is None:
+        return None
+    with np.load(package.folder / "novelty.npz", allow_pickle=False) as stored:
+        return Reference(
+            stored["scores"].astype(np.float64),
+            stored["clusters"].astype(np.int64) if "clusters" in stored.files else None,
+            stored["memberships"].astype(np.float64) if "memberships" in stored.files else None,
+        )
 
 
 def _device(name: str) -> torch.device:

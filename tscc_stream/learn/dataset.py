@@ -2,7 +2,8 @@
 
 Arrays of a file, in any order: x [n, samples, channels] float32 (band-passed and resampled, in counts, before
 normalisation), sid [n] (NET.STA.LOC.CHA), onset_ns [n] int64, sample_rate_hz (scalar); optional y [n] int64 with
-y_names, triggered [n] bool (False: cut at random), and window: JSON of the WindowShape that cut them.
+y_names, triggered [n] bool (False: cut at random), and window: JSON of the WindowShape that cut them. Out of a
+journal also cluster [n] int64, what the live model said, and model_sha256 [n], which model that was.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class DataSet:
     y_names: tuple[str, ...] = ()
     triggered: npt.NDArray[np.bool_] | None = None
     window: WindowShape | None = None
+    cluster: Int64Array | None = None
+    model_sha256: npt.NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -122,6 +125,8 @@ class DataSet:
             self.y_names,
             None if self.triggered is None else self.triggered[rows],
             self.window,
+            None if self.cluster is None else self.cluster[rows],
+            None if self.model_sha256 is None else self.model_sha256[rows],
         )
 
     def in_time(self) -> DataSet:
@@ -156,12 +161,12 @@ def _checked(arrays: dict[str, AnyArray]) -> DataSet:
     x = arrays["x"]
     if x.ndim != 3 or not np.issubdtype(x.dtype, np.number) or 0 in x.shape:
         raise DataSetError(f"x is {x.dtype} {list(x.shape)}; expected numbers [n, samples, channels], none of them 0")
-    for name in ("sid", "onset_ns", "y", "triggered"):
+    for name in ("sid", "onset_ns", "y", "triggered", "cluster", "model_sha256"):
         if name in arrays and arrays[name].shape != (len(x),):
             raise DataSetError(f"{name} is {list(arrays[name].shape)}; expected [{len(x)}], one per window of x")
     if arrays["sid"].dtype.kind != "U":
         raise DataSetError(f"sid holds {arrays['sid'].dtype}; expected text such as BW.UH1..SHZ")
-    for name in ("onset_ns", "y"):
+    for name in ("onset_ns", "y", "cluster"):
         if name in arrays and arrays[name].dtype.kind not in "iu":
             raise DataSetError(f"{name} holds {arrays[name].dtype}; expected whole numbers")
     rate = arrays["sample_rate_hz"]
@@ -191,6 +196,8 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
         y_names=tuple(str(name) for name in arrays.get("y_names", np.empty(0, str))),
         triggered=arrays["triggered"].astype(bool) if "triggered" in arrays else None,
         window=_read_shape(arrays["window"]) if "window" in arrays else None,
+        cluster=arrays["cluster"].astype(np.int64) if "cluster" in arrays else None,
+        model_sha256=arrays["model_sha256"].astype(str) if "model_sha256" in arrays else None,
     )
 
 
@@ -216,6 +223,10 @@ def save(data: DataSet, path: Path) -> None:
         arrays["y_names"] = np.array(data.y_names, dtype=str)
     if data.triggered is not None:
         arrays["triggered"] = data.triggered
+    if data.cluster is not None:
+        arrays["cluster"] = data.cluster
+    if data.model_sha256 is not None:
+        arrays["model_sha256"] = data.model_sha256
     if data.window is not None:
         arrays["window"] = np.array(json.dumps(asdict(data.window)))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
-from tscc_stream.messages import Float32Array, Float64Array
+from tscc_stream.messages import AnyArray, Float32Array, Float64Array
 from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
 
 PRECISION_TOLERANCE = 1e-3
@@ -136,10 +136,23 @@ def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
         squared_distance=squared,
     )
     (fresh / "card.md").write_text(trained.card, encoding="utf-8")
-    scores = None if trained.calibration_x is None else novelty_scores(module, trained.calibration_x)
-    if scores is not None:
-        np.savez(fresh / "novelty.npz", scores=scores)
-    write(fresh, _spec(trained, module, None if scores is None else len(scores)), trained.labels)
+    if trained.calibration_x is not None:
+        np.savez(fresh / "novelty.npz", allow_pickle=False, **calibration(module, trained.calibration_x))
+    write(
+        fresh,
+        _spec(trained, module, None if trained.calibration_x is None else len(trained.calibration_x)),
+        trained.labels,
+    )
+
+
+def calibration(module: nn.Module, x: Float32Array) -> dict[str, AnyArray]:
+    """What novelty.npz holds of windows x [n, samples, channels], by ascending nearest squared distance: that distance
+    (scores), and for drift the cluster and the largest membership of each.
+    """
+    _, membership, cluster, squared = infer(module, x)
+    nearest = squared.min(axis=1).astype(np.float64)
+    order = np.argsort(nearest, kind="stable")
+    return {"scores": nearest[order], "clusters": cluster[order], "memberships": membership.max(axis=1)[order]}
 
 
 def novelty_scores(module: nn.Module, x: Float32Array) -> Float64Array:

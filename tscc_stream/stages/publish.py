@@ -152,6 +152,7 @@ class Publish:
             tolerance_ns=offset_ns(1, window.stream_rate_hz) // 2,
             waveform=np.ascontiguousarray(window.normalised, dtype="<f4").tobytes(),
             received_ns=window.received_ns,
+            band_passed=np.ascontiguousarray(window.waveform, dtype="<f4").tobytes(),
         )
 
     def _data(self, detection: Detection) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""The journal over the years: files of the first format, and what retention removes."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_messages import detection_message, mixed
+
+from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR
+from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
+
+EPOCH = "0e0e0e0e-0000-4000-8000-000000000001"
+FORMAT_1 = (
+    "CREATE TABLE journal (epoch TEXT NOT NULL) STRICT",
+    """CREATE TABLE message (seq INTEGER PRIMARY KEY, topic_seq INTEGER NOT NULL, topic TEXT NOT NULL,
+       kind TEXT NOT NULL, uid TEXT NOT NULL, final INTEGER NOT NULL, sid TEXT NOT NULL, onset_ns INTEGER NOT NULL,
+       tolerance_ns INTEGER NOT NULL, body BLOB NOT NULL) STRICT""",
+    "CREATE UNIQUE INDEX message_uid ON message (uid, final)",
+    "CREATE INDEX message_onset ON message (sid, onset_ns) WHERE kind = 'detection'",
+    "CREATE TABLE waveform (seq INTEGER PRIMARY KEY REFERENCES message (seq), samples BLOB NOT NULL) STRICT",
+    "CREATE TABLE head (topic_group TEXT PRIMARY KEY, topic_seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    "PRAGMA user_version = 1",
+)
+"""As the first version of the program made its tables."""
+HOURS_A_DAY = 24
+PLENTY = 1e12
+
+
+class Clock:
+    """Wall time of the tests."""
+
+    def __init__(self) -> None:
+        self.hours = 480_000.0
+
+    def __call__(self) -> int:
+        return int(self.hours * NS_PER_HOUR)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, clock: Clock) -> Iterator[JournalFile]:
+    with JournalFile(tmp_path / "journal.sqlite", clock) as opened:
+        yield opened
+
+
+def _first_format(path: Path, messages: int = 30) -> None:
+    db = sqlite3.connect(path)
+    for statement in FORMAT_1:
+        db.execute(statement)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("INSERT INTO journal VALUES (?)", (EPOCH,))
+    for number in range(1, messages + 1):
+        m = detection_message(number, cluster="1")
+        row = (number, number, m.topic, m.kind, m.uid, 1, m.sid, m.onset_ns, m.tolerance_ns, m.body)
+        db.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO waveform VALUES (?, ?)", (number, m.waveform))
+    db.execute("INSERT INTO head VALUES ('detection.1', ?)", (messages,))
+    db.commit()
+    db.close()
+
+
+def _version(path: Path) -> int:
+    db = sqlite3.connect(path)
+    try:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_a_file_of_the_first_format_is_copied_brought_up_to_date_and_goes_on(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "journal.sqlite"
+    _first_format(path)
+    with pytest.raises(JournalError, match=r"has format 1.*start the daemon on it once"):
+        JournalReader(path)
+    with JournalFile(path, clock) as journal:
+        assert (journal.epoch, journal.head) == (EPOCH, 30)
+        assert journal.append([detection_message(7, cluster="1")]) == []  # still known
+        [new] = journal.append([detection_message(31, cluster="1", band_passed=b"\1" * 40)])
+        assert (new.seq, new.topic_seq) == (31, 31)
+        reader = JournalReader(path)
+        page = reader.since(0, "waveform.detection.")
+        assert [m.seq for m in page.messages] == list(range(1, 32))
+        assert {m.message.waveform for m in page.messages} == {b"\0" * 40}
+        assert [(w.seq, w.band_passed) for w in reader.windows(0)] == [(31, b"\1" * 40)]
+        assert reader.models() == {}
+        reader.close()
+    assert (_version(path), _version(tmp_path / "journal.sqlite.format-1")) == (2, 1)
+    db = sqlite3.connect(tmp_path / "journal.sqlite.format-1")
+    assert db.execute("SELECT count(*), max(seq) FROM message").fetchone() == (30, 30)
+    db.close()
+
+
+def test_messages_of_the_first_format_grow_old_from_the_day_they_were_brought_up_to_date(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    _first_format(path)
+    with JournalFile(path, clock) as journal:
+        clock.hours += 89 * HOURS_A_DAY
+        assert journal.trim(90.0, PLENTY) == 0
+        clock.hours += 2 * HOURS_A_DAY
+        assert journal.trim(90.0, PLENTY) == 30
+
+
+def test_without_room_for_the_copy_the_old_file_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    _first_format(path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(JournalError, match="cannot open it for writing") as refusal:
+            JournalFile(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(refusal.value)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "journal.sqlite.format-1").exists()
+    JournalFile(path).close()
+    assert _version(path) == 2
+
+
+def _seqs(reader: JournalReader) -> list[int]:
+    return [m.seq for m in reader.since(0, limit=10_000).messages]
+
+
+def test_what_is_too_old_goes_in_small_steps_and_the_oldest_is_told(
+    journal: JournalFile, clock: Clock, tmp_path: Path
+) -> None:
+    for day in range(5):
+        journal.append(mixed(range(100 * day + 1, 100 * day + 101)))
+        clock.hours += HOURS_A_DAY
+    reader = JournalReader(journal.path)
+    assert journal.trim(5.5, PLENTY) == 0
+    removed = []
+    while (step := journal.trim(2.5, PLENTY, most=40)) or not removed:
+        removed.append(step)
+        assert _seqs(reader) == list(range(sum(removed) + 1, 501))
+        assert reader.oldest() == reader.since(0).oldest == sum(removed) + 1
+    assert removed == [40, 40, 40, 40, 40, 40, 40, 20]
+    assert [w.seq for w in reader.windows(0)] == [
+        m.seq for m in reader.since(0).messages if m.message.kind == "detection"
+    ]
+    assert (reader.head(), journal.head) == (500, 500)
+    [next_one] = journal.append([detection_message(1000)])
+    assert next_one.seq == 501
+    clock.hours += 365 * HOURS_A_DAY
+    assert journal.trim(90.0, PLENTY, most=1000) == 201
+    page = reader.since(0)
+    assert (page.oldest, page.head, page.messages) == (502, 501, ())
+    assert journal.trim(90.0, PLENTY) == 0
+    reader.close()
+    with JournalFile(tmp_path / "empty.sqlite", clock) as empty:
+        assert empty.trim(90.0, PLENTY) == 0
+
+
+def test_a_clock_that_is_set_back_removes_nothing_too_early(journal: JournalFile, clock: Clock) -> None:
+    journal.append(mixed(range(1, 11)))
+    clock.hours -= 100
+    journal.append(mixed(range(11, 21)))
+    clock.hours += 150
+    assert journal.trim(100 / HOURS_A_DAY, PLENTY) == 0
+    clock.hours += 60
+    assert journal.trim(100 / HOURS_A_DAY, PLENTY) == 20
+
+
+def test_the_file_stops_growing_where_it_is_large_enough(journal: JournalFile) -> None:
+    most, sizes = 400_000, []
+    for turn in range(60):
+        numbers = range(50 * turn + 1, 50 * turn + 51)
+        journal.append([detection_message(n, waveform=b"\0" * 2000, band_passed=b"\0" * 2000) for n in numbers])
+        journal.trim(90.0, most, most=100)
+        sizes.append(journal.used_bytes)
+    assert max(sizes) < most + 400_000
+    assert max(sizes[30:]) <= max(sizes[:30])
+    reader = JournalReader(journal.path)
+    assert 0 < reader.head() - reader.oldest() + 1 < 200
+    assert _seqs(reader) == list(range(reader.oldest(), 3001))
+    reader.close()
+
+
+def test_models_that_were_live_are_kept_the_latest_last(journal: JournalFile) -> None:
+    for sha256, document in (("a", b"1"), ("b", b"2"), ("a", b"1")):
+        journal.remember_model(sha256, document)
+    reader = JournalReader(journal.path)
+    assert list(reader.models().items()) == [("b", b"2"), ("a", b"1")]
+    reader.close()
+
+
+def test_a_detection_of_500_samples_takes_less_than_seven_kilobytes(journal: JournalFile) -> None:
+    before = journal.used_bytes
+    count = 1000
+    journal.append(
+        detection_message(n, size=600, waveform=b"\1" * 2000, band_passed=b"\2" * 2000) for n in range(1, count + 1)
+    )
+    per_detection = (journal.used_bytes - before) / count
+    assert 4000 < per_detection < 7000

@@ -1,0 +1,147 @@
+"""What looks on beside the live path: drift of the live model, and a candidate that classifies the same windows.
+
+Neither ever makes the live path wait: drift is arithmetic on some hundred numbers, and the candidate runs in a thread
+of the lowest priority behind a short queue; windows that find it full are skipped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from tscc_stream.config import Config
+from tscc_stream.drift import Drift
+from tscc_stream.messages import Assignment, Detection
+from tscc_stream.metrics import Metrics
+from tscc_stream.serving import Served
+from tscc_stream.stages.interpret import UNKNOWN, Interpret
+
+_log = logging.getLogger(__name__)
+
+MOST_WAITING = 16
+"""Batches that may wait for the candidate."""
+_LOWEST_PRIORITY = 19
+
+
+def label_of(cluster: int, known: bool) -> str:
+    """A detection's cluster in metrics: its id, or `unknown`."""
+    return str(cluster) if known else UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """Windows and what the live model said of them. round: which pair of models they belong to."""
+
+    round: int
+    detections: tuple[Detection, ...]
+
+
+class ShadowRun:
+    """A candidate beside the live model: agreement is counted per pair of clusters."""
+
+    NAME = "shadow"
+
+    def __init__(self, metrics: Metrics, alpha: float, most_together: int) -> None:
+        self._metrics, self._alpha, self._most_together = metrics, alpha, most_together
+        self._waiting: queue.Queue[_Work | None] = queue.Queue(MOST_WAITING)
+        self._lock = threading.Lock()
+        self._served: Served | None = None
+        self._round = 0
+
+    def use(self, served: Served | None) -> None:
+        """Another candidate, or none; the counts begin anew."""
+        with self._lock:
+            self._served = served
+            self._round += 1
+            self._metrics.forget_shadow()
+
+    def begin_anew(self) -> None:
+        """The live model has changed: the same candidate, counts from zero."""
+        self.use(self._served)
+
+    def offer(self, detections: Sequence[Detection]) -> None:
+        """Windows to classify as well, if there is room; returns at once."""
+        if self._served is None:
+            return
+        for first in range(0, len(detections), self._most_together):
+            some = tuple(detections[first : first + self._most_together])
+            try:
+                self._waiting.put_nowait(_Work(self._round, some))
+            except queue.Full:
+                self._metrics.shadow_skipped.inc(len(some))
+
+    def stop(self) -> None:
+        """End the thread after what it is at; what waits is dropped."""
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._waiting.put(None)
+
+    def run(self) -> None:
+        """Until `stop`."""
+        with suppress(OSError):  # a hardened unit may forbid it; then it shares the processor like any other thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        while (work := self._waiting.get()) is not None:
+            self._classify(work)
+
+    def _classify(self, work: _Work) -> None:
+        with self._lock:
+            served, current = self._served, work.round == self._round
+        if served is None or not current:
+            return
+        windows = [detection.assignment.window for detection in work.detections]
+        try:
+            encoded = served.encoder.encode(np.stack([window.normalised for window in windows]))
+        except RuntimeError as error:  # what torch raises: a candidate must not end the daemon
+            _log.error("the candidate %s failed and is tried no longer: %s", served.identity.name, error)
+            self.use(None)
+            return
+        interpret = Interpret(served.package.name_of, served.scores, self._alpha)
+        results = zip(
+            windows, encoded.embedding, encoded.membership, encoded.cluster, encoded.squared_distance, strict=True
+        )
+        told = [interpret.feed(Assignment(w, e, m, int(c), d))[0] for w, e, m, c, d in results]
+        self._count(work, told)
+
+    def _count(self, work: _Work, told: Sequence[Detection]) -> None:
+        with self._lock:
+            if work.round != self._round:
+                return
+            for live, shadow in zip(work.detections, told, strict=True):
+                self._metrics.shadow(*(label_of(d.assignment.cluster, d.known) for d in (live, shadow))).inc()
+
+
+class Beside:
+    """Told of every detection once it is committed. Used by the back thread."""
+
+    def __init__(self, metrics: Metrics, config: Config, served: Served) -> None:
+        self._metrics, self._window = metrics, config.drift.window
+        self.shadow = ShadowRun(metrics, config.novelty.alpha, config.inference.max_batch)
+        self._drift = self._fresh_drift(served)
+
+    def _fresh_drift(self, served: Served) -> Drift:
+        drift = Drift(served.reference, served.package.spec.clusters, self._window)
+        self._metrics.set_drift(drift.scores())
+        return drift
+
+    def use(self, served: Served) -> None:
+        """Another live model: drift and agreement begin anew."""
+        self._drift = self._fresh_drift(served)
+        self.shadow.begin_anew()
+
+    def saw(self, detections: Sequence[Detection]) -> None:
+        """Committed detections of the live model."""
+        for detection in detections:
+            assignment = detection.assignment
+            cluster = assignment.cluster
+            self._drift.feed(cluster, float(assignment.squared_distance.min()), float(assignment.membership[cluster]))
+        if detections:
+            self._metrics.set_drift(self._drift.scores())
+            self.shadow.offer(detections)

@@ -1,0 +1,132 @@
+"""The journal's tables, and how files of earlier versions are brought up to date.
+
+Version 2 adds to version 1: the window before normalisation (data sets are made of it; the normalised one stays as it
+is, so that a replay gives the bytes that were published, whatever numpy computes by then); model.json of every model
+that was live; and when, to the hour, which seq was committed, by which old messages are found without a look at each.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tscc_stream.stages.journal import JournalError
+
+SCHEMA_VERSION = 2
+APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from other databases by it
+NS_PER_HOUR = 3_600_000_000_000
+Clock = Callable[[], int]
+"""Wall time, ns."""
+
+_MESSAGE = (
+    """CREATE TABLE message (
+        seq INTEGER PRIMARY KEY,
+        topic_seq INTEGER NOT NULL,
+        topic TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        final INTEGER NOT NULL,
+        sid TEXT NOT NULL,
+        onset_ns INTEGER NOT NULL,
+        tolerance_ns INTEGER NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX message_uid ON message (uid, final)",
+    "CREATE INDEX message_onset ON message (sid, onset_ns) WHERE kind = 'detection'",
+)
+_ADDED_IN_2 = (
+    "CREATE TABLE model (sha256 TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT",
+    "CREATE TABLE hour (hour INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL) STRICT",
+)
+_SCHEMA = (
+    "CREATE TABLE journal (epoch TEXT NOT NULL) STRICT",
+    *_MESSAGE,
+    """CREATE TABLE waveform (
+        seq INTEGER PRIMARY KEY REFERENCES message (seq),
+        samples BLOB NOT NULL,
+        band_passed BLOB
+    ) STRICT""",
+    "CREATE TABLE head (topic_group TEXT PRIMARY KEY, topic_seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    *_ADDED_IN_2,
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+def number_of(db: sqlite3.Connection, query: str, parameters: tuple[object, ...] = ()) -> int:
+    """The one number that a query gives."""
+    return int(db.execute(query, parameters).fetchone()[0])
+
+
+def epoch_of(db: sqlite3.Connection) -> str:
+    return str(db.execute("SELECT epoch FROM journal").fetchone()[0])
+
+
+def heads_of(db: sqlite3.Connection) -> dict[str, int]:
+    """Last topic_seq per first two parts of the topic."""
+    return dict(db.execute("SELECT topic_group, topic_seq FROM head ORDER BY topic_group"))
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def check_format(db: sqlite3.Connection, path: Path, oldest: int = SCHEMA_VERSION) -> int:
+    """The file's version. oldest: what the caller can do something with. Raises JournalError."""
+    if number_of(db, "PRAGMA application_id") != APPLICATION_ID:
+        raise JournalError(f"journal {path}: this is an SQLite database of something else")
+    version = number_of(db, "PRAGMA user_version")
+    if oldest <= version <= SCHEMA_VERSION:
+        return version
+    advice = (
+        "start the daemon on it once, which brings it up to date"
+        if 1 <= version < SCHEMA_VERSION
+        else "use the tscc-stream that wrote it, or a newer one"
+    )
+    raise JournalError(f"journal {path}: has format {version}, this program reads format {SCHEMA_VERSION}: {advice}")
+
+
+def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> None:
+    """Make the tables of a new file, or bring those of an earlier version up to date. For the one writer."""
+    if not number_of(db, "SELECT count(*) FROM sqlite_schema"):
+        with transaction(db):
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
+    elif check_format(db, path, oldest=1) == 1:
+        _copy(db, path.with_name(f"{path.name}.format-1"))
+        _from_1_to_2(db, clock)
+
+
+def _copy(db: sqlite3.Connection, beside: Path) -> None:
+    """The file as it was, whole or not there: SQLite's own backup, since part of it may be in the write-ahead log."""
+    fresh = beside.with_name(f".{beside.name}")
+    fresh.unlink(missing_ok=True)
+    target = sqlite3.connect(fresh)
+    try:
+        db.backup(target)
+    finally:
+        target.close()
+    fresh.replace(beside)
+
+
+def _from_1_to_2(db: sqlite3.Connection, clock: Clock) -> None:
+    """When its messages were committed the old file does not say: their age counts from now."""
+    with transaction(db):
+        for statement in ("ALTER TABLE waveform ADD COLUMN band_passed BLOB", *_ADDED_IN_2):
+            db.execute(statement)
+        db.execute("INSERT INTO hour VALUES (?, 1)", (clock() // NS_PER_HOUR,))
+        db.execute("PRAGMA user_version = 2")

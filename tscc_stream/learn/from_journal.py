@@ -1,0 +1,95 @@
+"""A running site's journal to a data set: the windows of its detections, and what the live model said of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from tscc_stream.edges.sqlite import JournalReader, StoredWindow
+from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape, shape_of
+from tscc_stream.messages import Float32Array
+from tscc_stream.package import PackageSpec
+from tscc_stream.source_id import to_nslc
+
+_log = logging.getLogger(__name__)
+_PAGE = 500
+
+
+def read(path: Path) -> DataSet:
+    """The stored windows before normalisation, in order of onset, beside a daemon that may be writing.
+
+    All have the shape of those that the latest live model is given; windows of another shape are left out and counted
+    in the log. cluster: of the nearest centre, also where the window was unknown; model_sha256: whose cluster that is.
+    Raises DataSetError where nothing comes of it, JournalError where the journal cannot be read.
+    """
+    if not path.is_file():
+        raise DataSetError(f"journal {path}: no such file; expected the state folder of a daemon that has run")
+    reader = JournalReader(path)
+    try:
+        shapes = {sha256: _shape(path, document) for sha256, document in reader.models().items()}
+        if not shapes:
+            raise DataSetError(f"journal {path}: no model has served since it keeps windows for data sets")
+        wanted = list(shapes.values())[-1]
+        kept, left_out = _kept(reader, shapes, wanted)
+    finally:
+        reader.close()
+    for reason, count in left_out.items():
+        _log.warning("journal %s: %d windows left out: %s", path, count, reason)
+    if not kept:
+        raise DataSetError(f"journal {path}: holds no window that a data set can be made of")
+    return _data_set(kept, wanted)
+
+
+def _shape(path: Path, document: bytes) -> WindowShape:
+    try:
+        return shape_of(PackageSpec.model_validate_json(document))
+    except ValidationError as error:
+        raise DataSetError(f"journal {path}: a stored model.json is not valid: {error.errors()[0]['msg']}") from error
+
+
+class _Kept:
+    """One window with what its message says."""
+
+    def __init__(self, stored: StoredWindow, shape: WindowShape, cluster: int, sha256: str) -> None:
+        self.nslc, self.onset_ns = to_nslc(stored.sid), stored.onset_ns
+        self.cluster, self.sha256 = cluster, sha256
+        samples = np.frombuffer(stored.band_passed, "<f4").astype(np.float32)
+        self.x: Float32Array = samples.reshape(shape.samples, shape.channels)
+
+
+def _kept(
+    reader: JournalReader, shapes: dict[str, WindowShape], wanted: WindowShape
+) -> tuple[list[_Kept], Counter[str]]:
+    kept: list[_Kept] = []
+    left_out: Counter[str] = Counter()
+    after = 0
+    while page := reader.windows(after, _PAGE):
+        after = page[-1].seq
+        for stored in page:
+            data = json.loads(stored.body)["data"]
+            sha256 = data["model"]["sha256"]
+            if shapes.get(sha256) != wanted:
+                left_out["cut for another model's windows"] += 1
+            elif len(stored.band_passed) != 4 * wanted.samples * wanted.channels:
+                left_out["not as long as its model's windows"] += 1
+            else:
+                kept.append(_Kept(stored, wanted, int(data["cluster"]["id"]), sha256))
+    return kept, left_out
+
+
+def _data_set(kept: list[_Kept], shape: WindowShape) -> DataSet:
+    return DataSet(
+        x=np.stack([one.x for one in kept]),
+        sid=np.array([one.nslc for one in kept]),
+        onset_ns=np.array([one.onset_ns for one in kept], np.int64),
+        sample_rate_hz=shape.sample_rate_hz,
+        triggered=np.ones(len(kept), bool),
+        window=shape,
+        cluster=np.array([one.cluster for one in kept], np.int64),
+        model_sha256=np.array([one.sha256 for one in kept]),
+    ).in_time()

@@ -1,0 +1,193 @@
+"""Models while the daemon runs: loaded and warmed up in a thread of their own, then handed to the back thread.
+
+The back thread takes an order between two batches, so that every window is classified once, by one model, and the
+journal's sequence goes on without a hole. Whatever may not serve is refused by name, and what runs goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tscc_stream import activation, package
+from tscc_stream.activation import ActivationError
+from tscc_stream.config import Config
+from tscc_stream.drift import Reference
+from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores, reference_of
+from tscc_stream.messages import Float64Array
+from tscc_stream.package import Package, PackageError, PackageSpec
+from tscc_stream.stages.infer import Encoder
+from tscc_stream.stages.interpret import calibrated
+from tscc_stream.stages.publish import ModelIdentity
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A model that is ready to classify. scores: as Interpret takes them; reference: as Drift does."""
+
+    package: Package
+    encoder: Encoder
+    scores: Float64Array | None
+    reference: Reference | None
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity(self.package.spec.name, self.package.spec.version, self.package.sha256)
+
+    def told(self) -> dict[str, Any]:
+        """What status messages say of it."""
+        return {"name": self.identity.name, "version": self.identity.version, "sha256": self.identity.sha256}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewLive:
+    """From now on this one classifies."""
+
+    served: Served
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewShadow:
+    """From now on this one is tried beside the live one; None: none is."""
+
+    served: Served | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Nothing changes, and this is why: the data of a status message."""
+
+    data: dict[str, Any]
+
+
+Order = NewLive | NewShadow | Told
+
+
+def prepare(folder: Path, config: Config, running: PackageSpec | None = None) -> Served:
+    """Load, check and warm up. running: whose windows are being cut. Raises PackageError where it may not serve."""
+    loaded = package.load_live(folder)
+    if running is not None and (differing := package.other_windows(running, loaded.spec)):
+        raise PackageError(
+            f"model package {folder}: its windows are not those being cut: {differing}; "
+            "name it as `model` in the configuration and start anew"
+        )
+    encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
+    encoder.warm_up(config.inference.max_batch)
+    scores = calibration_scores(loaded)
+    if not calibrated(scores, config.novelty.alpha):
+        _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
+                     loaded.spec.name, config.novelty.alpha)  # fmt: skip
+    _log.info("model %s %s (%s) on %s", loaded.spec.name, loaded.spec.version, loaded.sha256[:12], encoder.device)
+    return Served(loaded, encoder, scores, reference_of(loaded))
+
+
+class ModelKeeper:
+    """Loads what the state folder's files ask for; `start` once, then `ask` whenever they may have changed.
+
+    configured, configured_shadow: the configuration's packages. orders: what the back thread takes.
+    """
+
+    NAME = "models"
+
+    def __init__(self, config: Config, state_dir: Path, configured: Path, configured_shadow: Path | None) -> None:
+        self._config, self._state_dir = config, state_dir
+        self._configured, self._configured_shadow = configured, configured_shadow
+        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._shadow: Package | None = None
+
+    def start(self) -> Served:
+        """The model to begin with. Raises ActivationError and PackageError."""
+        folder = activation.live_folder(self._state_dir, self._configured)
+        if folder != self._configured:
+            _log.info("%s is active; the configuration's model is what is served without one", folder)
+        try:
+            served = prepare(folder, self._config)
+        except PackageError as error:
+            if folder == self._configured:
+                raise
+            raise ActivationError(f"{error}; `tscc-stream model rollback` returns to the one before") from error
+        self._live = served.package
+        return served
+
+    def ask(self) -> None:
+        """Look at the files again. Safe in a signal handler: a SimpleQueue may be put to while it is put to."""
+        self._asked.put(True)
+
+    def stop(self) -> None:
+        self._asked.put(False)
+
+    def run(self) -> None:
+        self._try_shadow()
+        while self._asked.get():
+            if not (self._try_live() | self._try_shadow()):
+                self._tell("live", "unchanged", self._live)
+
+    def _try_live(self) -> bool:
+        """Whether there was anything to do."""
+        try:
+            folder = activation.live_folder(self._state_dir, self._configured)
+        except ActivationError as error:
+            return self._refuse("live", error)
+        try:
+            if self._is(self._live, folder):
+                return False
+            served = prepare(folder, self._config, self._live.spec)
+        except PackageError as error:
+            self._refuse("live", error)
+            self._take_back(folder)
+            return True
+        self._live = served.package
+        self.orders.put(NewLive(served))
+        return True
+
+    def _take_back(self, refused: Path) -> None:
+        try:
+            activation.take_back(self._state_dir, refused, self._live.folder)
+        except ActivationError as error:
+            _log.warning("%s; a restart would try the refused model again", error)
+
+    def _try_shadow(self) -> bool:
+        try:
+            folder = activation.shadow_folder(self._state_dir, self._configured_shadow)
+            if folder is None:
+                return self._end_shadow()
+            if self._shadow is not None and self._is(self._shadow, folder):
+                return False
+            served = prepare(folder, self._config, self._live.spec)
+        except (ActivationError, PackageError) as error:
+            return self._refuse("shadow", error)
+        self._shadow = served.package
+        self.orders.put(NewShadow(served))
+        return True
+
+    def _end_shadow(self) -> bool:
+        if self._shadow is None:
+            return False
+        self._shadow = None
+        self.orders.put(NewShadow(None))
+        return True
+
+    @staticmethod
+    def _is(loaded: Package, folder: Path) -> bool:
+        """Whether a folder holds the very package that is in use, with the same names of clusters."""
+        return folder == loaded.folder and package.same_as_loaded(loaded)
+
+    def _refuse(self, role: str, error: Exception) -> bool:
+        _log.error("%s model refused, the one in use goes on: %s", role, error)
+        in_use = self._live if role == "live" else self._shadow
+        self._tell(role, "refused", in_use, reason=str(error))
+        return True
+
+    def _tell(self, role: str, state: str, in_use: Package | None, **more: str) -> None:
+        named = (
+            {}
+            if in_use is None
+            else {"name": in_use.spec.name, "version": in_use.spec.version, "sha256": in_use.sha256}
+        )
+        self.orders.put(Told({"role": role, "state": state, **named, **more}))
