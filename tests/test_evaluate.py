@@ -177,8 +177,11 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     ("change", "sentence"),
     [
         (lambda d: replace(d, sample_rate_hz=100.0), "100 Hz, but model small expects 50 Hz"),
-        (lambda d: replace(d, x=d.x[:, :40]), "40 samples and 1 channel(s), but model small expects 64 and 1"),
-        (lambda d: replace(d, x=np.repeat(d.x, 3, axis=2)), "64 samples and 3 channel(s)"),
+        (
+            lambda d: replace(d, x=d.x[:, :40], window=None),
+            "40 samples and 1 channel(s), but model small expects 64 and 1",
+        ),
+        (lambda d: replace(d, x=np.repeat(d.x, 3, axis=2), window=None), "64 samples and 3 channel(s)"),
         (lambda d: replace(d, y=None), "holds no labels y"),
         (lambda d: replace(d, y=np.zeros_like(d.y)), "all 60 windows are noise; expected two classes or more"),
         (lambda d: d.take(np.arange(10)), "10 windows in 2 classes"),
