@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from made_messages import detection_message, mixed
+from made_site import BURSTS_S, CHANNELS, make_archive, serving, write_settings
+from test_daemon import daemon, listen, until
 
 from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
@@ -27,6 +29,7 @@ FORMAT_1 = (
     "PRAGMA user_version = 1",
 )
 """As the first version of the program made its tables."""
+DETECTIONS = len(BURSTS_S) * len(CHANNELS)
 HOURS_A_DAY = 24
 PLENTY = 1e12
 
@@ -204,3 +207,19 @@ def test_a_detection_of_500_samples_takes_less_than_seven_kilobytes(journal: Jou
     )
     per_detection = (journal.used_bytes - before) / count
     assert 4000 < per_detection < 7000
+
+
+def test_a_daemon_keeps_to_what_its_journal_may_hold(tmp_path: Path) -> None:
+    """A tenth of a MiB: every window is classified once, and the oldest messages leave the file."""
+    server, address = serving(make_archive(tmp_path / "four"), "--speed", "max", "--once")
+    path = write_settings(tmp_path, address, retention={"max_gib": 0.0001})
+    with server, daemon(path) as (running, where):
+        with listen(where, "status.seedlink.") as links:
+            until(links, "status.seedlink.", connected=False)
+        assert running.stop() == 0
+    reader = JournalReader(tmp_path / "state" / "journal.sqlite")
+    heads, page = reader.topic_heads(), reader.since(0)
+    assert sum(head for group, head in heads.items() if group.startswith("detection.")) == DETECTIONS
+    assert 1 < page.oldest < page.head == sum(heads.values())
+    assert [m.seq for m in page.messages] == list(range(page.oldest, page.head + 1))
+    reader.close()

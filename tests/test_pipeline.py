@@ -354,6 +354,22 @@ def test_events_wait_in_the_back_half_until_their_windows_are_classified() -> No
     assert [item.detections for item in back.end() if isinstance(item, NetworkEvent)] == [()]
 
 
+def test_another_model_begins_where_the_one_before_has_ended() -> None:
+    (back, first), front = _back(), _front()
+    window, after, *_ = (m for n in range(3) for r in _records(n) for m in front.feed(r) if isinstance(m, Window))
+    assert back.feed(window) == []
+    second = FakeEncoder()
+    [held] = back.use(second, lambda cluster: f"kind {cluster}", None)
+    assert isinstance(held, Detection)
+    assert (held.assignment.window.uid, first.sizes, second.sizes) == (window.uid, [1], [])
+    assert held.p_value is not None
+    assert back.feed(after) == []
+    [next_one] = back.flush()
+    assert isinstance(next_one, Detection)
+    assert (next_one.p_value, first.sizes, second.sizes) == (None, [1], [1])
+    assert next_one.name.startswith("kind ")
+
+
 def test_nothing_held_grows_with_time() -> None:
     """Bursts for hours (of data): whatever a front half holds stays as it was after minutes."""
     front = _front(_config(network={"min_channels": 2}), channels=2)

@@ -51,7 +51,7 @@ class NewLive:
     served: Served
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class NewShadow:
     """From now on this one is tried beside the live one; None: none is."""
 

@@ -84,11 +84,25 @@ def _add_check_config(commands: Commands) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
 
 
+def _check_shadow(settings: config.Config, folder: Path, served: package.Package) -> None:
+    if settings.shadow is None:
+        return
+    try:
+        tried = package.load_live(package.find(settings.shadow, folder))
+    except package.PackageError as error:
+        raise config.ConfigError([f"shadow: {error}"]) from error
+    if differing := package.other_windows(served.spec, tried.spec):
+        raise config.ConfigError(
+            [f"shadow: {settings.shadow}: its windows are not those of {settings.model}: {differing}"]
+        )
+
+
 def _check_config(options: argparse.Namespace) -> int:
     settings = config.load(options.file)
     try:
         folder = package.find(settings.model, options.file.resolve().parent)
-        package.load_live(folder)
+        served = package.load_live(folder)
+        _check_shadow(settings, options.file.resolve().parent, served)
     except package.PackageError as error:
         raise config.ConfigError([f"model: {error}"]) from error
     print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")

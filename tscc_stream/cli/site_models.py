@@ -64,12 +64,7 @@ def _carry_labels(options: argparse.Namespace) -> int:
     from tscc_stream.learn import identity  # noqa: PLC0415 torch takes seconds
 
     old, new = (package.load(package.find(name)) for name in (options.old, options.new))
-    carried = identity.compare(old, new, options.data)
-    labels = {**carried.labels(old.labels), **new.labels}  # what people have named anew stands
-    package.write_labels(new.folder, labels)
-    print(identity.report(carried, old, new))
-    named = ", ".join(f"{k} {labels[k].name}" for k in sorted(labels)) or "none"
-    print(f"\n{new.folder}: named clusters: {named}")
+    print(identity.carry_labels(old, new, options.data))
     return 0
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.learn import dataset
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array
-from tscc_stream.package import Label, Package
+from tscc_stream.package import Label, Package, write_labels
 from tscc_stream.stages.extract import normalise
 
 OVERLAP = 0.5
@@ -105,6 +105,18 @@ def compare(old: Package, new: Package, data: Path) -> Carried:
     windows = dataset.load(data)
     counts = old.spec.clusters, new.spec.clusters
     return match(assignments(old, windows), assignments(new, windows), counts)
+
+
+def carry_labels(old: Package, new: Package, data: Path) -> str:
+    """Name the clusters of `new` after those of `old` that they are, and tell what moved.
+
+    A label that `new` has already stands: people gave it later.
+    """
+    carried = compare(old, new, data)
+    labels = {**carried.labels(old.labels), **new.labels}
+    write_labels(new.folder, labels)
+    named = ", ".join(f"{k} {labels[k].name}" for k in sorted(labels)) or "none"
+    return f"{report(carried, old, new)}\n\n{new.folder}: named clusters: {named}"
 
 
 def report(carried: Carried, old: Package, new: Package) -> str:

@@ -1,0 +1,257 @@
+"""The state folder's files about models: whole or not there, checked, and one sentence for what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_site import finished, settings, write_settings
+
+from tscc_stream import activation, config, package, serving
+from tscc_stream.activation import ActivationError, Choice
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.learn.export import annotate
+from tscc_stream.package import Label, PackageError
+from tscc_stream.serving import ModelKeeper, NewLive, NewShadow, Told
+
+DEMO = package.find("models/demo")
+A, B, C = ("a" * 12, "b" * 12, "c" * 12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for one another on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "other"
+    shutil.copytree(DEMO, folder)
+    return annotate(folder, metrics={"other": 1}).folder
+
+
+def _tampered(folder: Path) -> None:
+    with (folder / "weights.pt").open("ab") as file:
+        file.write(b"\0")
+
+
+def test_activations_are_taken_back_one_after_the_other(state: Path) -> None:
+    assert activation.chosen(state) == Choice()
+    for name in (A, B, B, C):
+        activation.activate(state, name)
+    assert activation.chosen(state) == Choice(C, (None, A, B))
+    assert activation.live_folder(state, DEMO) == state / "models" / C
+    assert [activation.rollback(state).active for _ in range(3)] == [B, A, None]
+    assert activation.live_folder(state, DEMO) == DEMO
+    with pytest.raises(ActivationError, match="no model was active before this one"):
+        activation.rollback(state)
+    for _ in range(activation.MOST_REMEMBERED):
+        activation.activate(state, A)
+        activation.activate(state, B)
+    assert len(activation.chosen(state).before) == activation.MOST_REMEMBERED
+
+
+def test_a_refusal_is_taken_back_unless_somebody_chose_anew(state: Path) -> None:
+    refused, running = state / "models" / B, state / "models" / A
+    activation.activate(state, A)
+    activation.activate(state, B)
+    activation.take_back(state, refused, running)
+    assert activation.chosen(state) == Choice(A, (None,))
+    activation.activate(state, C)
+    activation.take_back(state, refused, running)
+    assert activation.chosen(state).active == C
+    activation.take_back(state, state / "models" / C, DEMO)
+    assert activation.chosen(state).active is None
+    activation.take_back(state, refused, DEMO)
+    assert activation.chosen(state).active is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not what `model activate` writes"),
+        ("[]", "expected an object"),
+        ('{"active": "../../etc"}', "expected the first 12 digits"),
+        ('{"active": 7}', "expected the first 12 digits"),
+        ('{"before": 7}', "before is 7, expected a list"),
+        ('{"before": ["x"]}', "expected the first 12 digits"),
+    ],
+)
+def test_files_that_somebody_else_wrote(state: Path, text: str, said: str) -> None:
+    (state / activation.ACTIVE_FILE).write_text(text)
+    with pytest.raises(ActivationError, match=said) as refusal:
+        activation.chosen(state)
+    assert str(state) in str(refusal.value)
+
+
+def test_what_cannot_be_read_or_written_is_said(state: Path) -> None:
+    (state / activation.ACTIVE_FILE).mkdir()
+    with pytest.raises(ActivationError, match="cannot be read: Is a directory"):
+        activation.chosen(state)
+    with pytest.raises(ActivationError, match="cannot be written"):
+        activation.set_shadow(state / "nothing", None)
+    (state / "models").write_text("in the way")
+    with pytest.raises(ActivationError, match="cannot be copied there"):
+        activation.install(DEMO, state)
+
+
+def test_an_installed_package_is_whole_and_its_labels_follow(state: Path, source: Path) -> None:
+    made = activation.install(source, state)
+    assert made.folder == state / "models" / made.sha256[:12]
+    assert made.sha256 == package.load(source).sha256
+    labels = {0: Label(name="drill")}
+    package.write_labels(source, labels)
+    assert activation.install(source, state).labels == labels
+    package.write_labels(made.folder, {1: Label(name="blast")})
+    assert activation.install(made.folder, state).labels == {1: Label(name="blast")}
+    _tampered(made.folder)
+    assert activation.install(source, state).labels == labels
+    assert [path.name for path in (state / "models").iterdir()] == [made.sha256[:12]]
+    broken = state.parent / "broken"
+    shutil.copytree(source, broken)
+    _tampered(broken)
+    with pytest.raises(PackageError, match=r"weights\.pt was changed"):
+        activation.install(broken, state)
+    assert activation.install(source, state).sha256 == made.sha256
+
+
+def test_the_shadow_is_the_files_else_the_configurations(state: Path) -> None:
+    assert activation.shadow_folder(state, None) is None
+    assert activation.shadow_folder(state, DEMO) == DEMO
+    activation.set_shadow(state, A)
+    assert activation.shadow_folder(state, DEMO) == state / "models" / A
+    activation.set_shadow(state, None)
+    assert activation.shadow_folder(state, DEMO) is None
+
+
+def test_a_process_id_is_believed_only_where_it_holds_the_lock(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert activation.endpoints(state) == {}
+    (state / activation.ENDPOINTS_FILE).write_text(json.dumps({"pid": os.getpid(), "publish": "x"}))
+    assert activation.endpoints(state) == {}
+    with JournalFile(state / "journal.sqlite"):
+        assert activation.endpoints(state)["publish"] == "x"
+    assert activation.endpoints(state) == {}
+    (state / activation.ENDPOINTS_FILE).write_text(json.dumps({"pid": 2**22 + 1}))
+    assert activation.endpoints(state) == {}
+
+    def forbidden(_self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(ActivationError, match="run this as the daemon's user or as root"):
+        activation.endpoints(state)
+
+
+def _keeper(state: Path, shadow: Path | None = None) -> ModelKeeper:
+    return ModelKeeper(config.parse(json.dumps(settings(state.parent))), state, DEMO, shadow)
+
+
+def _orders(keeper: ModelKeeper, *, asks: int = 1) -> list[Any]:
+    """What it orders when it is asked so often."""
+    for _ in range(asks):
+        keeper.ask()
+    keeper.stop()
+    keeper.run()
+    return [keeper.orders.get_nowait() for _ in range(keeper.orders.qsize())]
+
+
+def test_nothing_changed_is_told_and_changed_names_are_taken_over(state: Path, source: Path) -> None:
+    keeper = _keeper(state)
+    assert keeper.start().package.folder == DEMO
+    [told] = _orders(keeper)
+    assert (told.data["role"], told.data["state"]) == ("live", "unchanged")
+    made = activation.install(source, state)
+    activation.activate(state, made.sha256[:12])
+    [order] = _orders(keeper)
+    assert isinstance(order, NewLive)
+    package.write_labels(made.folder, {0: Label(name="renamed")})
+    [order] = _orders(keeper)
+    assert order.served.package.name_of(0) == "renamed"
+
+
+def test_a_candidate_comes_goes_and_may_be_refused(state: Path, source: Path) -> None:
+    keeper = _keeper(state, shadow=source)
+    keeper.start()
+    [order, told] = _orders(keeper)
+    assert isinstance(order, NewShadow)
+    assert isinstance(told, Told)
+    activation.set_shadow(state, None)
+    [order, told] = _orders(keeper)
+    assert order == NewShadow(None)
+    assert told.data["state"] == "unchanged"
+    activation.set_shadow(state, A)
+    refused = _orders(keeper)[-1]
+    assert (refused.data["role"], refused.data["state"]) == ("shadow", "refused")
+    assert "sha256" not in refused.data
+
+
+def test_a_refused_choice_that_cannot_be_taken_back_is_logged(
+    state: Path, source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = _keeper(state)
+    keeper.start()
+    activation.activate(state, A)
+
+    def full(*_: object) -> None:
+        raise ActivationError("active-model: cannot be written: No space left on device")
+
+    monkeypatch.setattr(serving.activation, "take_back", full)
+    [told] = _orders(keeper)
+    assert told.data["state"] == "refused"
+    assert "a restart would try the refused model again" in caplog.text
+
+
+def test_the_commands_say_what_is_wrong_in_one_sentence(tmp_path: Path, source: Path) -> None:
+    path = write_settings(tmp_path)
+    done = finished("model", "activate", source, "--config", path)
+    assert done.returncode == 2
+    assert "no such folder; the daemon makes it" in done.stderr
+    state = tmp_path / "state"
+    state.mkdir()
+    done = finished("model", "shadow", "--report", "--config", path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no daemon runs there" in done.stderr
+    broken = tmp_path / "broken"
+    shutil.copytree(source, broken)
+    _tampered(broken)
+    done = finished("model", "activate", broken, "--state-dir", state)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "weights.pt was changed" in done.stderr
+    assert list(state.iterdir()) == []
+    done = finished("model", "activate", source, "--state-dir", state, "--no-signal")
+    assert "from the next start (the daemon was not told)" in done.stdout
+    with socket.create_server(("127.0.0.1", 0)) as nobody, JournalFile(state / "journal.sqlite"):
+        port = nobody.getsockname()[1]
+        (state / "endpoints.json").write_text(json.dumps({"pid": os.getpid(), "metrics": f"127.0.0.1:{port + 1}"}))
+        nobody.close()
+        done = finished("model", "shadow", "--report", "--state-dir", state)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "/metrics: cannot be read" in done.stderr
+
+
+def test_check_config_looks_at_the_candidate(tmp_path: Path, source: Path) -> None:
+    assert finished("check-config", write_settings(tmp_path, shadow=str(source))).returncode == 0
+    done = finished("check-config", write_settings(tmp_path, shadow="models/rutford"))
+    assert done.returncode == 2
+    assert "shadow: models/rutford: its windows are not those of" in done.stderr
+    done = finished("check-config", write_settings(tmp_path, shadow="models/nothing"))
+    assert done.returncode == 2
+    assert "shadow: model models/nothing: no such folder" in done.stderr
