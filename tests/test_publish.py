@@ -46,6 +46,12 @@ def test_waveform_is_little_endian_and_in_time_order_whatever_the_memory_layout(
     assert np.array_equal(np.frombuffer(message.waveform or b"", "<f4").reshape(500, 2), normalised)
 
 
+def test_the_number_of_channels_is_told_where_there_are_several() -> None:
+    window = json.loads(PUBLISH.detection(detection(normalised=np.zeros((500, 3), np.float32))).body)["data"]["window"]
+    assert (window["samples"], window["channels"]) == (500, 3)
+    assert "channels" not in json.loads(PUBLISH.detection(detection()).body)["data"]["window"]
+
+
 def test_unknown_window_keeps_its_nearest_cluster_in_the_body_and_not_in_the_topic() -> None:
     message = PUBLISH.detection(detection(known=False))
     assert message.topic == "detection.unknown.BW.UH1..SHZ."

@@ -26,7 +26,7 @@ from tscc_stream.sampling import offset_ns
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.stages.condition import Condition
 from tscc_stream.stages.detect import Coincidence, Detect
-from tscc_stream.stages.extract import Extract, uid_of
+from tscc_stream.stages.extract import Extract, extract_for, uid_of
 from tscc_stream.stages.gather import Gather
 from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.interpret import Interpret, NetworkVote
@@ -106,6 +106,12 @@ def _edges_and_ratios(number: int, cuts: Iterable[int]) -> list[Any]:
     return out
 
 
+def _components(number: int, cuts: Iterable[int]) -> list[Any]:
+    """The same three channels as components of one sensor."""
+    sid = sid_of(0)[:-1] + "ZNE"[number]
+    return [_of_channel(message, sid) for message in _edges_and_ratios(number, cuts)]
+
+
 def _network_input(number: int, cuts: Iterable[int]) -> list[Any]:
     out: list[Any] = []
     for message in _edges_and_ratios(number, cuts):
@@ -147,6 +153,7 @@ _MADE: dict[str, Callable[[], Any]] = {
     "detect": lambda: Detect(lambda _: TRIGGER),
     "coincidence": _Network,
     "extract": lambda: Extract(package_spec(), lambda _: 1e7, lambda _: 0.0),
+    "together": lambda: extract_for(package_spec(channels=3, components=("Z", "N", "E")), lambda _: 1e7, lambda _: 0.0),
     "gather": lambda: Gather(3),
     "infer": lambda: Infer(FakeEncoder()),
     "interpret": lambda: Interpret(str, np.linspace(0.0, 1.0, 200), 0.1),
@@ -159,6 +166,7 @@ _INPUT: dict[str, Callable[[int, Iterable[int]], list[Any]]] = {
     "detect": _ratios,
     "coincidence": _network_input,
     "extract": _edges_and_ratios,
+    "together": _components,
     "gather": _windows,
     "infer": _batches,
     "interpret": _assignments,

@@ -151,7 +151,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class WindowDropped:
-    """A window that will never come: its uid and why ("gap", "end", "history", "pending", "shed")."""
+    """A window that will never come: its uid and why.
+
+    "gap", "end", "history", "pending", "shed"; across components also "component", "rate", "misaligned".
+    """
 
     uid: str
     sid: str

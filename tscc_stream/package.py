@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 FORMAT = 1
 Normalisation = Literal["z", "asinh_mad", "none"]
+EACH_CHANNEL = ("*",)
+"""Components of a package whose windows are of one channel each, whichever it is."""
 
 
 class PackageError(ValueError):
@@ -39,7 +41,8 @@ class Novelty(_Part):
 class PackageSpec(_Part):
     """model.json. Band in Hz; onset_sample: where in the window the onset stands; warmup_seconds: raw data that the
     band filter sees before the window starts; precision_tolerance: largest error that the self-check forgives;
-    evaluate_only: why this model must not serve a stream (empty: it may).
+    evaluate_only: why this model must not serve a stream (empty: it may); components: the sensor's subsources (as Z,
+    N, E) that are the channels of a window, in their order; "*" alone: any single channel.
     """
 
     format: Literal[1]
@@ -63,6 +66,7 @@ class PackageSpec(_Part):
     metrics: dict[str, Any]
     precision_tolerance: Annotated[float, Field(gt=0)]
     evaluate_only: str = ""
+    components: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9-]+|\*)$")], ...] = EACH_CHANNEL
     sha256: dict[str, str]
 
     @model_validator(mode="after")
@@ -72,6 +76,11 @@ class PackageSpec(_Part):
             raise ValueError(f"band_hz {low:g}-{high:g}: expected within 0 and {self.sample_rate_hz / 2:g} Hz")
         if self.onset_sample >= self.samples:
             raise ValueError(f"onset_sample {self.onset_sample}: expected below samples {self.samples}")
+        if len(self.components) != self.channels or len(set(self.components)) < self.channels:
+            listed = ", ".join(self.components)
+            raise ValueError(f"components {listed}: expected {self.channels}, one for each channel of a window")
+        if "*" in self.components and self.components != EACH_CHANNEL:
+            raise ValueError("components: expected * alone, or none of them *")
         return self
 
 

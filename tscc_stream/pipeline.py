@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
@@ -33,10 +34,11 @@ from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.stages.condition import Condition
 from tscc_stream.stages.detect import Coincidence, Detect
-from tscc_stream.stages.extract import Extract, uid_of
+from tscc_stream.stages.extract import RatesDifferError, extract_for
 from tscc_stream.stages.gather import Gather
 from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.interpret import Interpret, NetworkVote
+from tscc_stream.windows import uid_of
 
 FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal
 BackMessage = Detection | NetworkEvent
@@ -65,11 +67,11 @@ class FrontHalf:
         self.assemble = Assemble(lambda sid: sections_of(sid)[0])
         self._condition = Condition(lambda sid: sections_of(sid)[1:])
         self._detect = Detect(lambda sid: sections_of(sid)[2])
-        self._extract = Extract(
+        self._extract = extract_for(
             spec, lambda sid: sections_of(sid)[0].clip_counts, lambda sid: sections_of(sid)[2].min_seconds
         )
         self._coincidence = Coincidence(config.network, uid_of) if config.network else None
-        self._served: dict[str, dict[float, bool]] = {}
+        self._served: dict[str, dict[float, bool | None]] = {}
         self.counts: Counter[str] = Counter()
 
     def expect(self, sid: str, from_ns: int) -> None:
@@ -89,15 +91,17 @@ class FrontHalf:
             parts = self.assemble.feed(message)
         for part in parts:
             out += self._block(part) if isinstance(part, Block) else self._gap(part, now_ns)
+        reached_ns = self.assemble.reached_ns(message.sid)
+        out += self._extract.advance(message.sid, reached_ns)
+        self.counts["suppressed"] = self._extract.counts["suppressed"]
         if self._coincidence:
-            unannounced_ns = seconds_to_ns(self._sections_of(message.sid)[2].min_seconds)
-            known_ns = self.assemble.reached_ns(message.sid) - unannounced_ns
-            out += self._coincidence.advance(message.sid, known_ns, now_ns)
+            known_ns = reached_ns - seconds_to_ns(self._sections_of(message.sid)[2].min_seconds)
+            out += self._named(self._coincidence.advance(message.sid, known_ns, now_ns))
         return out
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
         """What time alone settles: network events that a silent channel held up."""
-        return list(self._coincidence.poll(now_ns)) if self._coincidence else []
+        return self._named(self._coincidence.poll(now_ns)) if self._coincidence else []
 
     def next_deadline(self) -> int | None:
         """When `poll` may have something to say (monotonic ns)."""
@@ -113,21 +117,35 @@ class FrontHalf:
         out: list[FrontMessage] = []
         for sid in self._served:
             out += self._end(EndOfStream(sid), now_ns)
+        out += self._extract.flush()
+        self.counts["suppressed"] = self._extract.counts["suppressed"]
         if self._coincidence:
-            out += self._coincidence.flush()
+            out += self._named(self._coincidence.flush())
         return out
 
+    def _named(self, triggers: list[NetworkTrigger]) -> list[FrontMessage]:
+        """Network triggers with the windows that cover their members, by now."""
+        window_of = self._extract.window_of
+        return [
+            replace(trigger, members=tuple((sid, onset_ns, window_of(uid)) for sid, onset_ns, uid in trigger.members))
+            for trigger in triggers
+        ]
+
     def _admit(self, record: Record, now_ns: int) -> list[FrontMessage]:
-        """Whether a channel can be served at its rate is looked at once per rate; what a refusal ends."""
+        """Whether a channel can be served at its rate is looked at once per rate; what a refusal ends.
+
+        What is refused only because the rest of its sensor has another rate is looked at again with every record.
+        """
         rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
-        if rate in rates:
+        if rates.get(rate) is not None:
             return []
         try:
             self._condition.check(record.sid, rate)
-            self._extract.check(rate)
-        except ValueError as error:  # a RateError, or no source id
-            rates[rate] = False
-            return [*self._end(EndOfStream(record.sid), now_ns), Refusal(record.sid, str(error))]
+            self._extract.check(rate, record.sid)
+        except ValueError as error:  # a RateError, a ComponentError, or no source id
+            told = rate in rates
+            rates[rate] = None if isinstance(error, RatesDifferError) else False
+            return [] if told else [*self._end(EndOfStream(record.sid), now_ns), Refusal(record.sid, str(error))]
         rates[rate] = True
         return []
 
@@ -137,36 +155,37 @@ class FrontHalf:
             characteristics = self._condition.feed(block)
         for characteristic in characteristics:
             with self._timer("detect"):
-                self._triggers(self._detect.feed(characteristic))
+                out += self._triggers(self._detect.feed(characteristic))
             with self._timer("extract"):
                 out += self._extract.feed(characteristic)
         return out
 
-    def _triggers(self, triggers: list[Trigger]) -> None:
+    def _triggers(self, triggers: list[Trigger]) -> list[FrontMessage]:
+        out: list[FrontMessage] = []
         for trigger in triggers:
-            self._extract.feed(trigger)
+            out += self._extract.feed(trigger)
             self.counts["triggers"] += trigger.off_index is None
-            self.counts["suppressed"] = self._extract.counts["suppressed"]
             if self._coincidence:
                 self._coincidence.feed(trigger, self._extract.covering(trigger.sid))
+        return out
 
     def _gap(self, gap: Gap, now_ns: int) -> list[FrontMessage]:
         self._condition.feed(gap)
-        self._triggers(self._detect.feed(gap))
-        out: list[FrontMessage] = [*self._extract.feed(gap), gap]
+        out = self._triggers(self._detect.feed(gap))
+        out += [*self._extract.feed(gap), gap]
         if self._coincidence:
             self._coincidence.retract(gap.sid)
             if gap.cause == "clock":
-                out += self._coincidence.end(gap.sid, now_ns)
+                out += self._named(self._coincidence.end(gap.sid, now_ns))
         return out
 
     def _end(self, end: EndOfStream, now_ns: int) -> list[FrontMessage]:
         self.assemble.feed(end)
         self._condition.feed(end)
-        self._triggers(self._detect.feed(end))
-        out: list[FrontMessage] = list(self._extract.feed(end))
+        out = self._triggers(self._detect.feed(end))
+        out += self._extract.feed(end)
         if self._coincidence:
-            out += self._coincidence.end(end.sid, now_ns)
+            out += self._named(self._coincidence.end(end.sid, now_ns))
         return out
 
 

@@ -40,3 +40,25 @@ def from_nslc(nslc: str) -> str:
     if len(codes) != 3:
         raise ValueError(f"channel {nslc!r}: expected a channel code of three letters, got {channel!r}")
     return f"{_PREFIX}{network}_{station}_{location}_{'_'.join(codes)}"
+
+
+@lru_cache(maxsize=65536)
+def split_component(sid: str) -> tuple[str, str]:
+    """`FDSN:BW_UH1__S_H_Z` -> (`FDSN:BW_UH1__S_H`, `Z`): the sensor, and which of its components.
+
+    Raises ValueError as `to_nslc` does.
+    """
+    to_nslc(sid)
+    sensor, _, component = sid.rpartition("_")
+    return sensor, component
+
+
+def with_component(sensor: str, component: str) -> str:
+    """The source id of one of a sensor's components."""
+    return f"{sensor}_{component}"
+
+
+def sensor_of(nslc: str) -> str:
+    """`BW.UH1..SHZ` -> `BW.UH1..SH`, `BW.UH1..S_H_Z` -> `BW.UH1..S_H`: without the component."""
+    rest, _, component = nslc.rpartition("_")
+    return nslc[:-1] if "." in component else rest

@@ -102,6 +102,13 @@ def _add_dataset(commands: Commands) -> None:
     shape.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
     shape.add_argument("--corners", type=int, default=4, metavar="N")
     shape.add_argument("--warmup", type=float, default=0.5, metavar="S", help="seconds before the window")
+    shape.add_argument(
+        "--components",
+        nargs="+",
+        default=["*"],
+        metavar="C",
+        help="of one sensor, as Z N E; default: each channel alone",
+    )
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -118,7 +125,14 @@ def _build(options: argparse.Namespace) -> int:
     else:
         low, high = options.band
         shape = dataset.WindowShape(
-            options.rate, options.samples, options.onset_sample, (low, high), options.corners, options.warmup
+            options.rate,
+            options.samples,
+            options.onset_sample,
+            (low, high),
+            options.corners,
+            options.warmup,
+            len(options.components),
+            tuple(options.components),
         )
     data = build_dataset(
         options.paths,
@@ -177,10 +191,12 @@ def _add_model(commands: Commands) -> None:
 def _show(options: argparse.Namespace) -> int:
     loaded = package.load(package.find(options.model))
     spec = loaded.spec
+    channels = "1 channel" if spec.components == package.EACH_CHANNEL else f"components {' '.join(spec.components)}"
     print(f"{spec.name} {spec.version}, made {spec.created}, sha256 {loaded.sha256}")
     print(
         f"window: {spec.samples} samples at {spec.sample_rate_hz:g} Hz, onset at sample {spec.onset_sample}, "
-        f"band {spec.band_hz[0]:g}-{spec.band_hz[1]:g} Hz, {spec.channels} channel(s), {spec.normalisation}"
+        f"band {spec.band_hz[0]:g}-{spec.band_hz[1]:g} Hz, "
+        f"{channels}, {spec.normalisation}"
     )
     calibrated = f"{spec.novelty.calibration_windows} windows" if spec.novelty else "none: no window is called unknown"
     print(f"{spec.distance} distance, fuzzifier {spec.fuzzifier:g}; novelty calibration: {calibrated}")

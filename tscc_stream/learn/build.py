@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from tscc_stream.components import NEVER_NS, Sensor, cut_together
 from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.learn import truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
 from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, Window
-from tscc_stream.package import PackageSpec
+from tscc_stream.package import EACH_CHANNEL, PackageSpec
 from tscc_stream.pipeline import FrontHalf
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import sensor_of, split_component, to_nslc, with_component
 from tscc_stream.stages.assemble import Assemble
-from tscc_stream.stages.extract import cut_window, plan_windows
+from tscc_stream.windows import cut_window, plan_windows
 
 _TRIES = 50  # random times looked at for each that is wanted
 
@@ -128,10 +129,13 @@ def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator)
     rows, sids = job.found.rows, job.found.sids
     starts = np.maximum(rows["start_ns"], job.span_ns[0])
     lengths = np.maximum(np.minimum(rows["end_ns"], job.span_ns[1]) - starts, 0)
+    if job.spec.components != EACH_CHANNEL:  # a sensor's time is counted once, by its first component
+        leads = np.array([split_component(sid)[1] == job.spec.components[0] for sid in sids])
+        lengths = lengths * leads[rows["sid"]]
     if not lengths.sum():
         return {}
     apart = round(job.spec.samples / job.spec.sample_rate_hz * NS_PER_SECOND)
-    onsets = {sid: np.sort([cut.onset_ns for cut in cuts if cut.nslc == to_nslc(sid)]) for sid in sids}
+    onsets = {sid: _onsets_of(sid, cuts, job.spec) for sid in sids}
     which = rng.choice(len(starts), _TRIES * n, p=lengths / lengths.sum())
     times = starts[which] + (rng.random(_TRIES * n) * lengths[which]).astype(np.int64)
     wanted: dict[str, list[int]] = {}
@@ -144,6 +148,15 @@ def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator)
     return {sid: deque(sorted(some)) for sid, some in wanted.items()}
 
 
+def _onsets_of(sid: str, cuts: list[_Cut], spec: PackageSpec) -> Int64Array:
+    """Ascending onsets of the windows of a channel, or of its sensor."""
+    if spec.components == EACH_CHANNEL:
+        found = [cut.onset_ns for cut in cuts if cut.nslc == to_nslc(sid)]
+    else:
+        found = [cut.onset_ns for cut in cuts if sensor_of(cut.nslc) == sensor_of(to_nslc(sid))]
+    return np.sort(np.array(found, np.int64))
+
+
 def _far(onsets: Int64Array, at: int, apart: int) -> bool:
     near = int(np.searchsorted(onsets, at))
     return all(abs(int(onset) - at) >= apart for onset in onsets[max(0, near - 1) : near + 1])
@@ -151,14 +164,63 @@ def _far(onsets: Int64Array, at: int, apart: int) -> bool:
 
 def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> list[_Cut]:
     assemble = Assemble(lambda sid: job.config.for_channel(to_nslc(sid))[0])
-    cutters: dict[str, _Cutter] = {}
+    cutters = _cutters(job, wanted)
     cuts: list[_Cut] = []
     for record in _records(job, progress):
-        if record.sid in wanted:
-            cutter = cutters.setdefault(record.sid, _Cutter(job.spec, wanted[record.sid]))
+        if record.sid in cutters:
             for part in assemble.feed(record):
-                cuts += cutter.feed(part)
+                cuts += cutters[record.sid].feed(part)
+            cuts += cutters[record.sid].advance(record.sid, assemble.reached_ns(record.sid))
     return cuts
+
+
+def _cutters(job: _Job, wanted: dict[str, deque[int]]) -> dict[str, _Cutter | _SensorCutter]:
+    """Source id -> who cuts its windows; the components of a sensor share one."""
+    if job.spec.components == EACH_CHANNEL:
+        return {sid: _Cutter(job.spec, times) for sid, times in wanted.items()}
+    cutters: dict[str, _Cutter | _SensorCutter] = {}
+    for sid, times in wanted.items():
+        sensor, _ = split_component(sid)
+        cutter = _SensorCutter(job.spec, sid, times)
+        cutters |= {with_component(sensor, component): cutter for component in job.spec.components}
+    return cutters
+
+
+class _SensorCutter:
+    """Cuts one sensor's windows at given times (ascending): onsets are the nearest samples of the first component."""
+
+    def __init__(self, spec: PackageSpec, lead_sid: str, wanted: deque[int]) -> None:
+        self._sensor = Sensor(spec)
+        self._lead = spec.components[0]
+        self._nslc = to_nslc(lead_sid)
+        self._wanted = wanted
+
+    def feed(self, part: Block | Gap) -> list[_Cut]:
+        _, component = split_component(part.sid)
+        if isinstance(part, Gap):
+            self._sensor.tracks[component].close("gap")
+            return []
+        self._sensor.append(component, part, np.zeros(part.samples.size))
+        return self._settle()
+
+    def advance(self, sid: str, reached_ns: int) -> list[_Cut]:
+        """Everything before `reached_ns` was fed, be it a break."""
+        return self._settle() if self._sensor.tracks[split_component(sid)[1]].advance(reached_ns) else []
+
+    def _settle(self) -> list[_Cut]:
+        cuts = []
+        while self._wanted:
+            lead = self._sensor.tracks[self._lead].find(self._wanted[0])
+            onset_ns = self._wanted[0] if lead is None else lead[0].time_of(lead[1])
+            spots = self._sensor.look(onset_ns)
+            if spots is None:
+                break
+            self._wanted.popleft()
+            waveform = cut_together(spots, spots[0]) if isinstance(spots, list) else spots
+            if not isinstance(waveform, str):
+                cuts.append(_Cut(self._nslc, onset_ns, waveform, triggered=False))
+        self._sensor.forget(min(self._sensor.known_ns(), self._wanted[0] if self._wanted else NEVER_NS))
+        return cuts
 
 
 class _Cutter:
@@ -191,3 +253,7 @@ class _Cutter:
         spare = max(0, self._samples.size - plan.history - plan.reach)
         self._origin, self._samples = self._origin + spare, self._samples[spare:]
         return cuts
+
+    def advance(self, _sid: str, _reached_ns: int) -> list[_Cut]:
+        """What lies within a break is no news for one channel."""
+        return []

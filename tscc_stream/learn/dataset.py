@@ -21,8 +21,10 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from tscc_stream.messages import AnyArray, Float32Array
-from tscc_stream.package import FORMAT, PackageSpec
+from tscc_stream.package import EACH_CHANNEL, FORMAT, PackageSpec
+from tscc_stream.source_id import sensor_of
 
+_ASSUMED_COMPONENTS = {1: EACH_CHANNEL, 3: ("Z", "N", "E")}
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -32,7 +34,9 @@ class DataSetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WindowShape:
-    """How windows are cut: what a model package later states of itself. Band in Hz, warm-up in seconds."""
+    """How windows are cut: what a model package later states of itself. Band in Hz, warm-up in seconds; components: the
+    channels of a window, as in the package.
+    """
 
     sample_rate_hz: float
     samples: int
@@ -41,6 +45,7 @@ class WindowShape:
     band_corners: int = 4
     warmup_seconds: float = 0.0
     channels: int = 1
+    components: tuple[str, ...] = EACH_CHANNEL
 
     def draft(self) -> PackageSpec:
         """A package specification with this shape, for the live stages to cut windows by before any model exists.
@@ -86,14 +91,20 @@ def shape_of(spec: PackageSpec) -> WindowShape:
         spec.band_corners,
         spec.warmup_seconds,
         spec.channels,
+        spec.components,
     )
 
 
 def assumed_shape(data: DataSet) -> WindowShape:
-    """For data sets that do not say how they were cut: onset after a fifth of the window, 0.04 to 0.4 of the rate."""
+    """For data sets that do not say how they were cut: onset after a fifth of the window, 0.04 to 0.4 of the rate, one
+    channel or Z, N, E. Raises DataSetError for another number of channels.
+    """
     _, samples, channels = data.x.shape
     rate = data.sample_rate_hz
-    return WindowShape(rate, samples, samples // 5, (0.04 * rate, 0.4 * rate), channels=channels)
+    if channels not in _ASSUMED_COMPONENTS:
+        raise DataSetError(f"windows of {channels} channels, and the data set does not say of which components")
+    components = _ASSUMED_COMPONENTS[channels]
+    return WindowShape(rate, samples, samples // 5, (0.04 * rate, 0.4 * rate), channels=channels, components=components)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +143,13 @@ class DataSet:
     def in_time(self) -> DataSet:
         """The same windows by onset, then channel."""
         return self.take(np.lexsort((self.sid, self.onset_ns)))
+
+    @property
+    def recorder(self) -> npt.NDArray[np.str_]:
+        """What recorded each window [n]: its channel, or where windows have several channels, its sensor."""
+        if self.x.shape[2] == 1:
+            return self.sid
+        return np.array([sensor_of(name) for name in self.sid.tolist()], dtype=str)
 
     @property
     def span_ns(self) -> int:
@@ -173,7 +191,15 @@ def _checked(arrays: dict[str, AnyArray]) -> DataSet:
     if rate.size != 1 or rate.dtype.kind not in "iuf" or not 0 < float(rate.reshape(())) < np.inf:
         raise DataSetError("sample_rate_hz is not one positive number")
     _check_windows(x, arrays["sid"])
-    return _assembled(arrays, float(rate.reshape(())))
+    return _as_cut(_assembled(arrays, float(rate.reshape(()))))
+
+
+def _as_cut(data: DataSet) -> DataSet:
+    """The same, if the windows have the shape that is said of them."""
+    stated = data.window and [data.window.samples, data.window.channels]
+    if stated and stated != list(data.x.shape[1:]):
+        raise DataSetError(f"windows are {list(data.x.shape[1:])}, but were cut as {stated} [samples, channels]")
+    return data
 
 
 def _check_windows(x: AnyArray, sid: AnyArray) -> None:
@@ -205,7 +231,8 @@ def _read_shape(stored: AnyArray) -> WindowShape:
     try:
         fields: dict[str, Any] = json.loads(str(stored))
         low, high = fields.pop("band_hz")
-        return WindowShape(**fields, band_hz=(float(low), float(high)))
+        components = tuple(str(code) for code in fields.pop("components", EACH_CHANNEL))
+        return WindowShape(**fields, band_hz=(float(low), float(high)), components=components)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataSetError(f"window does not describe how windows were cut: {error}") from error
 

@@ -24,7 +24,7 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.train import Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
 from tscc_stream.messages import Float32Array
-from tscc_stream.package import Package
+from tscc_stream.package import EACH_CHANNEL, Package
 from tscc_stream.stages.extract import normalise
 
 CALIBRATION_SHARE = 0.2
@@ -88,11 +88,11 @@ def _split(request: Request) -> tuple[DataSet, DataSet]:
 
 
 def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:
-    """Windows of `data` that share time with the span of `held` in the same channel."""
+    """Windows of `data` that share time with the span of `held` in the same channel, or at the same sensor."""
     shared = np.zeros(len(data), bool)
-    for sid in np.unique(held.sid):
-        onsets = np.sort(held.onset_ns[held.sid == sid])
-        mine = data.sid == sid
+    for recorder in np.unique(held.recorder):
+        onsets = np.sort(held.onset_ns[held.recorder == recorder])
+        mine = data.recorder == recorder
         near = np.searchsorted(onsets, data.onset_ns[mine])
         before, after = onsets[np.maximum(near - 1, 0)], onsets[np.minimum(near, len(onsets) - 1)]
         distance = np.minimum(np.abs(data.onset_ns[mine] - before), np.abs(data.onset_ns[mine] - after))
@@ -214,12 +214,14 @@ def _metrics(trainer: Trainer) -> dict[str, Any]:
 
 def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: int) -> str:
     chosen = request.settings
+    single = shape.components == EACH_CHANNEL
+    channels = "one channel" if single else f"the components {', '.join(shape.components)} of one sensor"
     novelty = f"{calibration} windows" if calibration else "none: no window is called unknown"
     lines = [
         f"# {request.out.name}",
         "",
         f"TSCC encoder, {chosen.clusters} clusters, windows of {shape.samples} samples at {shape.sample_rate_hz:g} Hz",
-        f"({shape.band_hz[0]:g} to {shape.band_hz[1]:g} Hz, onset at sample {shape.onset_sample}).",
+        f"({shape.band_hz[0]:g} to {shape.band_hz[1]:g} Hz, onset at sample {shape.onset_sample}), of {channels}.",
         "",
         f"- Trained on: {request.provenance} ({len(trainer.x_ntc)} windows; licence: {request.licence})",
         f"- Novelty calibration: {novelty}",

@@ -1,23 +1,19 @@
-"""History to windows at the model's rate, and the one place of normalisation.
+"""Triggers and history to windows: one of each channel, or one of each sensor across its components.
 
-A window is made from the raw samples around an onset by the package's band, rate and onset position; it depends on
-those samples alone, never on packets, batches or the trigger's own filter. Order of operations: from the first sample
-of the warm-up on (its value subtracted) through a causal Butterworth band-pass at the stream's rate, then a zero-phase
-FIR low-pass and polyphase resampling, aligned so that the onset falls on the grid.
+How samples become a window is `windows`' affair, and how the components of a sensor lie on one clock that of
+`components`; here it is decided which triggers make windows, when those are complete, and what is said of them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable
+from bisect import insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
-from scipy.signal import firwin, iirfilter, resample_poly, sosfilt, zpk2sos
 
+from tscc_stream.components import NEVER_NS, RATE_TOLERANCE, Flag, Sensor, Spot, cut_together
 from tscc_stream.messages import (
     Block,
     Characteristic,
@@ -30,140 +26,17 @@ from tscc_stream.messages import (
     WindowDropped,
     read_only,
 )
-from tscc_stream.package import Normalisation, PackageSpec
-from tscc_stream.sampling import RateError, exact_rate, offset_ns
+from tscc_stream.package import EACH_CHANNEL, PackageSpec
+from tscc_stream.sampling import offset_ns, seconds_to_ns
+from tscc_stream.source_id import split_component, with_component
+from tscc_stream.windows import WindowPlan, cut_window, normalise, plan_windows, uid_of
 
-FIR_HALF_LENGTH = 10
-"""Half length of the anti-aliasing filter in samples of the slower grid."""
-RATIO_TERMS = (10, 100, 1000)
-"""Largest terms of the ratio of the two rates: the simplest ratio that is near enough is taken."""
-RATIO_TOLERANCE = 1e-4
-"""Relative. Recorders state 99.99999 Hz; over a window of 500 samples this is 0.05 samples."""
+__all__ = ["Extract", "ExtractTogether", "cut_window", "extract_for", "normalise", "plan_windows", "uid_of"]
+
 LONG_RUN_SAMPLES = 16
 """Equal samples in a row from which a window is flagged "flat": healthy recordings hold up to 7."""
-_MAD_TO_SIGMA = 1.4826
-
-
-@dataclass(frozen=True, slots=True)
-class WindowPlan:
-    """How windows are cut from a stream of one rate. Counts are samples of the stream.
-
-    before / after: from the onset back to the window's first sample and on to its last; half: the FIR's reach.
-    """
-
-    spec: PackageSpec
-    stream_rate_hz: float
-    up: int
-    down: int
-    before: int
-    after: int
-    half: int
-    warmup: int
-    sections: Float64Array = field(repr=False)
-    fir: Float64Array | None = field(repr=False)
-
-    @property
-    def history(self) -> int:
-        """Samples before an onset that a window may use."""
-        return self.before + self.half + self.warmup + self.down
-
-    @property
-    def reach(self) -> int:
-        """Samples after an onset that a window needs."""
-        return self.after + self.half
-
-
-@lru_cache(maxsize=256)
-def _cached_plan(spec_key: str, rate_hz: float) -> WindowPlan:
-    return _make_plan(PackageSpec.model_validate_json(spec_key), rate_hz)
-
-
-def plan_windows(spec: PackageSpec, rate_hz: float) -> WindowPlan:
-    """The plan for one stream rate. Raises RateError, naming the rate, where the model cannot be served."""
-    return _cached_plan(spec.model_dump_json(), rate_hz)
-
-
-def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
-    low, high = spec.band_hz
-    if high >= rate_hz / 2:
-        raise RateError(
-            f"{rate_hz:g} Hz cannot hold the band {low:g}-{high:g} Hz of model {spec.name}; "
-            f"expected more than {2 * high:g} Hz"
-        )
-    ratio = _simple_ratio(spec, rate_hz)
-    up, down = ratio.numerator, ratio.denominator
-    zeros, poles, gain = iirfilter(
-        spec.band_corners, [2 * low / rate_hz, 2 * high / rate_hz], btype="band", ftype="butter", output="zpk"
-    )
-    slow = max(up, down)
-    fir = None if slow == 1 else firwin(2 * FIR_HALF_LENGTH * slow + 1, 1.0 / slow, window="hamming")
-    return WindowPlan(
-        spec=spec,
-        stream_rate_hz=rate_hz,
-        up=up,
-        down=down,
-        before=-(-spec.onset_sample * down // up),
-        after=-(-(spec.samples - 1 - spec.onset_sample) * down // up),
-        half=0 if fir is None else -(-FIR_HALF_LENGTH * slow // up),
-        warmup=round(spec.warmup_seconds * rate_hz),
-        sections=zpk2sos(zeros, poles, gain),  # scipy wants it writable
-        fir=fir,
-    )
-
-
-def _simple_ratio(spec: PackageSpec, rate_hz: float) -> Fraction:
-    exact = exact_rate(spec.sample_rate_hz) / exact_rate(rate_hz)
-    for largest in RATIO_TERMS:
-        ratio = exact.limit_denominator(largest)
-        if ratio.numerator <= RATIO_TERMS[-1] and abs(ratio / exact - 1) <= RATIO_TOLERANCE:
-            return ratio
-    raise RateError(f"{rate_hz:g} Hz and the {spec.sample_rate_hz:g} Hz of model {spec.name} have no simple ratio")
-
-
-def cut_window(samples: Float64Array, onset: int, plan: WindowPlan) -> Float32Array | None:
-    """The window [spec.samples] float32 around `samples[onset]`, band-passed and resampled, in counts.
-
-    samples: raw, all from one segment, starting at the segment's start or early enough. Warm-up is shorter where the
-    segment is young; None where the window itself is not covered.
-    """
-    begin = max(0, onset - plan.before - plan.half - plan.warmup)
-    begin += (onset - begin) % plan.down
-    end = onset + plan.reach + 1
-    if onset - begin < plan.before or end > samples.size:
-        return None
-    raw = samples[begin:end]
-    banded = sosfilt(plan.sections, raw - raw[0])
-    if plan.fir is not None:
-        banded = resample_poly(banded, plan.up, plan.down, window=plan.fir)
-    first = (onset - begin) * plan.up // plan.down - plan.spec.onset_sample
-    cut: Float32Array = banded[first : first + plan.spec.samples].astype(np.float32)
-    return cut
-
-
-def normalise(waveform: Float32Array, how: Normalisation) -> Float32Array:
-    """What the encoder sees of a waveform [samples, channels] (or a batch before it): each channel by itself.
-
-    "z": mean 0, standard deviation 1. "asinh_mad": asinh of the deviation from the median in robust standard
-    deviations (1.4826 x median absolute deviation), which keeps a large onset from flattening all else.
-    """
-    if how == "none":
-        return waveform.astype(np.float32)
-    values = waveform.astype(np.float64)
-    if how == "z":
-        centred = values - values.mean(axis=-2, keepdims=True)
-        scale = centred.std(axis=-2, keepdims=True)
-        scaled = centred / np.where(scale > 0.0, scale, 1.0)
-    else:
-        centred = values - np.median(values, axis=-2, keepdims=True)
-        scale = _MAD_TO_SIGMA * np.median(np.abs(centred), axis=-2, keepdims=True)
-        scaled = np.arcsinh(centred / np.where(scale > 0.0, scale, 1.0))
-    seen: Float32Array = scaled.astype(np.float32)
-    return seen
-
-
-def uid_of(sid: str, onset_ns: int) -> str:
-    """Identity of a detection: the source id and the onset's sample time, to the microsecond."""
-    return hashlib.sha256(f"{sid}|{(onset_ns + 500) // 1000}".encode()).hexdigest()[:32]
+MOST_REMEMBERED = 16_384
+"""Triggers whose window is remembered for network triggers that may still name them."""
 
 
 @dataclass(slots=True)
@@ -189,14 +62,14 @@ class _Channel:
     origin: int = 0
     history: Float64Array = field(default_factory=lambda: np.empty(0))
     ratios: Float64Array = field(default_factory=lambda: np.empty(0))
-    flags: list[tuple[int, int, frozenset[str]]] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
     pending: list[_Pending] = field(default_factory=list)
     latest_uid: str = ""
     latest_end: int = -1
 
 
 class Extract:
-    """Triggers and blocks to windows.
+    """Triggers and blocks to windows of one channel each.
 
     For each block, its triggers are fed first and then the block itself. A trigger whose onset falls inside a pending
     window makes no window of its own. counts: "suppressed" triggers.
@@ -211,13 +84,25 @@ class Extract:
         self._channels: dict[str, _Channel] = {}
         self.counts: Counter[str] = Counter()
 
-    def check(self, rate_hz: float) -> None:
+    def check(self, rate_hz: float, _sid: str = "") -> None:
         """Raises RateError where the model cannot be served from a stream of this rate."""
         plan_windows(self._spec, rate_hz)
 
     def covering(self, sid: str) -> str:
         """The uid of the window, finished or not, that covers the onset of the channel's latest trigger."""
         return self._channels[sid].latest_uid
+
+    def window_of(self, uid: str) -> str:
+        """What `covering` says holds at once."""
+        return uid
+
+    def advance(self, _sid: str, _reached_ns: int) -> list[Window | WindowDropped]:
+        """A channel that comes to nothing within a break says nothing new."""
+        return []
+
+    def flush(self) -> list[Window | WindowDropped]:
+        """Nothing is held beyond the end of a channel."""
+        return []
 
     def oldest_pending_ns(self) -> int:
         """Onset of the oldest window that still waits for samples; far in the future where none does."""
@@ -279,38 +164,305 @@ class Extract:
             channel.flags.append((block.index, block.index + block.samples.size, block.quality))
 
     def _window(self, channel: _Channel, pending: _Pending, block: Block) -> Window | WindowDropped:
-        plan, spec = channel.plan, self._spec
+        plan = channel.plan
         onset = pending.onset_index - channel.origin
         cut = cut_window(channel.history, onset, plan)
         if cut is None:
             return WindowDropped(pending.uid, block.sid, pending.onset_ns, "history")
-        waveform = read_only(cut[:, np.newaxis])
         last = pending.window_end if pending.off_index is None else min(pending.off_index, pending.window_end)
-        return Window(
-            uid=pending.uid,
-            sid=block.sid,
-            onset_ns=pending.onset_ns,
-            start_ns=pending.onset_ns - offset_ns(spec.onset_sample, spec.sample_rate_hz),
-            sample_rate_hz=spec.sample_rate_hz,
-            stream_rate_hz=plan.stream_rate_hz,
-            waveform=waveform,
-            normalised=read_only(normalise(waveform, spec.normalisation)),
-            peak_ratio=float(channel.ratios[onset : last - channel.origin + 1].max()),
-            peak_amplitude=float(np.abs(cut).max()),
-            duration_s=(last - pending.onset_index) / plan.stream_rate_hz,
-            quality=self._quality(channel, pending, block.sid),
-            received_ns=block.received_ns,
-        )
-
-    def _quality(self, channel: _Channel, pending: _Pending, sid: str) -> tuple[str, ...]:
-        """Sorted flags of the raw samples within the window."""
-        begin, end = pending.onset_index - channel.plan.before, pending.window_end + 1
-        found = {name for first, last, names in channel.flags if first < end and begin < last for name in names}
+        begin, end = pending.onset_index - plan.before, pending.window_end + 1
         raw = channel.history[max(0, begin - channel.origin) : end - channel.origin]
-        clip = self._clip_of(sid)
-        if clip is not None and np.abs(raw).max() >= clip:
-            found.add("clipped")
-        changes = np.flatnonzero(raw[1:] != raw[:-1])
-        if np.diff(changes, prepend=-1, append=raw.size - 1).max() >= LONG_RUN_SAMPLES:
-            found.add("flat")
-        return tuple(sorted(found))
+        quality = _quality(raw, _flags_within(channel.flags, begin, end), self._clip_of(block.sid))
+        ratios = channel.ratios[onset : last - channel.origin + 1]
+        trigger = pending.uid, block.sid, pending.onset_ns
+        return _window(self._spec, plan, trigger, cut[:, np.newaxis], ratios, quality, block.received_ns)
+
+
+def _flags_within(flags: Iterable[Flag], begin: int, end: int) -> set[str]:
+    return {name for first, last, names in flags if first < end and begin < last for name in names}
+
+
+def _quality(raw: Float64Array, said: set[str], clip_counts: float | None) -> set[str]:
+    """What the recorder said, and what the raw samples within the window say of themselves."""
+    found = set(said)
+    if clip_counts is not None and np.abs(raw).max() >= clip_counts:
+        found.add("clipped")
+    changes = np.flatnonzero(raw[1:] != raw[:-1])
+    if np.diff(changes, prepend=-1, append=raw.size - 1).max() >= LONG_RUN_SAMPLES:
+        found.add("flat")
+    return found
+
+
+def _window(
+    spec: PackageSpec,
+    plan: WindowPlan,
+    trigger: tuple[str, str, int],
+    cut: Float32Array,
+    ratios: Float64Array,
+    quality: set[str],
+    received_ns: int,
+) -> Window:
+    """trigger: uid, source id, onset; cut: [samples, channels]; ratios: from the onset to the trigger's last sample."""
+    uid, sid, onset_ns = trigger
+    waveform = read_only(cut)
+    return Window(
+        uid=uid,
+        sid=sid,
+        onset_ns=onset_ns,
+        start_ns=onset_ns - offset_ns(spec.onset_sample, spec.sample_rate_hz),
+        sample_rate_hz=spec.sample_rate_hz,
+        stream_rate_hz=plan.stream_rate_hz,
+        waveform=waveform,
+        normalised=read_only(normalise(waveform, spec.normalisation)),
+        peak_ratio=float(ratios.max()),
+        peak_amplitude=float(np.abs(cut).max()),
+        duration_s=(ratios.size - 1) / plan.stream_rate_hz,
+        quality=tuple(sorted(quality)),
+        received_ns=received_ns,
+    )
+
+
+class ComponentError(ValueError):
+    """A channel that is no component of any window, and why."""
+
+
+class RatesDifferError(ComponentError):
+    """A component at another rate than the rest of its sensor has at the time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Onset:
+    """A trigger of one component. cover: uid of the window that covers it, empty until that is known. asked: its own
+    uid was given for that meanwhile. until_ns: end of the window, if it makes one. broken_ns: from when on that cannot
+    become whole any more, once it is settled.
+    """
+
+    trigger: Trigger
+    component: str
+    uid: str
+    until_ns: int
+    off_index: int | None = None
+    cover: str = ""
+    asked: bool = False
+    broken_ns: int | None = None
+
+    def dropped(self, reason: str) -> WindowDropped:
+        self.cover = self.cover or self.uid
+        return WindowDropped(self.uid, self.trigger.sid, self.trigger.on_ns, reason)
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """A sensor and its triggers. undecided: in order of onset, while an earlier one may still come. pending: make
+    windows. latest: made the latest window. last: the latest trigger of each component. received_ns: of the last block.
+    """
+
+    sensor: Sensor
+    undecided: list[_Onset] = field(default_factory=list)
+    pending: list[_Onset] = field(default_factory=list)
+    latest: _Onset | None = None
+    last: dict[str, _Onset] = field(default_factory=dict)
+    received_ns: int = 0
+
+    @property
+    def oldest_ns(self) -> int:
+        """Onset of the oldest trigger that is not settled; far in the future where all are."""
+        return min((onset.trigger.on_ns for onset in (*self.pending[:1], *self.undecided[:1])), default=NEVER_NS)
+
+
+class ExtractTogether:
+    """Triggers and blocks to windows across the components of one sensor, as the package lists them.
+
+    Any component's trigger may open a window; the first in data time does, and later onsets of the sensor within that
+    window make none, unless a break has spoilt it before. A window carries the source id of the channel that opened
+    it. It is made when all components have its samples, and dropped for "gap" or "end" (of any component), "history",
+    "rate" (they differ), "misaligned", or "component" (one is too far behind the others, or never came).
+    counts: "suppressed" triggers.
+    """
+
+    def __init__(
+        self, spec: PackageSpec, clip_of: Callable[[str], float | None], min_seconds_of: Callable[[str], float]
+    ) -> None:
+        self._spec = spec
+        self._clip_of = clip_of
+        self._min_seconds_of = min_seconds_of
+        self._groups: dict[str, _Group] = {}
+        self._places: dict[str, tuple[_Group, str]] = {}
+        self._onsets: OrderedDict[str, _Onset] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    def check(self, rate_hz: float, sid: str) -> None:
+        """Raises RateError where the model cannot be served from a stream of this rate, ComponentError where the
+        package does not list the component, RatesDifferError where the others of its sensor have another rate.
+        """
+        plan_windows(self._spec, rate_hz)
+        name, component = split_component(sid)
+        wanted = ", ".join(self._spec.components)
+        if component not in self._spec.components:
+            raise ComponentError(f"component {component!r} is none of those of model {self._spec.name}: {wanted}")
+        group = self._groups.get(name)
+        tracks = group.sensor.tracks.items() if group else ()
+        for other, track in tracks:
+            others_hz = track.rate_hz
+            if other != component and others_hz and abs(others_hz - rate_hz) > RATE_TOLERANCE * rate_hz:
+                raise RatesDifferError(
+                    f"{rate_hz:g} Hz, but component {other} of its sensor has {others_hz:g} Hz; "
+                    f"model {self._spec.name} takes {wanted} together"
+                )
+
+    def covering(self, sid: str) -> str:
+        """What to ask `window_of` for, of the channel's latest trigger."""
+        group, component = self._places[sid]
+        return group.last[component].uid
+
+    def window_of(self, uid: str) -> str:
+        """The uid of the window, finished or not, that covers a trigger; its own where that is not known yet."""
+        onset = self._onsets.get(uid)
+        if onset is None:
+            return uid
+        onset.asked = onset.asked or not onset.cover
+        return onset.cover or uid
+
+    def oldest_pending_ns(self) -> int:
+        """Onset of the oldest trigger whose window is not settled; far in the future where none is."""
+        return min((group.oldest_ns for group in self._groups.values()), default=NEVER_NS)
+
+    def feed(self, message: Trigger | Characteristic | Gap | EndOfStream) -> list[Window | WindowDropped]:
+        """Windows that become complete, by sensor in order of onset, and windows that never will."""
+        if isinstance(message, Characteristic):
+            return self._block(message)
+        if isinstance(message, Trigger):
+            return self._trigger(message)
+        if message.sid not in self._places:
+            return []
+        group, component = self._places[message.sid]
+        if isinstance(message, Gap):
+            group.sensor.tracks[component].close("gap")
+            set_back = message.to_ns is not None and message.to_ns < message.from_ns
+            return self._restart(group) if set_back else []
+        group.sensor.tracks[component].end()
+        return self._settle(group)
+
+    def advance(self, sid: str, reached_ns: int) -> list[Window | WindowDropped]:
+        """Everything before `reached_ns` was fed, be it a break."""
+        group, component = self._place(sid)
+        return self._settle(group) if group.sensor.tracks[component].advance(reached_ns) else []
+
+    def flush(self) -> list[Window | WindowDropped]:
+        """The end of all data: what still waits, waits for components that never came."""
+        return [drop for group in self._groups.values() for drop in self._drop_all(group, "component")]
+
+    def _place(self, sid: str) -> tuple[_Group, str]:
+        if sid not in self._places:
+            name, component = split_component(sid)
+            group = self._groups.setdefault(name, _Group(Sensor(self._spec)))
+            group.sensor.tracks[component].unannounced_ns = seconds_to_ns(self._min_seconds_of(sid))
+            self._places[sid] = group, component
+        return self._places[sid]
+
+    def _trigger(self, trigger: Trigger) -> list[Window | WindowDropped]:
+        group, component = self._place(trigger.sid)
+        if trigger.off_index is not None:
+            group.last[component].off_index = trigger.off_index
+            return []
+        drops = self._restart(group) if group.sensor.goes_back(component, trigger.on_ns) else []
+        rate_hz = trigger.sample_rate_hz
+        after_ns = offset_ns(plan_windows(self._spec, rate_hz).after, rate_hz) + offset_ns(1, rate_hz) // 2
+        onset = _Onset(trigger, component, uid_of(trigger.sid, trigger.on_ns), trigger.on_ns + after_ns)
+        insort(group.undecided, onset, key=self._order)
+        group.last[component] = self._onsets[onset.uid] = onset
+        if len(self._onsets) > MOST_REMEMBERED:
+            self._onsets.popitem(last=False)
+        return drops
+
+    def _order(self, onset: _Onset) -> tuple[int, int]:
+        return onset.trigger.on_ns, self._spec.components.index(onset.component)
+
+    def _block(self, message: Characteristic) -> list[Window | WindowDropped]:
+        block = message.block
+        group, component = self._place(block.sid)
+        back = group.sensor.goes_back(component, block.start_ns)
+        drops = self._restart(group) if back else []
+        group.sensor.append(component, block, message.values)
+        group.received_ns = block.received_ns
+        return drops + self._settle(group)
+
+    def _restart(self, group: _Group) -> list[Window | WindowDropped]:
+        """A clock was set back: nothing tells this sensor's past from its future any more."""
+        group.sensor.restart()
+        group.latest = None
+        return self._drop_all(group, "gap")
+
+    def _drop_all(self, group: _Group, reason: str) -> list[Window | WindowDropped]:
+        drops: list[Window | WindowDropped] = [onset.dropped(reason) for onset in (*group.pending, *group.undecided)]
+        group.pending, group.undecided = [], []
+        return drops
+
+    def _settle(self, group: _Group) -> list[Window | WindowDropped]:
+        """Decide on the triggers before which nothing can come any more; make the windows that are complete."""
+        out: list[Window | WindowDropped] = []
+        known_ns = group.sensor.known_ns()
+        while group.undecided and group.undecided[0].trigger.on_ns < known_ns:
+            out += self._decide(group, group.undecided.pop(0))
+        while group.pending and (made := self._made(group, group.pending[0])) is not None:
+            group.pending.pop(0)
+            out.append(made)
+        group.sensor.forget(min(known_ns, group.oldest_ns))
+        return out
+
+    def _decide(self, group: _Group, onset: _Onset) -> list[Window | WindowDropped]:
+        """The first opens a window; who comes within it does not, unless a break had ended it before."""
+        latest, at_ns = group.latest, onset.trigger.on_ns
+        if latest is not None and at_ns <= latest.until_ns:
+            broken_ns = latest.broken_ns
+            if broken_ns is None:
+                broken_ns = group.sensor.broken_ns(latest.trigger.on_ns)
+            if broken_ns > at_ns:
+                onset.cover = latest.uid
+                if onset.asked:
+                    return [WindowDropped(onset.uid, onset.trigger.sid, at_ns, "pending")]
+                self.counts["suppressed"] += 1
+                return []
+        onset.cover, group.latest = onset.uid, onset
+        group.pending.append(onset)
+        return []
+
+    def _made(self, group: _Group, onset: _Onset) -> Window | WindowDropped | None:
+        at_ns = onset.trigger.on_ns
+        spots = group.sensor.look(at_ns)
+        if spots is None:
+            return None
+        onset.broken_ns = group.sensor.broken_ns(at_ns)
+        if isinstance(spots, str):
+            return onset.dropped(spots)
+        lead = spots[self._spec.components.index(onset.component)]
+        cut = cut_together(spots, lead)
+        if isinstance(cut, str):
+            return onset.dropped(cut)
+        segment, index = lead
+        trigger, plan = onset.trigger, segment.plan
+        lasted = plan.after if onset.off_index is None else min(onset.off_index - trigger.on_index, plan.after)
+        ratios = segment.ratios[index - segment.origin : index - segment.origin + lasted + 1]
+        quality = self._quality(trigger.sid, spots)
+        identity = onset.uid, trigger.sid, trigger.on_ns
+        return _window(self._spec, plan, identity, cut, ratios, quality, group.received_ns)
+
+    def _quality(self, sid: str, spots: list[Spot]) -> set[str]:
+        """Flags of any component."""
+        name, _ = split_component(sid)
+        found: set[str] = set()
+        for component, (segment, index) in zip(self._spec.components, spots, strict=True):
+            begin, end = index - segment.plan.before, index + segment.plan.after + 1
+            raw = segment.samples[max(0, begin - segment.origin) : end - segment.origin]
+            clip = self._clip_of(with_component(name, component))
+            found |= _quality(raw, _flags_within(segment.flags, begin, end), clip)
+        return found
+
+
+def extract_for(
+    spec: PackageSpec, clip_of: Callable[[str], float | None], min_seconds_of: Callable[[str], float]
+) -> Extract | ExtractTogether:
+    """The stage for a package's windows."""
+    if spec.components == EACH_CHANNEL:
+        return Extract(spec, clip_of, min_seconds_of)
+    return ExtractTogether(spec, clip_of, min_seconds_of)

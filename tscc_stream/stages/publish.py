@@ -156,8 +156,13 @@ class Publish:
         )
 
     def _data(self, detection: Detection) -> dict[str, Any]:
-        """`data` of a detection. cluster.id stays that of the nearest centre where the window is unknown."""
+        """`data` of a detection. cluster.id stays that of the nearest centre where the window is unknown.
+
+        window.channels only where there are several.
+        """
         assignment, window = detection.assignment, detection.assignment.window
+        samples, channels = window.normalised.shape
+        several = {"channels": channels} if channels > 1 else {}
         return {
             "onset_ns": window.onset_ns,
             "peak_ratio": _finite(window.peak_ratio),
@@ -166,7 +171,8 @@ class Publish:
             "window": {
                 "start_ns": window.start_ns,
                 "sample_rate_hz": window.sample_rate_hz,
-                "samples": len(window.normalised),
+                "samples": samples,
+                **several,
             },
             "cluster": {
                 "id": int(assignment.cluster),
