@@ -12,16 +12,25 @@ import pytest
 import torch
 
 from tscc_stream import package
-from tscc_stream.learn import commands, dataset, run, views
+from tscc_stream.learn import clusters, commands, dataset, run, views
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.losses import fuzzy_clustering_loss
 from tscc_stream.learn.network import make_encoder, pool
-from tscc_stream.learn.train import Distance, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.learn.train import Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.package import Normalisation
 from tscc_stream.stages.extract import normalise
 
 SAMPLES = 32
 TINY = Settings(
-    clusters=2, epochs_pretrain=2, epochs_finetune=3, batch_size=8, representation=4, hidden=6, depth=3, seed=1
+    clusters=2,
+    epochs_pretrain=2,
+    epochs_finetune=3,
+    batch_size=8,
+    representation=4,
+    hidden=6,
+    depth=3,
+    seed=1,
+    mask=0.3,
 )
 NS = 1_000_000_000
 
@@ -54,8 +63,10 @@ def data_set(n: int = 21, seed: int = 0, start_ns: int = 0) -> DataSet:
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
-    assert trainer.centres_kd is not None
-    return [*trainer.averaged_encoder().state_dict().values(), trainer.centres_kd]
+    assert trainer.head is not None
+    parts = (trainer.head.metric, trainer.head.log_weight, trainer.head.bounds)
+    head = [part for part in parts if part is not None]
+    return [*trainer.averaged_encoder().state_dict().values(), trainer.head.centres, *head]
 
 
 def nothing(*_: object) -> None:
@@ -63,10 +74,20 @@ def nothing(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "distance"), [(1, "euclidean"), (2, "mahalanobis"), (4, "mahalanobis"), (5, "mahalanobis")]
+    ("stop_after", "changed"),
+    [
+        (1, {}),
+        (2, {"distance": "mahalanobis"}),
+        (4, {"distance": "mahalanobis", "averaging": 0.0}),
+        (5, {"distance": "mahalanobis", "bounded": False}),
+        (3, {"head": "mixture", "axes": 2}),
+        (4, {"clusters": None}),
+    ],
 )
-def test_a_resumed_run_gives_the_same_weights_bit_for_bit(tmp_path: Path, stop_after: int, distance: Distance) -> None:
-    settings = replace(TINY, distance=distance)
+def test_a_resumed_run_gives_the_same_weights_bit_for_bit(
+    tmp_path: Path, stop_after: int, changed: dict[str, object]
+) -> None:
+    settings = replace(TINY, **changed)
     whole = Trainer(settings, windows())
     whole.run(nothing)
 
@@ -121,7 +142,8 @@ def test_a_checkpoint_of_other_settings_or_a_broken_one_is_refused(tmp_path: Pat
 
 
 def test_training_lowers_the_contrastive_loss() -> None:
-    trainer = Trainer(replace(TINY, epochs_pretrain=12, epochs_finetune=0, rate_pretrain=3e-3), windows(64))
+    alone = replace(TINY, contrast_share=1.0, surrogate_share=0.0)
+    trainer = Trainer(replace(alone, epochs_pretrain=12, epochs_finetune=0, rate_pretrain=3e-3), windows(64))
     trainer.run(nothing)
     losses = [epoch.contrast for epoch in trainer.history]
     assert np.mean(losses[-4:]) < 0.9 * losses[0]
@@ -132,13 +154,22 @@ def test_fine_tuning_makes_clusters_more_compact() -> None:
 
     def looseness(clustering_share: float) -> float:
         """Clustering loss over mean square of the representations, so that shrinking alone gains nothing."""
-        settings = replace(TINY, epochs_finetune=6, rate_finetune=1e-3, clustering_share=clustering_share)
+        settings = replace(
+            TINY,
+            epochs_finetune=6,
+            rate_finetune=1e-3,
+            averaging=0.5,
+            contrast_share=1.0,
+            clustering_share=clustering_share,
+            bounded=False,
+            surrogate_share=0.0,
+        )
         trainer = Trainer(settings, x)
         trainer.run(nothing)
         r_nd = trainer.embed()
-        assert trainer.centres_kd is not None
+        assert trainer.head is not None
         return float(
-            fuzzy_clustering_loss(r_nd, trainer.centres_kd, 1.5) / (r_nd - r_nd.mean(dim=0)).square().sum(1).mean()
+            fuzzy_clustering_loss(r_nd, trainer.head.centres, 1.5) / (r_nd - r_nd.mean(dim=0)).square().sum(1).mean()
         )
 
     assert looseness(10.0) < 0.9 * looseness(0.0)
@@ -168,11 +199,12 @@ def test_the_clustering_term_reaches_every_weight_and_matches_finite_differences
         assert (above - below) / (2 * step) == pytest.approx(slope, rel=1e-4), name
 
 
-def test_the_trainer_s_clustering_term_moves_the_network() -> None:
-    trainer = Trainer(TINY, windows())
-    trainer._first_centres()
-    assert trainer.centres_kd is not None
-    trainer._clustering(trainer.x_ntc, trainer.centres_kd).backward()
+@pytest.mark.parametrize("changed", [{}, {"bounded": False}, {"head": "mixture", "axes": 2}])
+def test_the_trainer_s_clustering_term_moves_the_network(changed: dict[str, object]) -> None:
+    trainer = Trainer(replace(TINY, **changed), windows())
+    trainer._find_clusters()
+    assert trainer.head is not None
+    trainer._clustering(trainer.x_ntc, trainer.head).backward()
     assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
 
 
@@ -205,7 +237,7 @@ def test_the_mask_hides_whole_samples_at_the_stated_rate() -> None:
     encoder = make_encoder(0, 1, 4, 6, 0)
     x, generator = torch.ones(8, 500, 1), torch.Generator().manual_seed(0)
     plain = encoder(x)
-    assert torch.equal(views.represent_noisily(encoder, x, generator, 0.0, 0.0), plain)
+    torch.testing.assert_close(views.represent_noisily(encoder, x, generator, 0.0, 0.0), plain)
     lost = 1.0 - views._kept(x, 0.3, generator)
     assert float(lost.mean()) == pytest.approx(0.3, abs=0.03)
 
@@ -232,7 +264,8 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 
 
 def _command(tmp_path: Path, **more: object) -> package.Package:
-    arguments = {"epochs_pretrain": 1, "epochs_finetune": 1, "batch_size": 32, "repr_dims": 4, "device": "cpu"} | more
+    arguments = {"epochs_pretrain": 1, "epochs_finetune": 1, "batch_size": 32, "repr_dims": 4, "device": "cpu"}
+    arguments |= {"clusters": 2, "hidden": 6, "depth": 3} | more
     return commands.train_model(tmp_path / "d.npz", tmp_path / "models" / "m", runs=tmp_path / "training", **arguments)
 
 
@@ -323,3 +356,81 @@ def test_a_data_set_that_does_not_say_how_it_was_cut_gets_a_stated_guess(tmp_pat
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="device tpu: torch cannot use it here"):
         _command(tmp_path, device="tpu")
+
+
+def test_surrogates_keep_the_spectrum_and_lose_the_onset() -> None:
+    x = torch.from_numpy(windows(40))
+    made = views.surrogates(x, np.random.default_rng(0))
+    assert torch.equal(made, views.surrogates(x, np.random.default_rng(0)))
+    before, after = (torch.fft.rfft(one, dim=1).abs()[:, 1:-1] for one in (x, made))
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+    def peak(one: torch.Tensor) -> float:
+        return float((one.abs().amax(dim=1) / one.std(dim=1))[::2].mean())
+
+    assert peak(made) < 0.9 * peak(x)
+
+
+@pytest.mark.parametrize("how", ["z", "asinh_mad", "none"])
+def test_windows_are_normalised_in_batches_as_the_live_path_does(how: Normalisation) -> None:
+    x = windows(6)
+    seen = views.normalised(torch.from_numpy(x), how).numpy()
+    assert np.allclose(seen, normalise(x, how), atol=1e-5)
+    again = views.normalised(views.standardised(torch.from_numpy(seen), how), how).numpy()
+    assert np.allclose(again, seen, atol=1e-4)
+
+
+def test_the_judge_learns_to_tell_windows_from_surrogates() -> None:
+    alone = replace(TINY, contrast_share=0.0, epochs_pretrain=30, epochs_finetune=0, rate_pretrain=5e-3, noise=0.3)
+    trainer = Trainer(replace(alone, mask=0.0), windows(64))
+    trainer.run(nothing)
+    said = [epoch.surrogate for epoch in trainer.history]
+    assert np.mean(said[-5:]) < 0.9 * said[0]
+
+
+def test_training_goes_on_from_an_encoder_and_lets_others_number_the_clusters() -> None:
+    first = Trainer(TINY, windows())
+    first.run(nothing)
+    settings = replace(TINY, epochs_pretrain=0, epochs_finetune=0, seed=5)
+    plain = Trainer(settings, windows(), first.averaged_encoder())
+    turned = Trainer(settings, windows(), first.averaged_encoder(), lambda *_: [1, 0])
+    for trainer in (plain, turned):
+        trainer.run(nothing)
+        assert torch.equal(trainer.embed(), first.embed())
+    assert plain.head is not None
+    assert turned.head is not None
+    assert {tuple(c) for c in plain.head.centres.tolist()} == {tuple(c) for c in turned.head.centres.tolist()}
+    with pytest.raises(TrainingError, match="shape"):
+        Trainer(replace(settings, hidden=8), windows(), first.averaged_encoder())
+
+
+def test_a_command_can_go_on_from_a_package(tmp_path: Path) -> None:
+    dataset.save(data_set(60), tmp_path / "d.npz")
+    first = _command(tmp_path, recipe="published")
+    assert first.spec.normalisation == "z"
+    again = commands.train_model(
+        tmp_path / "d.npz",
+        tmp_path / "models" / "again",
+        init=first.folder,
+        epochs_pretrain=0,
+        epochs_finetune=0,
+        clusters="auto",
+        device="cpu",
+        runs=tmp_path / "training",
+    )
+    before, after = (torch.load(m.folder / "weights.pt", weights_only=True) for m in (first, again))
+    assert torch.equal(before["blocks.0.conv1.weight"], after["blocks.0.conv1.weight"])
+    assert again.spec.normalisation == "z"
+    assert "Number of clusters" in (again.folder / "card.md").read_text(encoding="utf-8")
+    (folder,) = (tmp_path / "training").glob("d__again_*")
+    assert (folder / "clusters.png").is_file()
+
+
+def test_a_cluster_that_swallowed_the_others_is_reported() -> None:
+    r_nd = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    centres = torch.tensor([[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    said = clusters.trouble(clusters.Head(centres), r_nd)
+    assert said == [
+        "cluster 0 has swallowed the others: 400 of 400 windows",
+        "cluster 1 is empty: 0 of 400 windows",
+    ]

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 from tscc_stream import package
 from tscc_stream.cli import site_models
@@ -32,17 +33,28 @@ def _add_train(commands: Commands) -> None:
         "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--clusters", type=int, default=2, metavar="K")
-    parser.add_argument("--epochs-pretrain", type=int, default=25, metavar="N")
-    parser.add_argument("--epochs-finetune", type=int, default=25, metavar="N")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="B")
-    parser.add_argument("--repr-dims", type=int, default=32, metavar="D")
-    parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), default="euclidean", help="to the centres")
+    parser.add_argument(
+        "--recipe", choices=("default", "published"), default="default", help="what all else defaults to"
+    )
+    parser.add_argument("--init", type=Path, metavar="DIR", help="go on from the encoder of this package")
+    parser.add_argument(
+        "--clusters", type=_number_or_auto, metavar="K|auto", help="auto: chosen by label-free measures"
+    )
+    parser.add_argument("--epochs-pretrain", type=int, metavar="N")
+    parser.add_argument("--epochs-finetune", type=int, metavar="N")
+    parser.add_argument("--batch-size", type=int, metavar="B")
+    parser.add_argument("--repr-dims", type=int, metavar="D")
+    parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), help="to the centres")
+    parser.add_argument("--head", choices=("centres", "mixture"), help="k-means, or Gaussians of full covariance")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
     parser.add_argument("--licence", default="not stated", help="the data's licence, for the card")
     parser.add_argument("--runs", type=Path, default=Path("training"), metavar="DIR", help="where run folders go")
+
+
+def _number_or_auto(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else int(text)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -52,6 +64,8 @@ def _train(options: argparse.Namespace) -> int:
         options.data,
         options.out,
         calibration=options.calibration,
+        recipe=options.recipe,
+        init=None if options.init is None else package.find(str(options.init)),
         clusters=options.clusters,
         epochs_pretrain=options.epochs_pretrain,
         epochs_finetune=options.epochs_finetune,
@@ -60,6 +74,7 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         distance=options.distance,
+        head=options.head,
         provenance=options.provenance,
         licence=options.licence,
         command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",

@@ -5,21 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.learn import build as building
 from tscc_stream.learn import dataset, run
+from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
-from tscc_stream.learn.train import Distance, Settings, TrainingError
+from tscc_stream.learn.network import Encoder, encoder_of
+from tscc_stream.learn.recipes import RECIPES, Recipe
+from tscc_stream.learn.train import Arrange, Distance, TrainingError
 from tscc_stream.package import Normalisation, Package
-
-DEFAULTS = Settings()
 
 
 def build_dataset(
@@ -58,41 +62,60 @@ def train_model(
     out: Path,
     *,
     calibration: Path | None = None,
-    clusters: int = DEFAULTS.clusters,
-    epochs_pretrain: int = DEFAULTS.epochs_pretrain,
-    epochs_finetune: int = DEFAULTS.epochs_finetune,
-    batch_size: int = DEFAULTS.batch_size,
-    repr_dims: int = DEFAULTS.representation,
-    seed: int = DEFAULTS.seed,
+    recipe: Recipe = "default",
+    clusters: int | Literal["auto"] | None = None,
+    epochs_pretrain: int | None = None,
+    epochs_finetune: int | None = None,
+    batch_size: int | None = None,
+    repr_dims: int | None = None,
+    seed: int = 0,
     device: str = "auto",
-    normalisation: Normalisation = DEFAULTS.normalisation,
-    mask: float = DEFAULTS.mask,
-    noise: float = DEFAULTS.noise,
-    distance: Distance = DEFAULTS.distance,
+    normalisation: Normalisation | None = None,
+    distance: Distance | None = None,
+    head: HeadKind | None = None,
+    init: Path | None = None,
+    arrange: Arrange | None = None,
     provenance: str = "not stated",
     licence: str = "not stated",
     command: str = "",
     runs: Path = Path("training"),
+    **finer: float | bool,
 ) -> Package:
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
-    calibration: a data set for the novelty scores; default: the last fifth of `data` by time, which then does not
-    train. command: how the model was made, for its card. Raises DataSetError, TrainingError or PackageError.
+    What is None is as the recipe has it; finer: more of train.Settings by name. calibration: a data set for the
+    novelty scores; default: the last fifth of `data` by time, which then does not train. init: a package whose encoder
+    is trained on; its shape and normalisation are taken over. arrange: as in train.Trainer. command: how the model was
+    made, for its card. Raises DataSetError, TrainingError or PackageError.
     """
-    settings = Settings(
-        clusters=clusters,
-        epochs_pretrain=epochs_pretrain,
-        epochs_finetune=epochs_finetune,
-        batch_size=batch_size,
-        representation=repr_dims,
-        seed=seed,
-        device=_device(device),
-        normalisation=normalisation,
-        mask=mask,
-        noise=noise,
-        distance=distance,
-    )
-    return run.train(run.Request(data, out, settings, calibration, runs, provenance, licence, command))
+    chosen = {
+        "epochs_pretrain": epochs_pretrain,
+        "epochs_finetune": epochs_finetune,
+        "batch_size": batch_size,
+        "representation": repr_dims,
+        "normalisation": normalisation,
+        "distance": distance,
+        "head": head,
+        "clusters": None if clusters == "auto" else clusters,
+    }
+    stated: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if clusters == "auto":
+        stated["clusters"] = None
+    start = None
+    if init is not None:
+        start, shape = _encoder_in(init)
+        stated = shape | stated
+    settings = replace(RECIPES[recipe], seed=seed, device=_device(device), **(stated | finer))
+    return run.train(run.Request(data, out, settings, calibration, runs, provenance, licence, command, start, arrange))
+
+
+def _encoder_in(folder: Path) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder of a package, and the settings that it fixes."""
+    loaded = package.load(folder)
+    encoder = encoder_of(torch.load(loaded.folder / "weights.pt", map_location="cpu", weights_only=True))
+    _, representation, hidden, depth = encoder.shape
+    fixed = {"representation": representation, "hidden": hidden, "depth": depth}
+    return encoder, fixed | {"normalisation": loaded.spec.normalisation}
 
 
 def _ns(which: str, text: str | None) -> int | None:

@@ -29,25 +29,47 @@ class Inference(nn.Module):
     """What encoder.ts holds: the encoder with the clustering head inside.
 
     forward(x [B, samples, channels] float32, normalised) -> embedding [B, D], membership [B, K], cluster [B] int64,
-    squared distance to each centre [B, K].
+    squared distance to each centre [B, K]. metric: [D, D] for all clusters, or [K, D, D]. log_weight [K]: membership is
+    the posterior of a mixture, of exp(log_weight - squared distance / 2); None: that of fuzzy c-means. bounds [2, D]:
+    location and scale of a tanh before distances; None: without.
     """
 
     centres: Tensor
     metric: Tensor
+    log_weight: Tensor
+    bounds: Tensor
 
-    def __init__(self, encoder: Encoder, centres_kd: Tensor, fuzzifier: float, metric_dd: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        centres_kd: Tensor,
+        fuzzifier: float,
+        metric: Tensor | None = None,
+        log_weight_k: Tensor | None = None,
+        bounds_2d: Tensor | None = None,
+    ) -> None:
         super().__init__()
+        clusters, embedding = centres_kd.shape
         self.encoder = encoder
         self.register_buffer("centres", centres_kd.detach().clone().float())
-        metric = torch.eye(centres_kd.shape[1]) if metric_dd is None else metric_dd.detach().clone().float()
-        self.register_buffer("metric", metric)
+        self.register_buffer("metric", (torch.eye(embedding) if metric is None else metric).detach().clone().float())
+        weight = torch.zeros(clusters) if log_weight_k is None else log_weight_k
+        self.register_buffer("log_weight", weight.detach().clone().float(), persistent=log_weight_k is not None)
+        self.mixture = log_weight_k is not None
+        bounds = torch.ones(2, embedding) if bounds_2d is None else bounds_2d
+        self.register_buffer("bounds", bounds.detach().clone().float(), persistent=bounds_2d is not None)
+        self.bounded = bounds_2d is not None
         self.sharpness = 1.0 / (fuzzifier - 1.0)
         self.smallest = SMALLEST_SQUARED_DISTANCE
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         embedding = self.encoder(x).amax(dim=1)
-        difference = embedding[:, None, :] - self.centres[None, :, :]
-        squared = (difference @ self.metric).square().sum(dim=2)
+        seen = torch.tanh((embedding - self.bounds[0]) / self.bounds[1]) if self.bounded else embedding
+        difference = seen[:, None, :] - self.centres[None, :, :]
+        squared = (difference[:, :, None, :] @ self.metric)[:, :, 0, :].square().sum(dim=2)
+        if self.mixture:
+            membership = torch.softmax(self.log_weight - 0.5 * squared, dim=1)
+            return embedding, membership, membership.argmax(dim=1), squared
         membership = torch.softmax(-squared.clamp_min(self.smallest).log() * self.sharpness, dim=1)
         return embedding, membership, squared.argmin(dim=1), squared
 
@@ -57,8 +79,9 @@ class Trained:
     """What a package is made of.
 
     selfcheck_x, calibration_x: normalised windows [n, samples, channels], of which the latter took part neither in
-    training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. metric [D, D]: makes
-    distances Mahalanobis; None: Euclidean. evaluate_only: as in the package.
+    training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. metric [D, D] or
+    [K, D, D]: makes distances Mahalanobis; None: Euclidean. log_weight [K], bounds [2, D]: as in Inference.
+    evaluate_only: as in the package.
     """
 
     name: str
@@ -75,6 +98,8 @@ class Trained:
     version: str = "1"
     labels: dict[int, Label] = field(default_factory=dict)
     metric: Tensor | None = None
+    log_weight: Tensor | None = None
+    bounds: Tensor | None = None
     evaluate_only: str = ""
 
 
@@ -100,8 +125,9 @@ def export(trained: Trained, folder: Path) -> Package:
     Labels of an earlier package are not kept: its clusters were others. Raises PackageError where it cannot be made.
     """
     encoder = _on_host(trained.encoder)
-    metric = None if trained.metric is None else trained.metric.cpu()
-    module = Inference(encoder, trained.centres.cpu(), trained.fuzzifier, metric).eval()
+    parts = (trained.metric, trained.log_weight, trained.bounds)
+    head = (None if part is None else part.cpu() for part in parts)
+    module = Inference(encoder, trained.centres.cpu(), trained.fuzzifier, *head).eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -121,9 +147,12 @@ def _on_host(encoder: Encoder) -> Encoder:
 
 
 def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
-    torch.save(
-        {**module.encoder.state_dict(), "centres": module.centres, "metric": module.metric}, fresh / "weights.pt"
-    )
+    head = {"centres": module.centres, "metric": module.metric}
+    if module.mixture:
+        head["log_weight"] = module.log_weight
+    if module.bounded:
+        head["bounds"] = module.bounds
+    torch.save({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
     (fresh / "encoder.ts").write_bytes(script(module))
     x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
     embedding, membership, cluster, squared = infer(module, x)

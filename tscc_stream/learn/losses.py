@@ -6,6 +6,8 @@ Shapes: B windows, T samples of the overlap of two crops, D representation dimen
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -46,23 +48,47 @@ def temporal_loss(a_btd: Tensor, b_btd: Tensor) -> Tensor:
 
 def _pairing_loss(z_nmd: Tensor) -> Tensor:
     """Cross-entropy of finding one's partner, M/2 places on, by dot product among the M - 1 others."""
-    similarity_nmm = z_nmd @ z_nmd.transpose(1, 2)
-    m = z_nmd.shape[1]
-    itself = torch.eye(m, dtype=torch.bool, device=z_nmd.device)
-    log_share_nmm = functional.log_softmax(similarity_nmm.masked_fill(itself, -torch.inf), dim=2)
-    place = torch.arange(m, device=z_nmd.device)
-    return -log_share_nmm[:, place, (place + m // 2) % m].mean()
+    loss: Tensor = _Pairing.apply(z_nmd)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return loss
+
+
+class _Pairing(torch.autograd.Function):
+    """The loss and its gradient, in one array [N, M, M] that holds similarities first and shares P last.
+
+    d loss / d similarity = (P - 1 at the partner) / (N M); similarity is symmetric in z, so both sides receive it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z_nmd: Tensor) -> Tensor:  # noqa: ANN401 torch gives it no type
+        share = z_nmd @ z_nmd.transpose(1, 2)
+        share.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+        place = torch.arange(z_nmd.shape[1], device=z_nmd.device)
+        partner = (place + z_nmd.shape[1] // 2) % z_nmd.shape[1]
+        likeness = share[:, place, partner]
+        largest = share.amax(dim=2, keepdim=True)
+        total = share.sub_(largest).exp_().sum(dim=2, keepdim=True)
+        share.div_(total)
+        ctx.save_for_backward(z_nmd, share, partner)
+        return (total.log() + largest).squeeze(2).sub_(likeness).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 torch gives it no type
+        z_nmd, share, partner = ctx.saved_tensors
+        d_z: Tensor = share @ z_nmd
+        d_z += share.transpose(1, 2) @ z_nmd
+        d_z -= 2.0 * z_nmd[:, partner]  # partners are mutual
+        return d_z.mul_(gradients[0] / (share.shape[0] * share.shape[1]))
 
 
 def _halved(z_btd: Tensor) -> Tensor:
     return functional.max_pool1d(z_btd.transpose(1, 2), kernel_size=2).transpose(1, 2)
 
 
-def squared_distances(r_bd: Tensor, centres_kd: Tensor, metric_dd: Tensor | None = None) -> Tensor:
-    """[B, K]: Euclidean, or Mahalanobis with metric_dd as `whitening` makes it."""
+def squared_distances(r_bd: Tensor, centres_kd: Tensor, metric: Tensor | None = None) -> Tensor:
+    """[B, K]: Euclidean, or Mahalanobis with one metric [D, D] as `whitening` makes it, or one each [K, D, D]."""
     difference_bkd = r_bd[:, None, :] - centres_kd[None, :, :]
-    if metric_dd is not None:
-        difference_bkd = difference_bkd @ metric_dd
+    if metric is not None:
+        difference_bkd = (difference_bkd[:, :, None, :] @ metric)[:, :, 0, :]
     return difference_bkd.square().sum(dim=2)
 
 
@@ -85,20 +111,22 @@ def memberships(squared_bk: Tensor, fuzzifier: float) -> Tensor:
     return torch.softmax(-squared_bk.clamp_min(SMALLEST_SQUARED_DISTANCE).log() / (fuzzifier - 1.0), dim=1)
 
 
-def fuzzy_clustering_loss(
-    r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric_dd: Tensor | None = None
-) -> Tensor:
+def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float) -> Tensor:
     """Mean over the batch of the sum over clusters of membership^m x squared distance: a scalar.
 
-    The gradient runs through distances and memberships into r. A mean, not the published sum over the batch: the sum
-    swamps the contrast and collapses the representation.
+    A mean, not the published sum over the batch: the sum swamps the contrast and collapses the representation.
     """
-    squared_bk = squared_distances(r_bd, centres_kd, metric_dd)
-    return (memberships(squared_bk, fuzzifier).pow(fuzzifier) * squared_bk).sum(dim=1).mean()
+    return (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1).mean()
 
 
-def updated_centres(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric_dd: Tensor | None = None) -> Tensor:
+def fuzzy_clustering_loss(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:
+    """`fuzziness` with the memberships of fuzzy c-means; the gradient runs through distances and memberships into r."""
+    squared_bk = squared_distances(r_bd, centres_kd, metric)
+    return fuzziness(memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
+
+
+def updated_centres(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:
     """One fuzzy c-means step: each centre becomes the mean of all r_bd weighted by membership^m. [K, D]."""
-    weight_bk = memberships(squared_distances(r_bd, centres_kd, metric_dd), fuzzifier).pow(fuzzifier)
+    weight_bk = memberships(squared_distances(r_bd, centres_kd, metric), fuzzifier).pow(fuzzifier)
     share_bk: Tensor = weight_bk / weight_bk.sum(dim=0, keepdim=True).clamp_min(SMALLEST_SQUARED_DISTANCE)
     return share_bk.T @ r_bd

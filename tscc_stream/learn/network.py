@@ -11,6 +11,8 @@ between `projection` and `extract` where the training loop puts it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,3 +92,13 @@ def make_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Encoder(channels, representation, hidden, depth)
+
+
+def encoder_of(state: Mapping[str, Tensor]) -> Encoder:
+    """The encoder that a package's weights.pt holds; its shape is read off the weights."""
+    weights = {name: value for name, value in state.items() if name.startswith(("projection.", "blocks."))}
+    hidden, channels = weights["projection.weight"].shape
+    last = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    encoder = Encoder(channels, weights[f"blocks.{last}.conv2.weight"].shape[0], hidden, last)
+    encoder.load_state_dict(weights)
+    return encoder

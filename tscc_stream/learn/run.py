@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tscc_stream import __version__
-from tscc_stream.learn import dataset
+from tscc_stream.learn import choose, dataset
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
-from tscc_stream.learn.train import Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.learn.network import Encoder
+from tscc_stream.learn.train import Arrange, Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import EACH_CHANNEL, Package
 from tscc_stream.stages.extract import normalise
@@ -37,7 +39,8 @@ _CHECKPOINT, _METRICS, _SETTINGS = "checkpoint.pt", "metrics.json", "settings.js
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is to be trained: data, where the package goes, settings; calibration: a second data set, or None for the
-    last fifth of the first by time. provenance: what the card and model.json say of the data's origin and licence.
+    last fifth of the first by time. start, arrange: as in train.Trainer. provenance: what the card and
+    model.json say of the data's origin and licence.
     """
 
     data: Path
@@ -48,6 +51,8 @@ class Request:
     provenance: str = "not stated"
     licence: str = "not stated"
     command: str = ""
+    start: Encoder | None = None
+    arrange: Arrange | None = None
 
 
 def train(request: Request) -> Package:
@@ -57,7 +62,8 @@ def train(request: Request) -> Package:
     """
     training, calibration = _split(request)
     shape = training.window or dataset.assumed_shape(training)
-    trainer = Trainer(request.settings, normalise(training.x, request.settings.normalisation))
+    seen = normalise(training.x, request.settings.normalisation)
+    trainer = Trainer(request.settings, seen, request.start, request.arrange)
     folder = _folder(request)
     with _logging_to(folder / "train.log"):
         if training.window is None:
@@ -67,6 +73,8 @@ def train(request: Request) -> Package:
             load_checkpoint(trainer, folder / _CHECKPOINT)
             LOG.info("resumed after epoch %d of %d", len(trainer.history), trainer.epochs)
         _run(trainer, folder)
+        for sentence in trainer.troubles:
+            LOG.warning("%s", sentence)
         package = _export(request, trainer, shape, calibration)
         _finish(folder, trainer, package)
     return package
@@ -104,7 +112,16 @@ def _identity(request: Request) -> dict[str, Any]:
     """What makes two requests the same run."""
     digest = hashlib.sha256(request.data.read_bytes()).hexdigest()
     held = None if request.calibration is None else hashlib.sha256(request.calibration.read_bytes()).hexdigest()
-    return {"data": digest, "calibration": held, "settings": asdict(request.settings)}
+    start = None if request.start is None else _digest(request.start)
+    return {"data": digest, "calibration": held, "start": start, "settings": asdict(request.settings)}
+
+
+def _digest(encoder: Encoder) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for weight in encoder.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _folder(request: Request) -> Path:
@@ -144,7 +161,12 @@ def _run(trainer: Trainer, folder: Path) -> None:
 
         def after(epoch: Epoch) -> None:
             LOG.info(
-                "epoch %d %s contrast %.4f clustering %.4f", epoch.number, epoch.phase, epoch.contrast, epoch.clustering
+                "epoch %d %s contrast %.4f surrogates %.4f clustering %.4f",
+                epoch.number,
+                epoch.phase,
+                epoch.contrast,
+                epoch.surrogate,
+                epoch.clustering,
             )
             save_checkpoint(trainer, folder / _CHECKPOINT)
 
@@ -166,12 +188,11 @@ def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration:
     enough = len(seen) >= CALIBRATION_LEAST
     if not enough:
         LOG.warning("%d calibration windows, expected %d: no window will be unknown", len(seen), CALIBRATION_LEAST)
-    if trainer.centres_kd is None:
-        raise TrainingError("no centres: the run has not ended")
+    head = _head(trainer)
     trained = Trained(
         name=request.out.name,
         encoder=trainer.averaged_encoder(),
-        centres=trainer.centres_kd,
+        centres=head.centres,
         fuzzifier=chosen.fuzzifier,
         shape=shape,
         normalisation=chosen.normalisation,
@@ -180,9 +201,17 @@ def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration:
         training_data=_training_data(request, trainer, len(seen)),
         metrics=_metrics(trainer),
         card=_card(request, trainer, shape, len(seen) if enough else 0),
-        metric=trainer.metric_dd,
+        metric=head.metric,
+        log_weight=head.log_weight,
+        bounds=head.bounds,
     )
     return export(trained, request.out)
+
+
+def _head(trainer: Trainer) -> Head:
+    if trainer.head is None:
+        raise TrainingError("no clusters: the run has not ended")
+    return trainer.head
 
 
 def _some(x: Float32Array) -> Float32Array:
@@ -208,7 +237,9 @@ def _metrics(trainer: Trainer) -> dict[str, Any]:
     return {
         "epochs": len(trainer.history),
         "contrast": None if last is None else round(last.contrast, 5),
+        "surrogate": None if last is None else round(last.surrogate, 5),
         "clustering": None if last is None else round(last.clustering, 5),
+        "troubles": list(trainer.troubles),
     }
 
 
@@ -220,15 +251,20 @@ def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: i
     lines = [
         f"# {request.out.name}",
         "",
-        f"TSCC encoder, {chosen.clusters} clusters, windows of {shape.samples} samples at {shape.sample_rate_hz:g} Hz",
+        f"TSCC encoder, {len(_head(trainer).centres)} clusters, windows of {shape.samples} samples at "
+        f"{shape.sample_rate_hz:g} Hz",
         f"({shape.band_hz[0]:g} to {shape.band_hz[1]:g} Hz, onset at sample {shape.onset_sample}), of {channels}.",
         "",
         f"- Trained on: {request.provenance} ({len(trainer.x_ntc)} windows; licence: {request.licence})",
         f"- Novelty calibration: {novelty}",
         f"- Epochs: {chosen.epochs_pretrain} pre-training, {chosen.epochs_finetune} fine-tuning; seed {chosen.seed}",
         f"- Made by: `{request.command or 'tscc-stream train'}`",
+        *(f"- Trouble: {sentence}" for sentence in trainer.troubles),
         "",
     ]
+    if trainer.choices:
+        number = len(_head(trainer).centres)
+        lines += ["## Number of clusters", "", choose.explain(trainer.choices, number)]
     return "\n".join(lines)
 
 
@@ -236,6 +272,10 @@ def _finish(folder: Path, trainer: Trainer, package: Package) -> None:
     history = [asdict(epoch) for epoch in trainer.history]
     document = {"package": str(package.folder), "sha256": package.sha256, "history": history, **_metrics(trainer)}
     _plot(trainer.history, folder / "loss.png")
+    if trainer.choices:
+        number = len(_head(trainer).centres)
+        choose.plot(trainer.choices, number, folder / "clusters.png")
+        (folder / "clusters.md").write_text(choose.explain(trainer.choices, number), encoding="utf-8")
     (folder / _METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     LOG.info("wrote %s", package.folder)
 
@@ -248,6 +288,7 @@ def _plot(history: list[Epoch], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([epoch.number + 1 for epoch in history], [epoch.contrast for epoch in history], label="contrast")
+    axes.plot([epoch.number + 1 for epoch in history], [epoch.surrogate for epoch in history], label="surrogates")
     fine = [epoch for epoch in history if epoch.phase == "finetune"]
     if fine:
         axes.plot([epoch.number + 1 for epoch in fine], [epoch.clustering for epoch in fine], label="clustering")

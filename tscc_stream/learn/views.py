@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tscc_stream.learn import fast
 from tscc_stream.learn.network import Encoder
+from tscc_stream.package import Normalisation
 
 SHORTEST_OVERLAP = 2  # samples
+_MAD_TO_SIGMA = 1.4826
+_SMALLEST = 1e-12
 
 
 class Crops(NamedTuple):
@@ -47,19 +51,45 @@ def flipped(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
     return x_btc * sign[:, None, None]
 
 
-def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Each window plus a phase-randomised other window of the batch, at up to `share` of its amplitude.
+def standardised(x_btc: Tensor, normalisation: Normalisation) -> Tensor:
+    """Normalised windows on a linear scale again, on which signals and noise add up: asinh is undone."""
+    return torch.sinh(x_btc) if normalisation == "asinh_mad" else x_btc
 
-    A phase-randomised window keeps its spectrum and loses every onset, so that what remains common to two views is
-    the shape of the signal and not its ratio to the noise. For normalised windows.
+
+def normalised(x_btc: Tensor, normalisation: Normalisation) -> Tensor:
+    """What `windows.normalise` does to a window, for batches on a device; a window that is constant becomes 0."""
+    if normalisation == "none":
+        return x_btc
+    if normalisation == "z":
+        centred = x_btc - x_btc.mean(dim=1, keepdim=True)
+        return centred / centred.std(dim=1, correction=0, keepdim=True).clamp_min(_SMALLEST)
+    centred = x_btc - x_btc.quantile(0.5, dim=1, keepdim=True)
+    sigma = _MAD_TO_SIGMA * centred.abs().quantile(0.5, dim=1, keepdim=True)
+    return torch.asinh(centred / sigma.clamp_min(_SMALLEST))
+
+
+def surrogates(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
+    """Windows with the spectra of x and phases by chance: as loud and as coloured, but with no onset anywhere.
+
+    For windows on a linear scale. All channels of a window get the same phases, so that what they share remains.
+    """
+    spectrum = torch.fft.rfft(x_btc.float(), dim=1)
+    turn = torch.from_numpy(rng.uniform(0.0, 2 * np.pi, (len(x_btc), spectrum.shape[1], 1)).astype(np.float32))
+    turned: Tensor = torch.fft.irfft(spectrum * torch.exp(1j * turn.to(x_btc.device)), n=x_btc.shape[1], dim=1)
+    return turned
+
+
+def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Each window plus the surrogate of another one of the batch, at up to `share` of the window's own sigma.
+
+    Two views of a window then have its signal in common, and not its ratio to the noise. For windows on a linear
+    scale in units of their robust sigma.
     """
     if share == 0.0:
         return x_btc
-    batch, length, channels = x_btc.shape
-    spectrum = torch.fft.rfft(x_btc[torch.from_numpy(rng.permutation(batch)).to(x_btc.device)], dim=1)
-    phase = torch.from_numpy(rng.uniform(0.0, 2 * np.pi, (batch, spectrum.shape[1], channels)).astype(np.float32))
-    noise = torch.fft.irfft(spectrum.abs() * torch.exp(1j * phase.to(x_btc.device)), n=length, dim=1)
-    amount = torch.from_numpy(rng.uniform(0.0, share, batch).astype(np.float32)).to(x_btc.device)
+    other = torch.from_numpy(rng.permutation(len(x_btc))).to(x_btc.device)
+    noise = normalised(surrogates(x_btc[other], rng), "z")
+    amount = torch.from_numpy(rng.uniform(0.0, share, len(x_btc)).astype(np.float32)).to(x_btc.device)
     mixed: Tensor = x_btc + amount[:, None, None] * noise
     return mixed
 
@@ -74,7 +104,7 @@ def represent_noisily(
     h_bth = encoder.projection(x_btc)
     if mask > 0.0:
         h_bth = h_bth * _kept(h_bth[:, :, :1], mask, generator)
-    r_btd = encoder.extract(h_bth)
+    r_btd = fast.extract(encoder, h_bth) if h_bth.device.type == "cpu" else encoder.extract(h_bth)
     return r_btd * (_kept(r_btd, dropout, generator) / (1.0 - dropout)) if dropout > 0.0 else r_btd
 
 
