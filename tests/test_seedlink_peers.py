@@ -8,7 +8,6 @@ time on the packet before the first match, and where there is none, it leaves th
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -145,12 +144,6 @@ class Ringserver:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE)
-
-
-def _replay(folder: Path, payloads: list[bytes]) -> Replay:
-    if importlib.util.find_spec("tscc_stream.serve.__main__") is None:
-        pytest.skip("the replay server is not there yet")
-    return Replay(folder, payloads)
 
 
 def _ringserver(folder: Path, payloads: list[bytes], first_id: int | None = None, *lines: str) -> Ringserver:
