@@ -160,7 +160,7 @@ def closing(peer: Replay | Ringserver) -> Iterator[Peer]:
         peer.close()
 
 
-STARTERS = {"serve": _replay, "ringserver": _ringserver}
+STARTERS = {"serve": Replay, "ringserver": _ringserver}
 
 
 @pytest.fixture(scope="module", params=list(STARTERS))
