@@ -23,8 +23,8 @@ from tscc_stream.learn.export import annotate
 from tscc_stream.messages import Detection, Float32Array
 from tscc_stream.metrics import Metrics
 from tscc_stream.serving import Served
-from tscc_stream.stages.extract import normalise
 from tscc_stream.stages.infer import Encoded
+from tscc_stream.windows import normalise
 
 DETECTIONS = len(BURSTS_S) * len(CHANNELS)
 DEMO = package.find("models/demo")

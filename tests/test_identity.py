@@ -21,6 +21,7 @@ from tscc_stream.learn import dataset, identity
 from tscc_stream.learn.dataset import DataSet, DataSetError
 from tscc_stream.learn.export import export
 from tscc_stream.package import Label, Package
+from tscc_stream.windows import normalise
 
 NAMES = {0: Label(name="blast", colour="#112233", notes="north", event_type="explosion"), 2: Label(name="drill")}
 
@@ -89,6 +90,24 @@ def two(tmp_path: Path) -> tuple[Package, Package, Path]:
     data = DataSet(x, np.array(["A.B..EHZ"] * 60), np.arange(60), 50.0)
     dataset.save(data, tmp_path / "data.npz")
     return old, new, tmp_path / "data.npz"
+
+
+def test_training_that_goes_on_keeps_the_ids(two: tuple[Package, Package, Path]) -> None:
+    old, _, data = two
+    windows = dataset.load(data)
+    before = identity.assignments(old, windows)
+    turned = np.array([2, 0, 1])[before]
+
+    class Found:
+        centres = torch.zeros(3, 5)
+
+        def assign(self, r_nd: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(turned)[: len(r_nd)]
+
+    arrange = identity.keeping(old, normalise(windows.x, old.spec.normalisation))
+    order = arrange(Found(), torch.zeros(60, 5))
+    present = set(before.tolist())
+    assert [order[k] for k in sorted(present)] == [[2, 0, 1][k] for k in sorted(present)]
 
 
 def test_what_was_only_put_in_another_order_moved_nothing(two: tuple[Package, Package, Path]) -> None:

@@ -8,18 +8,21 @@ is for people to name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.learn import dataset
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array
+from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label, Package, write_labels
-from tscc_stream.stages.extract import normalise
+from tscc_stream.windows import normalise
 
 OVERLAP = 0.5
 """Below it, more of one cluster lies outside the other than within: another cluster, which needs a name of its own."""
@@ -92,12 +95,39 @@ def assignments(package: Package, data: DataSet) -> Int64Array:
             f"windows are {found[1]} samples x {found[2]} channels at {found[0]:g} Hz; model {package.folder} "
             f"expects {expected[1]} x {expected[2]} at {expected[0]:g} Hz"
         )
+    return _sorted(package, normalise(data.x, spec.normalisation))
+
+
+def _sorted(package: Package, normalised: Float32Array) -> Int64Array:
+    """The package's cluster of each window [n, samples, channels]."""
     encoder = TorchScriptEncoder(package)
-    parts = [
-        encoder.encode(normalise(data.x[first : first + _TOGETHER], spec.normalisation)).cluster
-        for first in range(0, len(data), _TOGETHER)
-    ]
-    return np.concatenate(parts)
+    firsts = range(0, len(normalised), _TOGETHER)
+    return np.concatenate([encoder.encode(normalised[first : first + _TOGETHER]).cluster for first in firsts])
+
+
+class Clustering(Protocol):
+    """What training calls its clusters: centres [K, D], and the cluster of each representation [n, D]."""
+
+    @property
+    def centres(self) -> Tensor: ...
+
+    def assign(self, r_nd: Tensor, /) -> Tensor: ...
+
+
+def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Tensor], list[int]]:
+    """For training that goes on from `old` (`arrange` of the trainer): clusters found again keep their ids.
+
+    normalised: the training windows as `old` sees them; what is returned is given clusters and those windows'
+    representations, and says which of the clusters becomes 0, 1, ...
+    """
+    before = _sorted(old, normalised)
+
+    def arrange(found: Clustering, r_nd: Tensor) -> list[int]:
+        now = found.assign(r_nd).cpu().numpy().astype(np.int64)
+        order: list[int] = match(before, now, (old.spec.clusters, len(found.centres))).permutation().tolist()
+        return order
+
+    return arrange
 
 
 def compare(old: Package, new: Package, data: Path) -> Carried:
