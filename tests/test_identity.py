@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_site import finished
 from test_export import trained
+from test_train import data_set
 
 from tscc_stream import package
 from tscc_stream.learn import dataset, identity
@@ -157,3 +158,21 @@ def test_windows_of_another_shape_are_one_sentence(two: tuple[Package, Package, 
     done = finished("model", "carry-labels", old.folder, new.folder, "--data", data)
     assert done.returncode == 1
     assert "no such folder" in done.stderr
+
+
+def test_train_goes_on_from_a_package_with_its_ids_and_names(tmp_path: Path) -> None:
+    dataset.save(data_set(60), tmp_path / "d.npz")
+    common = ("--data", tmp_path / "d.npz", "--device", "cpu", "--runs", tmp_path / "runs", "--clusters", 2)
+    tiny = ("--epochs-pretrain", 0, "--epochs-finetune", 0)
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert finished("train", "--out", first, *common, *tiny, timeout=120).returncode == 0
+    package.write_labels(first, {0: Label(name="zero"), 1: Label(name="one")})
+    done = finished("train", "--out", again, "--init", first, "--seed", 3, *common, *tiny, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "windows (" in done.stdout
+    carried = identity.compare(package.load(first), package.load(again), tmp_path / "d.npz")
+    assert all(pair.old == pair.new for pair in carried.pairs)
+    assert {k: label.name for k, label in package.load(again).labels.items()} == {
+        pair.new: ("zero", "one")[pair.old] for pair in carried.pairs
+    }
+    assert carried.pairs

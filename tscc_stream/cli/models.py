@@ -81,6 +81,10 @@ def _train(options: argparse.Namespace) -> int:
         runs=options.runs,
     )
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
+    if options.init is not None:
+        from tscc_stream.learn.identity import carry_labels  # noqa: PLC0415
+
+        print(carry_labels(package.load(package.find(str(options.init))), trained, options.data))
     return 0
 
 

@@ -101,17 +101,19 @@ def train_model(
     stated: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if clusters == "auto":
         stated["clusters"] = None
-    start = None
+    start, before = None, None
     if init is not None:
-        start, shape = _encoder_in(init)
+        before = package.load(init)
+        start, shape = _encoder_in(before)
         stated = shape | stated
     settings = replace(RECIPES[recipe], seed=seed, device=_device(device), **(stated | finer))
-    return run.train(run.Request(data, out, settings, calibration, runs, provenance, licence, command, start, arrange))
+    return run.train(
+        run.Request(data, out, settings, calibration, runs, provenance, licence, command, start, arrange, before)
+    )
 
 
-def _encoder_in(folder: Path) -> tuple[Encoder, dict[str, Any]]:
+def _encoder_in(loaded: Package) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a package, and the settings that it fixes."""
-    loaded = package.load(folder)
     encoder = encoder_of(torch.load(loaded.folder / "weights.pt", map_location="cpu", weights_only=True))
     _, representation, hidden, depth = encoder.shape
     fixed = {"representation": representation, "hidden": hidden, "depth": depth}

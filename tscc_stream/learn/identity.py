@@ -120,11 +120,13 @@ def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Ten
     normalised: the training windows as `old` sees them; what is returned is given clusters and those windows'
     representations, and says which of the clusters becomes 0, 1, ...
     """
-    before = _sorted(old, normalised)
+    before: list[Int64Array] = []  # sorted when first needed: by then training has refused what does not fit
 
     def arrange(found: Clustering, r_nd: Tensor) -> list[int]:
+        if not before:
+            before.append(_sorted(old, normalised))
         now = found.assign(r_nd).cpu().numpy().astype(np.int64)
-        order: list[int] = match(before, now, (old.spec.clusters, len(found.centres))).permutation().tolist()
+        order: list[int] = match(before[0], now, (old.spec.clusters, len(found.centres))).permutation().tolist()
         return order
 
     return arrange

@@ -23,6 +23,7 @@ from tscc_stream.learn import choose, dataset
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
+from tscc_stream.learn.identity import keeping
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.train import Arrange, Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
 from tscc_stream.messages import Float32Array
@@ -39,7 +40,8 @@ _CHECKPOINT, _METRICS, _SETTINGS = "checkpoint.pt", "metrics.json", "settings.js
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is to be trained: data, where the package goes, settings; calibration: a second data set, or None for the
-    last fifth of the first by time. start, arrange: as in train.Trainer. provenance: what the card and
+    last fifth of the first by time. start, arrange: as in train.Trainer; init: whose
+    clusters keep their ids where they are found again and nothing else is said. provenance: what the card and
     model.json say of the data's origin and licence.
     """
 
@@ -53,6 +55,7 @@ class Request:
     command: str = ""
     start: Encoder | None = None
     arrange: Arrange | None = None
+    init: Package | None = None
 
 
 def train(request: Request) -> Package:
@@ -63,7 +66,10 @@ def train(request: Request) -> Package:
     training, calibration = _split(request)
     shape = training.window or dataset.assumed_shape(training)
     seen = normalise(training.x, request.settings.normalisation)
-    trainer = Trainer(request.settings, seen, request.start, request.arrange)
+    arrange = request.arrange
+    if arrange is None and request.init is not None:
+        arrange = keeping(request.init, seen)
+    trainer = Trainer(request.settings, seen, request.start, arrange)
     folder = _folder(request)
     with _logging_to(folder / "train.log"):
         if training.window is None:
