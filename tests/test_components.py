@@ -31,7 +31,7 @@ from made_components import (
     three,
     trigger_of,
 )
-from made_streams import SECOND, T0, cuts_of, noise_with_bursts, package_spec
+from made_streams import SECOND, T0, blocks, cuts_of, noise_with_bursts, package_spec
 
 from tscc_stream import components
 from tscc_stream.messages import (
@@ -149,6 +149,30 @@ def test_the_first_onset_opens_whoever_comes_first_and_the_others_are_counted(ar
     (window,) = run(stage, [message for code in arrival for message in queues[code]])
     assert (window.sid, window.onset_ns) == (sid_of("N"), T0 + 398 * STEP)
     assert stage.counts["suppressed"] == 2
+
+
+def test_an_onset_is_decided_on_when_all_before_it_is_known_and_no_sample_earlier() -> None:
+    """The last component's data are cut right before its own onset, which is the earlier one."""
+    z, _, e = three({"Z": [trigger_of("Z", 400)]})
+    before, trigger, after = stream_of("N", signals_of()["N"], [trigger_of("N", 398)], [398])
+    stage = stage_for()
+    assert run(stage, [*z, *e, before]) == []
+    assert [m.sid for m in run(stage, [trigger, after])] == [sid_of("N")]
+
+
+def test_what_has_not_come_yet_is_no_gap() -> None:
+    sensor = components.Sensor(SPEC)
+    for code in CODES:
+        (block,) = blocks(signals_of()[code][:400], RATE, sid=sid_of(code))
+        sensor.append(code, block, np.zeros(400))
+    assert sensor.look(T0 + 400 * STEP) is None
+    assert sensor.look(T0 + 398 * STEP) is None
+    assert sensor.look(T0 + 395 * STEP - REACH * STEP) is not None
+    sensor.tracks["N"].advance(T0 + 402 * STEP)
+    assert sensor.look(T0 + 400 * STEP) is None
+    for code in CODES:
+        sensor.tracks[code].advance(T0 + 402 * STEP)
+    assert sensor.look(T0 + 400 * STEP) == "gap"
 
 
 def test_an_onset_after_the_window_makes_its_own_and_of_equal_onsets_the_package_s_first() -> None:

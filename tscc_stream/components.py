@@ -77,8 +77,6 @@ class Segment:
         place = max(0, bisect_right(self.places, at_ns, key=itemgetter(1)) - 1)
         first, start_ns = self.places[place]
         index = first + samples_in(at_ns - start_ns - _SLACK_NS, self.plan.stream_rate_hz)
-        if place + 1 < len(self.places):
-            index = min(index, self.places[place + 1][0])
         return index if self.origin <= index < self.end else None
 
     def cut(self, onset: int) -> Float32Array | None:
