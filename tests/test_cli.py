@@ -64,6 +64,14 @@ def test_check_config_looks_at_the_model_too(tmp_path: Path, capsys: pytest.Capt
     assert "model models/none: no such folder" in capsys.readouterr().err
 
 
+def test_an_example_to_start_from_is_good_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-config", "--example"]) == 0
+    path = tmp_path / "site.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert cli.main(["check-config", str(path)]) == 0
+    assert cli.main(["check-config"]) == 2
+
+
 def test_the_shipped_configuration_is_good(tmp_path: Path) -> None:
     assert config.shipped().model == "models/demo"
 
@@ -129,6 +137,7 @@ def test_model_show_verify_and_label(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "cluster 0: orepass" in capsys.readouterr().out
     assert cli.main(["model", "label", str(copy), "--cluster", "99", "--name", "x"]) == 2
     assert cli.main(["model", "label", str(copy), "--cluster", "0", "--name", "x", "--colour", "red"]) == 2
+    assert cli.main(["model", "label", str(copy), "--cluster", "0", "--name", "x", "--event-type", "foo"]) == 2
     (copy / "weights.pt").write_bytes(b"")
     assert cli.main(["model", "verify", str(copy)]) == 1
     assert "weights.pt was changed" in capsys.readouterr().err

@@ -201,13 +201,13 @@ def test_a_second_daemon_on_the_same_state_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_missing_or_tampered_with_is_refused(tmp_path: Path) -> None:
-    _fails(write_settings(tmp_path, model=str(tmp_path / "nothing")), "no such folder")
+    _fails(write_settings(tmp_path, model=str(tmp_path / "nothing")), "no such folder", 2)
     copy = tmp_path / "model"
     shutil.copytree(package.find("models/demo"), copy)
     with (copy / "encoder.ts").open("ab") as file:
         file.write(b"\0")
     _fails(
-        write_settings(tmp_path, model=str(copy)), "encoder.ts was changed: its SHA-256 is not the one in model.json"
+        write_settings(tmp_path, model=str(copy)), "encoder.ts was changed: its SHA-256 is not the one in model.json", 2
     )
 
 

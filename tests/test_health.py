@@ -72,6 +72,7 @@ def test_summary() -> None:
         "state": "ok",
         "threads": {"back": 0.5, "front": 2.0},
         "stalled": [],
+        "servers": {},
         "channels": 2,
         "newest_record_age_s": 1.0,
         "silent_channels": 1,
@@ -96,3 +97,15 @@ def test_a_server_cannot_grow_it_without_end(monkeypatch: pytest.MonkeyPatch) ->
         made.record(str(number), number)
     made.record("0", 99)
     assert made.silent(200, 0) == ["1", "0"]
+
+
+def test_a_site_without_a_connected_server_is_not_ok() -> None:
+    health = Health()
+    health.ready = True
+    health.link("a:1", connected=False)
+    health.link("b:1", connected=False)
+    assert health.summary(0, LIMIT, LIMIT)["state"] == "disconnected"
+    assert health.healthy(0, LIMIT)
+    health.link("b:1", connected=True)
+    summary = health.summary(0, LIMIT, LIMIT)
+    assert (summary["state"], summary["servers"]) == ("ok", {"a:1": "not connected", "b:1": "connected"})

@@ -208,6 +208,12 @@ class PublishConfig(_Section):
     heartbeat_seconds: Positive = 1.0
     curve: None = None
 
+    @model_validator(mode="after")
+    def _apart(self) -> PublishConfig:
+        if self.bind == self.replay_bind and not self.bind.endswith(":0"):
+            raise ValueError(f"replay_bind {self.replay_bind}: expected another address than bind")
+        return self
+
 
 class MetricsConfig(_Section):
     bind: HostPort = "127.0.0.1:9108"
@@ -266,7 +272,7 @@ class Config(_Section):
     publish: PublishConfig = PublishConfig()
     metrics: MetricsConfig = MetricsConfig()
     retention: RetentionConfig = RetentionConfig()
-    state_dir: str = "var"
+    state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -435,6 +441,11 @@ def load(path: Path) -> Config:
     return parse(text)
 
 
+def shipped_text() -> str:
+    """The configuration file that the package carries, with its comments."""
+    return resources.files("tscc_stream").joinpath("config.yaml").read_text(encoding="utf-8")
+
+
 def shipped() -> Config:
     """The configuration that the package carries."""
-    return parse(resources.files("tscc_stream").joinpath("config.yaml").read_text(encoding="utf-8"))
+    return parse(shipped_text())

@@ -29,7 +29,7 @@ from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
-from tscc_stream.edges.sqlite import JournalFile, JournalReader
+from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
@@ -144,6 +144,7 @@ class Daemon:
     def _reader(self, server: SeedLinkConfig) -> tuple[SeedLinkReader, threading.Thread]:
         name, shared = f"seedlink {server.server}", self._shared
         shared.metrics.seedlink_connected[server.server].set(0)
+        shared.health.link(server.server, connected=False)
 
         def emit(item: Emitted) -> None:
             shared.put(self._inbox, item, name)
@@ -177,8 +178,12 @@ class Daemon:
             "pid": os.getpid(),
         }
         fresh = self._state_dir / (ENDPOINTS_FILE + ".new")
-        fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
-        fresh.replace(self._state_dir / ENDPOINTS_FILE)
+        try:
+            fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
+            fresh.replace(self._state_dir / ENDPOINTS_FILE)
+        except OSError as error:
+            raise JournalError(f"state_dir {self._state_dir}: cannot write {fresh.name}: {error.strerror}") from error
+        _log.info("journal in %s", self._state_dir.resolve())
         _log.info("publishing on %s, replay on %s, metrics on http://%s/metrics", *list(where.values())[:3])
 
     def _ready(self) -> None:
@@ -194,8 +199,8 @@ class Daemon:
             stalled = self._shared.health.stalled(time.monotonic_ns(), STALLED_NS)
             if not stalled:
                 self._notifier.watchdog()
-            elif stalled != reported:
-                _log.error("stuck: %s", ", ".join(stalled))
+            if stalled != reported:
+                _log.log(logging.ERROR if stalled else logging.INFO, "stuck threads: %s", ", ".join(stalled) or "none")
             reported = stalled
 
     def _health_report(self) -> tuple[bool, dict[str, Any]]:
@@ -208,7 +213,9 @@ class Daemon:
         """Readers first, then whatever they handed over, stage by stage."""
         self._shared.health.stopping = True
         self._notifier.stopping()
-        _log.info("stopping: everything received is being published")
+        if self._shared.failure is None:
+            waiting = self._inbox.qsize() + self._outbox.qsize()
+            _log.info("stopping: everything received is being published, %d lists wait", waiting)
         deadline = time.monotonic() + DRAIN_SECONDS
         for reader, _ in readers:
             reader.stop()

@@ -18,6 +18,7 @@ class Health:
     def __init__(self) -> None:
         self._turns: dict[str, int] = {}
         self._records: dict[str, int] = {}
+        self._links: dict[str, bool] = {}
         self.ready = False
         self.stopping = False
 
@@ -28,6 +29,10 @@ class Health:
     def forget(self, thread: str) -> None:
         """A thread has ended as it should."""
         self._turns.pop(thread, None)
+
+    def link(self, server: str, connected: bool) -> None:
+        """Whether a server is connected. From its first mention on it is reported."""
+        self._links[server] = connected
 
     def stalled(self, now_ns: int, limit_ns: int) -> list[str]:
         """Threads whose last turn is longer ago than limit_ns, by name."""
@@ -52,6 +57,8 @@ class Health:
             return "stalled"
         if self.stopping:
             return "stopping"
+        if self.ready and self._links and not any(self._links.values()):
+            return "disconnected"
         return "ok" if self.ready else "starting"
 
     def summary(self, now_ns: int, limit_ns: int, silent_ns: int) -> dict[str, Any]:
@@ -66,6 +73,7 @@ class Health:
             "state": self._state(stalled),
             "threads": {name: _seconds(now_ns - at_ns) for name, at_ns in sorted(self._turns.copy().items())},
             "stalled": stalled,
+            "servers": {server: "connected" if up else "not connected" for server, up in sorted(self._links.items())},
             "channels": len(records),
             "newest_record_age_s": None if newest is None else _seconds(now_ns - newest),
             "silent_channels": len(silent),

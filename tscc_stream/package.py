@@ -151,10 +151,12 @@ def find(name: str, relative_to: Path | None = None) -> Path:
     for candidate in (base / name, Path(name)):
         if candidate.is_dir():
             return candidate
-    shipped = Path(str(resources.files("tscc_stream"))) / name
-    if name.startswith("models/") and shipped.is_dir():
-        return shipped
-    raise PackageError(f"model {name}: no such folder in {base}, and no model of that name is shipped")
+    shipped = Path(str(resources.files("tscc_stream"))) / "models"
+    wanted = shipped / name.removeprefix("models/")
+    if wanted.parent == shipped and wanted.is_dir():
+        return wanted
+    names = ", ".join(sorted(path.name for path in shipped.iterdir())) if shipped.is_dir() else "none"
+    raise PackageError(f"model {name}: no such folder in {base}, nor a model that is shipped ({names})")
 
 
 def _read_json(path: Path) -> tuple[Any, bytes]:

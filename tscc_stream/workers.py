@@ -150,6 +150,7 @@ class FrontWorker:
         """A change of a server's link is told once, not with every attempt that fails the same way."""
         metrics, server = self._shared.metrics, state.server
         metrics.seedlink_connected[server].set(state.connected)
+        self._shared.health.link(server, state.connected)
         before = self._links.get(server)
         if before is not None and before[0] and not state.connected:
             metrics.seedlink_reconnects[server].inc()
@@ -213,6 +214,7 @@ class BackWorker:
         self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
         self._outbox, self._orders = outbox, orders
         self._fresh: list[Detection] = []
+        self._uncommitted: list[Message] = []
         self._serve(served)
 
     def _serve(self, served: Served) -> None:
@@ -226,15 +228,14 @@ class BackWorker:
         ended = False
         while not ended and self._shared.failure is None:
             lists = self._take()
-            messages = self._obey()
+            self._uncommitted += self._obey()
             for item in lists:
                 if isinstance(item, Stop):
                     ended = True
                 else:
-                    messages += self._feed(item)
-            messages += self._written(self._back.flush())
-            self._commit(messages)
-            self._trim(len(messages))
+                    self._feed(item)
+            self._hold(self._back.flush())
+            self._commit()
 
     def _take(self) -> list[list[FrontMessage | Note] | Stop]:
         """What is queued, at least one list where one comes in time."""
@@ -282,30 +283,36 @@ class BackWorker:
     def _model_status(self, data: dict[str, Any]) -> Message:
         return self._publish.status("model", data, time.time_ns())
 
-    def _feed(self, items: list[FrontMessage | Note]) -> list[Message]:
-        messages = []
+    def _feed(self, items: list[FrontMessage | Note]) -> None:
+        """Every batch that has gone through is committed at once, however much is queued behind it."""
         for item in items:
             if isinstance(item, Note):
-                messages.append(self._publish.status(item.kind, item.data, time.time_ns()))
+                self._uncommitted.append(self._publish.status(item.kind, item.data, time.time_ns()))
             elif not isinstance(item, Gap | Refusal):
-                messages += self._written(self._back.feed(item))
-        return messages
+                self._hold(self._back.feed(item))
+            if self._back.batch_sizes:
+                self._commit()
+
+    def _hold(self, results: list[BackMessage]) -> None:
+        self._uncommitted += self._written(results)
 
     def _written(self, results: list[BackMessage]) -> list[Message]:
         self._fresh += [result for result in results if isinstance(result, Detection)]
         return [message for result in results for message in self._publish.feed(result)]
 
-    def _commit(self, messages: list[Message]) -> None:
+    def _commit(self) -> None:
         """Journal before publish."""
+        self._shared.health.stamp(self.NAME, time.monotonic_ns())
         for size in self._back.batch_sizes:
             self._shared.metrics.batch_size.observe(size)
         self._back.batch_sizes.clear()
-        if not messages:
-            return
-        with self._shared.timer("journal"):
-            committed = self._journal.append(messages)
-        self._bus.publish(committed)
-        self._count(committed)
+        messages, self._uncommitted = self._uncommitted, []
+        if messages:
+            with self._shared.timer("journal"):
+                committed = self._journal.append(messages)
+            self._bus.publish(committed)
+            self._count(committed)
+        self._trim(len(messages))
 
     def _trim(self, added: int) -> None:
         """Some of what retention no longer covers, after every turn: never a long pause, yet faster than it grows."""

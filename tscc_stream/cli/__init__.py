@@ -37,6 +37,8 @@ def _sentences(error: Exception) -> tuple[str, ...]:
     if isinstance(error, ConfigError):
         return error.mistakes
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     ours = type(error).__module__.startswith("tscc_stream")
     return (text if ours and text else f"{type(error).__name__}: {text} (--debug shows where)",)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tscc_stream import config, package
-from tscc_stream.cli.command import PROGRAM, Commands, add_command, config_of
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,10 @@ def _run(options: argparse.Namespace) -> int:
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
     settings, folder = config_of(options)
-    return run(settings, folder)
+    try:
+        return run(settings, folder)
+    except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
+        raise config.ConfigError([f"model: {error}"]) from error
 
 
 def _add_demo(commands: Commands) -> None:
@@ -62,6 +65,13 @@ def _add_tail(commands: Commands) -> None:
     parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
 
 
+def _sequence(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return number
+
+
 def _tail(options: argparse.Namespace) -> int:
     from tscc_stream.tail import tail  # noqa: PLC0415
 
@@ -81,7 +91,8 @@ def _add_check_config(commands: Commands) -> None:
     parser = add_command(
         commands, "check-config", "every mistake of a configuration at once", "check-config config.yaml", _check_config
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE")
+    parser.add_argument("--example", action="store_true", help="print the shipped configuration, to start from")
 
 
 def _check_shadow(settings: config.Config, folder: Path, served: package.Package) -> None:
@@ -98,6 +109,11 @@ def _check_shadow(settings: config.Config, folder: Path, served: package.Package
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    if options.example:
+        print(config.shipped_text(), end="")
+        return 0
+    if options.file is None:
+        raise UsageError("check-config: expected FILE or --example")
     settings = config.load(options.file)
     try:
         folder = package.find(settings.model, options.file.resolve().parent)
@@ -105,5 +121,8 @@ def _check_config(options: argparse.Namespace) -> int:
         _check_shadow(settings, options.file.resolve().parent, served)
     except package.PackageError as error:
         raise config.ConfigError([f"model: {error}"]) from error
+    if not settings.seedlink:
+        print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
+        return 0
     print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
     return 0

@@ -248,12 +248,17 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
+    from tscc_stream.edges.obspy_formats import event_types  # noqa: PLC0415 obspy takes a second
+
     loaded = package.load(package.find(options.model))
     if not 0 <= options.cluster < loaded.spec.clusters:
         raise UsageError(f"--cluster {options.cluster}: expected 0 to {loaded.spec.clusters - 1}")
     changed = {
         key: value for key in ("name", "colour", "notes", "event_type") if (value := getattr(options, key)) is not None
     }
+    known = event_types()
+    if options.event_type is not None and options.event_type not in known:
+        raise UsageError(f"--event-type {options.event_type}: expected one of QuakeML's: {', '.join(known)}")
     before = loaded.labels.get(options.cluster, package.Label(name=options.name))
     try:
         label = package.Label.model_validate({**before.model_dump(), **changed})

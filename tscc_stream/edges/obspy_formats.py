@@ -96,22 +96,22 @@ def quakeml(bodies: Sequence[Mapping[str, Any]], event_type_of: Callable[[int | 
 def _event(
     body: Mapping[str, Any], members: list[Mapping[str, Any]], event_type_of: Callable[[int | None], str]
 ) -> Any:  # noqa: ANN401 obspy is not typed
-    from obspy.core.event import Comment, Event, EventDescription, ResourceIdentifier  # noqa: PLC0415
+    from obspy.core.event import Event, EventDescription, ResourceIdentifier  # noqa: PLC0415
 
     cluster = body["data"]["cluster"]
     known = cluster["id"] is not None and cluster.get("known", True)
     return Event(
         resource_id=ResourceIdentifier(f"smi:tscc-stream/event/{body['id']}"),
         event_type=event_type_of(cluster["id"] if known else None),
-        event_descriptions=[EventDescription(text=cluster["name"], type="earthquake name")],
-        comments=[Comment(text=f"model votes: {body['data']['votes']}" if "votes" in body["data"] else "one channel")],
+        event_descriptions=[EventDescription(text=cluster["name"])],
+        comments=[_comment(body, f"votes {body['data']['votes']}" if "votes" in body["data"] else "one channel")],
         picks=[_pick(member) for member in members],
     )
 
 
 def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
     from obspy import UTCDateTime  # noqa: PLC0415
-    from obspy.core.event import Comment, Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
+    from obspy.core.event import Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
 
     cluster = body["data"]["cluster"]
     return Pick(
@@ -119,5 +119,18 @@ def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
         time=UTCDateTime(ns=body["data"]["onset_ns"]),
         waveform_id=WaveformStreamID(seed_string=to_nslc(body["subject"])),
         evaluation_mode="automatic",
-        comments=[Comment(text=f"cluster {cluster['name']}, membership {cluster['membership'][cluster['id']]:.3f}")],
+        comments=[_comment(body, f"cluster {cluster['name']}, membership {cluster['membership'][cluster['id']]:.3f}")],
     )
+
+
+def _comment(body: Mapping[str, Any], text: str) -> Any:  # noqa: ANN401 obspy is not typed
+    from obspy.core.event import Comment, ResourceIdentifier  # noqa: PLC0415
+
+    return Comment(text=text, resource_id=ResourceIdentifier(f"smi:tscc-stream/comment/{body['id']}"))
+
+
+def event_types() -> list[str]:
+    """The event types that QuakeML 1.2 knows."""
+    from obspy.core.event.header import EventType  # noqa: PLC0415
+
+    return sorted(EventType.keys())
