@@ -152,10 +152,10 @@ def find(name: str, relative_to: Path | None = None) -> Path:
         if candidate.is_dir():
             return candidate
     shipped = Path(str(resources.files("tscc_stream"))) / "models"
-    wanted = shipped / name.removeprefix("models/")
-    if wanted.parent == shipped and wanted.is_dir():
-        return wanted
-    names = ", ".join(sorted(path.name for path in shipped.iterdir())) if shipped.is_dir() else "none"
+    found = {path.name: path for path in shipped.iterdir()} if shipped.is_dir() else {}
+    if name.removeprefix("models/") in found:
+        return found[name.removeprefix("models/")]
+    names = ", ".join(sorted(found)) or "none"
     raise PackageError(f"model {name}: no such folder in {base}, nor a model that is shipped ({names})")
 
 
