@@ -269,10 +269,17 @@ class Subscriber:
         return state.epoch != (self.epoch or state.epoch) or (self.through or 0) > state.head
 
     def _begin_again(self, state: ReplayState) -> None:
-        self._notice(
-            f"{self._replay} has another journal (epoch {state.epoch}, head {state.head}) than the one followed so far "
-            f"(epoch {self.epoch or 'not given'}, through {self.through}): starting at its beginning"
-        )
+        if self.epoch is None:
+            why = (
+                f"{self.through} lies beyond the head {state.head} of {self._replay} "
+                "and must be of another journal than this one"
+            )
+        else:
+            why = (
+                f"{self._replay} has another journal (epoch {state.epoch}, head {state.head}) than the one followed so "
+                f"far (epoch {self.epoch}, through {self.through})"
+            )
+        self._notice(f"{why}: starting at its beginning")
         self.epoch, self.through = state.epoch, 0 if self.through is not None else None
 
     def _take_page(self, state: ReplayState, frames: Sequence[bytes]) -> None:
