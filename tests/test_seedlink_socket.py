@@ -87,9 +87,10 @@ class SocketServer:
         for link in self.links:
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
-            link.close()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
+        for link in self.links:  # also one that was accepted while this was closing
+            link.close()
 
 
 @contextmanager
