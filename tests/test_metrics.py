@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import subprocess
-import time
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -122,15 +121,15 @@ def test_two_daemons_in_one_process_do_not_share(made: Metrics) -> None:
     assert other.registry.get_sample_value("tscc_triggers_total") == 0.0
 
 
-def test_five_thousand_channels_render_in_time(made: Metrics) -> None:
-    for number in range(5000):
+def test_a_channel_costs_few_lines(made: Metrics) -> None:
+    """No histogram per channel: what a scrape costs is its number of lines (timings belong to the bench)."""
+    before = len(generate_latest(made.registry).splitlines())
+    for number in range(100):
         sid = f"FDSN:XX_S{number:04d}__E_H_Z"
         made.samples[sid].inc(100)
         made.gaps[sid].inc()
         made.last_sample_timestamp_seconds[sid].set(1.7e9)
-    before = time.process_time()
-    generate_latest(made.registry)
-    assert time.process_time() - before < 0.5
+    assert len(generate_latest(made.registry).splitlines()) - before <= 5 * 100
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
