@@ -129,7 +129,7 @@ def test_a_channel_costs_few_lines(made: Metrics) -> None:
         made.samples[sid].inc(100)
         made.gaps[sid].inc()
         made.last_sample_timestamp_seconds[sid].set(1.7e9)
-    assert len(generate_latest(made.registry).splitlines()) - before <= 5 * 100
+    assert len(generate_latest(made.registry).splitlines()) - before <= 6 * 100
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
