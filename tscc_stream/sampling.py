@@ -6,6 +6,7 @@ arithmetic, so that a sample's time does not depend on how far from the origin i
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
 
@@ -46,3 +47,16 @@ def seconds_to_samples(seconds: float, sample_rate_hz: float) -> int:
 def seconds_to_ns(seconds: float) -> int:
     """Seconds of a configuration file as integer ns."""
     return round(seconds * NS_PER_SECOND)
+
+
+def time_ns_of(text: str) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time, to the microsecond; UTC unless it says otherwise.
+
+    Raises ValueError saying what was expected.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text}: expected ISO 8601 such as 2009-01-21T04:20:00") from error
+    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since // timedelta(microseconds=1) * 1000

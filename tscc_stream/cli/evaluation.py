@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tscc_stream import package
 from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+from tscc_stream.sampling import time_ns_of
 
 _FORMS = "--model with --data, --model with --stream and --truth, or --representations with --labels"
 
@@ -114,8 +114,6 @@ def _time_ns(option: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     try:
-        at = datetime.fromisoformat(text)
+        return time_ns_of(text)
     except ValueError as error:
-        raise UsageError(f"{option} {text}: expected ISO 8601 such as 2009-01-21T04:20:00") from error
-    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-    return since // timedelta(microseconds=1) * 1000
+        raise UsageError(f"{option} {error}") from error

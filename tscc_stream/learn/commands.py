@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from tscc_stream.learn.network import Encoder, encoder_of
 from tscc_stream.learn.recipes import RECIPES, Recipe
 from tscc_stream.learn.train import Arrange, Distance, TrainingError
 from tscc_stream.package import Normalisation, Package
+from tscc_stream.sampling import time_ns_of
 
 
 def build_dataset(
@@ -124,11 +124,9 @@ def _ns(which: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        at = datetime.fromisoformat(text)
+        return time_ns_of(text)
     except ValueError as error:
-        raise DataSetError(f"--{which}-time {text}: expected ISO 8601 such as 2009-01-21T04:20:00") from error
-    since = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+        raise DataSetError(f"--{which}-time {error}") from error
 
 
 def _device(name: str) -> str:
