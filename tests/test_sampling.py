@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tscc_stream import sampling
 from tscc_stream.sampling import exact_rate, offset_ns, samples_in, seconds_to_ns, seconds_to_samples
 from tscc_stream.source_id import from_nslc, to_nslc
 
@@ -97,3 +98,11 @@ def test_no_source_id(sid: str) -> None:
 def test_no_channel_name(nslc: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         from_nslc(nslc)
+
+
+def test_iso_times_are_read_to_the_microsecond_and_as_utc_unless_they_say_otherwise() -> None:
+    assert sampling.time_ns_of("2009-01-21T04:20:00") == 1_232_511_600_000_000_000
+    assert sampling.time_ns_of("2009-01-21T05:20:00.123456+01:00") == 1_232_511_600_123_456_000
+    assert sampling.time_ns_of("1969-12-31T23:59:59.999999") == -1000
+    with pytest.raises(ValueError, match="noon: expected ISO 8601"):
+        sampling.time_ns_of("noon")
