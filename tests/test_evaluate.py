@@ -19,7 +19,7 @@ from tscc_stream.learn.export import Trained, export
 from tscc_stream.learn.network import make_encoder
 from tscc_stream.learn.report import Report, markdown
 from tscc_stream.learn.scores import Score
-from tscc_stream.package import PackageError, load
+from tscc_stream.package import PackageError, find, load
 
 SAMPLES, RATE, ONSET = 64, 50.0, 12
 SCORES = {"acc", "nmi", "auprc"}
@@ -251,6 +251,16 @@ def test_the_network_comes_back_out_of_a_package(model: Path, tmp_path: Path) ->
     torch.save({"something": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(PackageError, match="holds no encoder known here"):
         latent.encoder_of(other)
+
+
+@pytest.mark.parametrize("name", ["demo", "rutford"])
+def test_the_network_of_a_shipped_model_gives_what_its_selfcheck_states(name: str) -> None:
+    """Whatever stands in weights.pt beside the network: centres, metric, bounds."""
+    model = load(find(f"models/{name}"))
+    stated = np.load(model.folder / "selfcheck.npz")
+    with torch.inference_mode():
+        found = latent.encoder_of(model)(torch.from_numpy(stated["x"])).amax(dim=1).numpy()
+    np.testing.assert_allclose(found, stated["embedding"], atol=1e-4)
 
 
 def test_log_kurtosis_is_that_of_its_definition_and_high_for_bursts() -> None:

@@ -19,7 +19,8 @@ from tscc_stream.learn import build as building
 from tscc_stream.learn import dataset, run
 from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
-from tscc_stream.learn.network import Encoder, encoder_of
+from tscc_stream.learn.latent import encoder_of
+from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
 from tscc_stream.learn.train import Arrange, Distance, TrainingError
 from tscc_stream.package import Normalisation, Package
@@ -114,7 +115,7 @@ def train_model(
 
 def _encoder_in(loaded: Package) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a package, and the settings that it fixes."""
-    encoder = encoder_of(torch.load(loaded.folder / "weights.pt", map_location="cpu", weights_only=True))
+    encoder = encoder_of(loaded)
     _, representation, hidden, depth = encoder.shape
     fixed = {"representation": representation, "hidden": hidden, "depth": depth}
     return encoder, fixed | {"normalisation": loaded.spec.normalisation}

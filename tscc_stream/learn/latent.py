@@ -6,34 +6,21 @@ import pickle
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tscc_stream.learn.network import Encoder, make_encoder
+from tscc_stream.learn.network import Encoder, encoder_from
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
-
-_HEAD = ("centres", "metric")  # weights.pt holds the clustering head beside the encoder
 
 
 def encoder_of(package: Package) -> Encoder:
     """The network of a package, its dimensions read off its weights. Raises PackageError where they do not fit."""
     try:
-        state = torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True)
-        weights = {name: value for name, value in state.items() if name not in _HEAD}
-        encoder = make_encoder(0, *_shape(weights))
-        encoder.load_state_dict(weights)
+        encoder = encoder_from(torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True))
     except (KeyError, ValueError, RuntimeError, AttributeError, IndexError, pickle.UnpicklingError) as error:
         raise PackageError(
             f"model package {package.folder}: weights.pt holds no encoder known here: {error}"
         ) from error
     return encoder.eval()
-
-
-def _shape(weights: dict[str, Tensor]) -> tuple[int, int, int, int]:
-    """Input channels, representation, hidden channels, residual blocks before the last."""
-    hidden, channels = weights["projection.weight"].shape
-    depth = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    return channels, len(weights[f"blocks.{depth}.conv2.bias"]), hidden, depth
 
 
 def latent_over_time(encoder: Encoder, normalised: Float32Array) -> Float32Array:

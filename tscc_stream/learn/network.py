@@ -94,7 +94,7 @@ def make_encoder(
         return Encoder(channels, representation, hidden, depth)
 
 
-def encoder_of(state: Mapping[str, Tensor]) -> Encoder:
+def encoder_from(state: Mapping[str, Tensor]) -> Encoder:
     """The encoder that a package's weights.pt holds; its shape is read off the weights."""
     weights = {name: value for name, value in state.items() if name.startswith(("projection.", "blocks."))}
     hidden, channels = weights["projection.weight"].shape
