@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,18 +41,19 @@ def test_a_mixture_gives_the_posterior_of_its_gaussians() -> None:
     assert sorted(torch.bincount(head.assign(r_nd)).tolist()) == [60, 60]
 
 
-@pytest.mark.parametrize("head", ["bounded", "mixture"])
+@pytest.mark.parametrize("head", ["bounded", "turned", "mixture"])
 def test_the_exported_module_says_what_the_head_says(head: str) -> None:
     encoder = make_encoder(0, 1, 5, 8, 4).eval()
     x = torch.randn(30, 64, 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         r_nd = pool(encoder(x))
     made = clusters.mixture(r_nd, 2, 3, 0)
-    if head == "bounded":
-        seen = clusters.Head(r_nd[:0], bounds=clusters.bounds_of(r_nd))
-        made = clusters.k_means(seen.seen(r_nd), 3, 0)
-        made = clusters.Head(made.centres, bounds=seen.bounds)
-    module = Inference(encoder, made.centres, 1.5, made.metric, made.log_weight, made.bounds).eval()
+    if head != "mixture":
+        axes = torch.randn(5, 2, generator=torch.Generator().manual_seed(2)) if head == "turned" else None
+        seen = clusters.Head(r_nd[:0], axes=axes)
+        seen = replace(seen, bounds=clusters.bounds_of(seen.seen(r_nd)))
+        made = replace(seen, centres=clusters.k_means(seen.seen(r_nd), 3, 0).centres)
+    module = Inference(encoder, made, 1.5).eval()
     with torch.no_grad():
         _, membership, cluster, squared = torch.jit.script(module)(x)
     torch.testing.assert_close(squared, made.squared(r_nd), atol=1e-3, rtol=1e-3)

@@ -13,6 +13,7 @@ import torch
 
 from tscc_stream import cli
 from tscc_stream.learn import autoencoder, dataset, examples, features, latent
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, WindowShape
 from tscc_stream.learn.evaluate import evaluate_model
 from tscc_stream.learn.export import Trained, export
@@ -56,7 +57,7 @@ def make_model(folder: Path, clusters: int = 2) -> Path:
     made = Trained(
         name="small",
         encoder=make_encoder(0, 1, representation=5, hidden=8, depth=4),
-        centres=torch.from_numpy(rng.standard_normal((clusters, 5)).astype(np.float32)),
+        head=Head(torch.from_numpy(rng.standard_normal((clusters, 5)).astype(np.float32))),
         fuzzifier=1.5,
         shape=WindowShape(RATE, SAMPLES, ONSET, (2.0, 20.0), 4, 1.0),
         normalisation="z",

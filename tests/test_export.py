@@ -16,6 +16,7 @@ from tscc_stream import package
 from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
 from tscc_stream.learn import export as exporting
 from tscc_stream.learn import losses
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.export import Inference, Trained, annotate, export, infer, script
 from tscc_stream.learn.network import Encoder, make_encoder, pool
@@ -41,7 +42,7 @@ def trained(calibration: int | None = 50) -> Trained:
     return Trained(
         name="small",
         encoder=make_encoder(0, 1, representation=5, hidden=8, depth=6),
-        centres=torch.from_numpy(_normal(3, 5, seed=1)),
+        head=Head(torch.from_numpy(_normal(3, 5, seed=1))),
         fuzzifier=1.5,
         shape=WindowShape(50.0, SAMPLES, 12, (2.0, 20.0), 4, 1.0),
         normalisation="asinh_mad",
@@ -62,7 +63,7 @@ def test_the_script_gives_what_the_encoder_and_the_formulas_give(tmp_path: Path)
     embedding, membership, cluster, squared = module(x)
     with torch.no_grad():
         r_bd = pool(made.encoder(x))
-        d_bk = losses.squared_distances(r_bd, made.centres)
+        d_bk = losses.squared_distances(r_bd, made.head.centres)
     torch.testing.assert_close(embedding, r_bd, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(squared, d_bk, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(membership, losses.memberships(d_bk, 1.5), atol=1e-4, rtol=1e-4)
@@ -71,7 +72,7 @@ def test_the_script_gives_what_the_encoder_and_the_formulas_give(tmp_path: Path)
 
 
 def test_the_script_takes_any_batch_and_length_and_can_be_frozen_after_a_move() -> None:
-    module = Inference(make_encoder(0, 1, 5, 8, 6), torch.zeros(2, 5), 1.5).eval()
+    module = Inference(make_encoder(0, 1, 5, 8, 6), Head(torch.zeros(2, 5)), 1.5).eval()
     loaded = torch.jit.load(io.BytesIO(script(module)))
     assert len(list(loaded.encoder.named_parameters())) > 0  # a frozen module has none
     frozen = torch.jit.freeze(loaded.to("cpu").eval())
@@ -85,7 +86,7 @@ def test_a_window_on_a_centre_has_finite_membership() -> None:
     x = torch.from_numpy(_normal(1, SAMPLES, 1))
     with torch.no_grad():
         centres = torch.cat([pool(encoder(x)), torch.zeros(1, 5)])
-        membership = Inference(encoder, centres, 1.5)(x)[1]
+        membership = Inference(encoder, Head(centres), 1.5)(x)[1]
     assert membership[0].tolist() == pytest.approx([1.0, 0.0], abs=1e-3)
 
 
@@ -95,32 +96,31 @@ def test_the_live_path_loads_a_package_and_its_self_check_holds(tmp_path: Path) 
     loaded = package.load(tmp_path / "m")
     encoder = TorchScriptEncoder(loaded, "cpu")
     x = _normal(4, SAMPLES, 1, seed=5)
-    expected = infer(Inference(made.encoder, made.centres, 1.5).eval(), x)
+    expected = infer(Inference(made.encoder, made.head, 1.5).eval(), x)
     assert np.allclose(encoder.encode(x).embedding, expected[0], atol=1e-5)
     assert (loaded.name_of(1), loaded.name_of(0)) == ("blast", "cluster 0")
     scores = calibration_scores(loaded)
     assert scores is not None
     assert scores.size == 50
-    assert np.allclose(scores, np.sort(infer(Inference(made.encoder, made.centres, 1.5), made.calibration_x)[3].min(1)))
+    assert np.allclose(scores, np.sort(infer(Inference(made.encoder, made.head, 1.5), made.calibration_x)[3].min(1)))
 
 
 def test_the_weights_alone_rebuild_the_encoder(tmp_path: Path) -> None:
     made = trained()
     export(made, tmp_path / "m")
     state = torch.load(tmp_path / "m" / "weights.pt", weights_only=True)
-    centres, metric = state.pop("centres"), state.pop("metric")
+    centres = state.pop("centres")
     rebuilt = Encoder(1, 5, 8, 6)
     rebuilt.load_state_dict(state)
     x = torch.from_numpy(_normal(2, SAMPLES, 1))
     assert torch.equal(rebuilt(x), made.encoder(x))
-    assert torch.equal(centres, made.centres)
-    assert torch.equal(metric, torch.eye(5))
+    assert torch.equal(centres, made.head.centres)
 
 
 def test_mahalanobis_distances_are_those_of_the_whitened_space(tmp_path: Path) -> None:
     made = trained()
     r_nd = torch.from_numpy(_normal(300, 5, seed=6)) * torch.tensor([1.0, 3.0, 0.2, 5.0, 1.0])
-    made = replace(made, metric=losses.whitening(r_nd, shrinkage=0.0))
+    made = replace(made, head=replace(made.head, metric=losses.whitening(r_nd, shrinkage=0.0)))
     loaded = export(made, tmp_path / "m")
     assert loaded.spec.distance == "mahalanobis"
     x = torch.from_numpy(_normal(4, SAMPLES, 1))
@@ -129,7 +129,7 @@ def test_mahalanobis_distances_are_those_of_the_whitened_space(tmp_path: Path) -
     inverse = torch.linalg.inv(torch.cov(r_nd.T.double(), correction=0))
     for b in range(4):
         for k in range(3):
-            apart = (embedding[b] - made.centres[k]).double()
+            apart = (embedding[b] - made.head.centres[k]).double()
             assert float(squared[b, k]) == pytest.approx(float(apart @ inverse @ apart), rel=1e-3)
     torch.testing.assert_close(membership, losses.memberships(squared, 1.5), atol=1e-5, rtol=1e-4)
 

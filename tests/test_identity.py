@@ -19,6 +19,7 @@ from test_train import data_set
 
 from tscc_stream import package
 from tscc_stream.learn import dataset, identity
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError
 from tscc_stream.learn.export import export
 from tscc_stream.package import Label, Package
@@ -86,7 +87,7 @@ def two(tmp_path: Path) -> tuple[Package, Package, Path]:
     made = trained()
     old = export(replace(made, labels=NAMES), tmp_path / "old")
     order = torch.tensor([1, 2, 0])
-    new = export(replace(made, centres=made.centres[order], labels={2: Label(name="mine")}), tmp_path / "new")
+    new = export(replace(made, head=Head(made.head.centres[order]), labels={2: Label(name="mine")}), tmp_path / "new")
     x = np.random.default_rng(5).standard_normal((60, 64, 1)).astype(np.float32)
     data = DataSet(x, np.array(["A.B..EHZ"] * 60), np.arange(60), 50.0)
     dataset.save(data, tmp_path / "data.npz")

@@ -16,7 +16,9 @@ from tscc_stream.learn import clusters, commands, dataset, run, views
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.losses import fuzzy_clustering_loss
 from tscc_stream.learn.network import make_encoder, pool
-from tscc_stream.learn.train import Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.learn.objective import Circumstances
+from tscc_stream.learn.settings import Settings, TrainingError
+from tscc_stream.learn.train import Trainer, load_checkpoint, save_checkpoint
 from tscc_stream.package import Normalisation
 from tscc_stream.stages.extract import normalise
 
@@ -204,7 +206,7 @@ def test_the_trainer_s_clustering_term_moves_the_network(changed: dict[str, obje
     trainer = Trainer(replace(TINY, **changed), windows())
     trainer._find_clusters()
     assert trainer.head is not None
-    trainer._clustering(trainer.x_ntc, trainer.head).backward()
+    trainer.objective.terms(trainer.encoder, trainer.x_ntc, Circumstances(), trainer.head).clustering.backward()
     assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
 
 
@@ -392,8 +394,8 @@ def test_training_goes_on_from_an_encoder_and_lets_others_number_the_clusters() 
     first = Trainer(TINY, windows())
     first.run(nothing)
     settings = replace(TINY, epochs_pretrain=0, epochs_finetune=0, seed=5)
-    plain = Trainer(settings, windows(), first.averaged_encoder())
-    turned = Trainer(settings, windows(), first.averaged_encoder(), lambda *_: [1, 0])
+    plain = Trainer(settings, windows(), start=first.averaged_encoder())
+    turned = Trainer(settings, windows(), start=first.averaged_encoder(), arrange=lambda *_: [1, 0])
     for trainer in (plain, turned):
         trainer.run(nothing)
         assert torch.equal(trainer.embed(), first.embed())
@@ -401,7 +403,7 @@ def test_training_goes_on_from_an_encoder_and_lets_others_number_the_clusters() 
     assert turned.head is not None
     assert {tuple(c) for c in plain.head.centres.tolist()} == {tuple(c) for c in turned.head.centres.tolist()}
     with pytest.raises(TrainingError, match="shape"):
-        Trainer(replace(settings, hidden=8), windows(), first.averaged_encoder())
+        Trainer(replace(settings, hidden=8), windows(), start=first.averaged_encoder())
 
 
 def test_a_command_can_go_on_from_a_package(tmp_path: Path) -> None:

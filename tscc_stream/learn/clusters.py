@@ -1,11 +1,11 @@
 """Clusters of pooled representations: centres by k-means, or a mixture of Gaussians with full covariances.
 
-Shapes: N windows, D representation dimensions, A principal axes, K clusters.
+Shapes: N windows, D representation dimensions, A of them (or axes through them) that are looked at, K clusters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -26,19 +26,24 @@ _RIDGE = 1e-4  # share of the mean variance that is added to a mixture's covaria
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """Centres [K, D]; metric [D, D] or [K, D, D]: r M has the distances, None: Euclidean; log_weight [K]: membership is
-    the posterior of a mixture, of exp(log_weight - d^2 / 2); None: that of fuzzy c-means. bounds [2, D], location and
-    scale: distances are taken after tanh((r - location) / scale), where centres lie too; None: in r itself.
+    """Centres [K, A] and how distances to them are taken; every step but the last may be left out (None).
+
+    axes [D, A]: what of a representation r is looked at, r axes; bounds [2, A], location and scale: then
+    tanh((z - location) / scale), where centres lie too; metric [A, A] or [K, A, A]: difference x metric has the
+    distances. log_weight [K]: membership is the posterior of a mixture, of exp(log_weight - d^2 / 2); None: that of
+    fuzzy c-means.
     """
 
     centres: Tensor
     metric: Tensor | None = None
     log_weight: Tensor | None = None
     bounds: Tensor | None = None
+    axes: Tensor | None = None
 
     def seen(self, r_bd: Tensor) -> Tensor:
-        """Representations as distances see them, [B, D]."""
-        return r_bd if self.bounds is None else torch.tanh((r_bd - self.bounds[0]) / self.bounds[1])
+        """Representations as distances see them, [B, A]."""
+        z_ba = r_bd if self.axes is None else r_bd @ self.axes
+        return z_ba if self.bounds is None else torch.tanh((z_ba - self.bounds[0]) / self.bounds[1])
 
     def squared(self, r_bd: Tensor) -> Tensor:
         """[B, K]"""
@@ -56,23 +61,22 @@ class Head:
 
     def to(self, device: torch.device | str) -> Head:
         """The same on a device."""
-        parts = (self.metric, self.log_weight, self.bounds)
-        return Head(self.centres.to(device), *(None if part is None else part.to(device) for part in parts))
+        return replace(self, **{name: part.to(device) for name, part in self.state().items() if part is not None})
 
     def reordered(self, order: list[int]) -> Head:
         """Cluster k of the result is cluster order[k] of this."""
         per_cluster = self.metric is not None and self.metric.dim() == 3
         metric = self.metric[order] if self.metric is not None and per_cluster else self.metric
         weight = None if self.log_weight is None else self.log_weight[order]
-        return Head(self.centres[order], metric, weight, self.bounds)
+        return replace(self, centres=self.centres[order], metric=metric, log_weight=weight)
 
     def state(self) -> dict[str, Tensor | None]:
         """For a checkpoint: Head(**state) is the same."""
-        return {"centres": self.centres, "metric": self.metric, "log_weight": self.log_weight, "bounds": self.bounds}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def bounds_of(r_nd: Tensor) -> Tensor:
-    """[2, D]: mean and standard deviation. The loudest windows lie tens of deviations out and would be clusters of
+    """[2, A]: mean and standard deviation. The loudest windows lie tens of deviations out and would be clusters of
     their own; bounded, they are one with the weaker ones of their kind.
     """
     return torch.stack([r_nd.mean(dim=0), r_nd.std(dim=0).clamp_min(losses.SMALLEST_SQUARED_DISTANCE)])

@@ -22,7 +22,8 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
-from tscc_stream.learn.train import Arrange, Distance, TrainingError
+from tscc_stream.learn.settings import Distance, TrainingError
+from tscc_stream.learn.train import Arrange
 from tscc_stream.package import Normalisation, Package
 from tscc_stream.sampling import time_ns_of
 

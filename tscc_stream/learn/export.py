@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
@@ -29,42 +30,38 @@ class Inference(nn.Module):
     """What encoder.ts holds: the encoder with the clustering head inside.
 
     forward(x [B, samples, channels] float32, normalised) -> embedding [B, D], membership [B, K], cluster [B] int64,
-    squared distance to each centre [B, K]. metric: [D, D] for all clusters, or [K, D, D]. log_weight [K]: membership is
-    the posterior of a mixture, of exp(log_weight - squared distance / 2); None: that of fuzzy c-means. bounds [2, D]:
-    location and scale of a tanh before distances; None: without.
+    squared distance to each centre [B, K]. How distances and memberships come about: see clusters.Head.
     """
 
     centres: Tensor
     metric: Tensor
     log_weight: Tensor
     bounds: Tensor
+    axes: Tensor
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        centres_kd: Tensor,
-        fuzzifier: float,
-        metric: Tensor | None = None,
-        log_weight_k: Tensor | None = None,
-        bounds_2d: Tensor | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, head: Head, fuzzifier: float) -> None:
         super().__init__()
-        clusters, embedding = centres_kd.shape
+        clusters, looked_at = head.centres.shape
         self.encoder = encoder
-        self.register_buffer("centres", centres_kd.detach().clone().float())
-        self.register_buffer("metric", (torch.eye(embedding) if metric is None else metric).detach().clone().float())
-        weight = torch.zeros(clusters) if log_weight_k is None else log_weight_k
-        self.register_buffer("log_weight", weight.detach().clone().float(), persistent=log_weight_k is not None)
-        self.mixture = log_weight_k is not None
-        bounds = torch.ones(2, embedding) if bounds_2d is None else bounds_2d
-        self.register_buffer("bounds", bounds.detach().clone().float(), persistent=bounds_2d is not None)
-        self.bounded = bounds_2d is not None
+        self.mixture, self.bounded, self.turned = (
+            part is not None for part in (head.log_weight, head.bounds, head.axes)
+        )
+        self._keep("centres", head.centres, head.centres)
+        self._keep("metric", head.metric, torch.eye(looked_at))
+        self._keep("log_weight", head.log_weight, torch.zeros(clusters))
+        self._keep("bounds", head.bounds, torch.ones(2, looked_at))
+        self._keep("axes", head.axes, torch.eye(looked_at))
         self.sharpness = 1.0 / (fuzzifier - 1.0)
         self.smallest = SMALLEST_SQUARED_DISTANCE
 
+    def _keep(self, name: str, part: Tensor | None, otherwise: Tensor) -> None:
+        self.register_buffer(name, (otherwise if part is None else part).detach().clone().float())
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         embedding = self.encoder(x).amax(dim=1)
-        seen = torch.tanh((embedding - self.bounds[0]) / self.bounds[1]) if self.bounded else embedding
+        seen = embedding @ self.axes if self.turned else embedding
+        if self.bounded:
+            seen = torch.tanh((seen - self.bounds[0]) / self.bounds[1])
         difference = seen[:, None, :] - self.centres[None, :, :]
         squared = (difference[:, :, None, :] @ self.metric)[:, :, 0, :].square().sum(dim=2)
         if self.mixture:
@@ -79,14 +76,13 @@ class Trained:
     """What a package is made of.
 
     selfcheck_x, calibration_x: normalised windows [n, samples, channels], of which the latter took part neither in
-    training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. metric [D, D] or
-    [K, D, D]: makes distances Mahalanobis; None: Euclidean. log_weight [K], bounds [2, D]: as in Inference.
-    evaluate_only: as in the package.
+    training nor in centres (None: uncalibrated, no window is ever called unknown). card: Markdown. evaluate_only: as in
+    the package.
     """
 
     name: str
     encoder: Encoder
-    centres: Tensor
+    head: Head
     fuzzifier: float
     shape: WindowShape
     normalisation: Normalisation
@@ -97,9 +93,6 @@ class Trained:
     card: str
     version: str = "1"
     labels: dict[int, Label] = field(default_factory=dict)
-    metric: Tensor | None = None
-    log_weight: Tensor | None = None
-    bounds: Tensor | None = None
     evaluate_only: str = ""
 
 
@@ -125,9 +118,7 @@ def export(trained: Trained, folder: Path) -> Package:
     Labels of an earlier package are not kept: its clusters were others. Raises PackageError where it cannot be made.
     """
     encoder = _on_host(trained.encoder)
-    parts = (trained.metric, trained.log_weight, trained.bounds)
-    head = (None if part is None else part.cpu() for part in parts)
-    module = Inference(encoder, trained.centres.cpu(), trained.fuzzifier, *head).eval()
+    module = Inference(encoder, trained.head.to("cpu"), trained.fuzzifier).eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -147,11 +138,7 @@ def _on_host(encoder: Encoder) -> Encoder:
 
 
 def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
-    head = {"centres": module.centres, "metric": module.metric}
-    if module.mixture:
-        head["log_weight"] = module.log_weight
-    if module.bounded:
-        head["bounds"] = module.bounds
+    head = {name: part for name, part in trained.head.to("cpu").state().items() if part is not None}
     torch.save({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
     (fresh / "encoder.ts").write_bytes(script(module))
     x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
@@ -190,7 +177,6 @@ def novelty_scores(module: nn.Module, x: Float32Array) -> Float64Array:
 
 
 def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[str, Any]:
-    clusters, embedding = module.centres.shape
     novelty = {"score": "nearest_squared_distance", "calibration_windows": calibrated} if calibrated else None
     return {
         "name": trained.name,
@@ -199,10 +185,10 @@ def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[s
         "training_data": trained.training_data,
         **asdict(trained.shape),
         "normalisation": trained.normalisation,
-        "clusters": int(clusters),
-        "embedding": int(embedding),
+        "clusters": len(module.centres),
+        "embedding": module.encoder.shape[1],
         "fuzzifier": trained.fuzzifier,
-        "distance": "euclidean" if trained.metric is None else "mahalanobis",
+        "distance": "euclidean" if trained.head.metric is None else "mahalanobis",
         "novelty": novelty,
         "metrics": trained.metrics,
         "evaluate_only": trained.evaluate_only,

@@ -99,6 +99,6 @@ def encoder_from(state: Mapping[str, Tensor]) -> Encoder:
     weights = {name: value for name, value in state.items() if name.startswith(("projection.", "blocks."))}
     hidden, channels = weights["projection.weight"].shape
     last = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    encoder = Encoder(channels, weights[f"blocks.{last}.conv2.weight"].shape[0], hidden, last)
+    encoder = make_encoder(0, channels, weights[f"blocks.{last}.conv2.weight"].shape[0], hidden, last)
     encoder.load_state_dict(weights)
     return encoder

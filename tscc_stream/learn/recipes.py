@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tscc_stream.learn.train import Settings
+from tscc_stream.learn.settings import Settings
 
 Recipe = Literal["default", "published"]
 
@@ -25,9 +25,12 @@ RECIPES: dict[str, Settings] = {
         noise=0.0,
         contrast_share=1.0,
         surrogate_share=0.0,
+        background_share=0.0,
+        coincidence_share=0.0,
         clustering_share=0.1,
         rate_finetune=1e-4,
         averaging=0.0,
         bounded=False,
+        space="representation",
     ),
 }

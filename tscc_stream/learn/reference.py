@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tscc_stream.learn import pickled
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.network import DEPTH, HIDDEN, REPRESENTATION, Encoder
@@ -59,7 +60,7 @@ def import_reference(weights: Path, centres: Path, out: Path) -> Package:
         Trained(
             name=out.name,
             encoder=encoder,
-            centres=centres_kd,
+            head=Head(centres_kd),
             fuzzifier=FUZZIFIER,
             shape=SHAPE,
             normalisation="none",

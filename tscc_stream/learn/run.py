@@ -19,13 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tscc_stream import __version__
-from tscc_stream.learn import choose, dataset
+from tscc_stream.learn import choose, coincidence, dataset
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.identity import keeping
 from tscc_stream.learn.network import Encoder
-from tscc_stream.learn.train import Arrange, Epoch, Settings, Trainer, TrainingError, load_checkpoint, save_checkpoint
+from tscc_stream.learn.objective import Circumstances, Terms
+from tscc_stream.learn.settings import Settings, TrainingError
+from tscc_stream.learn.train import Arrange, Epoch, Trainer, load_checkpoint, save_checkpoint
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import EACH_CHANNEL, Package
 from tscc_stream.stages.extract import normalise
@@ -34,6 +36,7 @@ CALIBRATION_SHARE = 0.2
 CALIBRATION_LEAST = 1000  # 10 / alpha at the default alpha of 0.01
 LOG = logging.getLogger("tscc_stream.train")
 
+TERMS = Terms._fields
 _CHECKPOINT, _METRICS, _SETTINGS = "checkpoint.pt", "metrics.json", "settings.json"
 
 
@@ -69,7 +72,7 @@ def train(request: Request) -> Package:
     arrange = request.arrange
     if arrange is None and request.init is not None:
         arrange = keeping(request.init, seen)
-    trainer = Trainer(request.settings, seen, request.start, arrange)
+    trainer = Trainer(request.settings, seen, _circumstances(training), request.start, arrange)
     folder = _folder(request)
     with _logging_to(folder / "train.log"):
         if training.window is None:
@@ -99,6 +102,16 @@ def _split(request: Request) -> tuple[DataSet, DataSet]:
         training = data.take(data.onset_ns + data.span_ns < cut)
         held = data.take(data.onset_ns >= cut)
     return training, held if held.triggered is None else held.take(held.triggered)
+
+
+def _circumstances(data: DataSet) -> Circumstances:
+    """What a data set says of its windows beside their samples; labels, where it has them, have no part in it."""
+    triggered = data.triggered
+    mixed = triggered is not None and triggered.any() and not triggered.all()
+    shares = coincidence.shares(data)
+    return Circumstances(
+        torch.from_numpy(triggered) if mixed else None, None if shares is None else torch.from_numpy(shares)
+    )
 
 
 def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:
@@ -166,14 +179,9 @@ def _run(trainer: Trainer, folder: Path) -> None:
     with _bar(trainer.epochs * steps, len(trainer.history) * steps) as step:
 
         def after(epoch: Epoch) -> None:
-            LOG.info(
-                "epoch %d %s contrast %.4f surrogates %.4f clustering %.4f",
-                epoch.number,
-                epoch.phase,
-                epoch.contrast,
-                epoch.surrogate,
-                epoch.clustering,
-            )
+            terms = {name: getattr(epoch, name) for name in TERMS}
+            said = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+            LOG.info("epoch %d %s %s", epoch.number, epoch.phase, said)
             save_checkpoint(trainer, folder / _CHECKPOINT)
 
         trainer.run(after, step)
@@ -194,11 +202,10 @@ def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration:
     enough = len(seen) >= CALIBRATION_LEAST
     if not enough:
         LOG.warning("%d calibration windows, expected %d: no window will be unknown", len(seen), CALIBRATION_LEAST)
-    head = _head(trainer)
     trained = Trained(
         name=request.out.name,
         encoder=trainer.averaged_encoder(),
-        centres=head.centres,
+        head=_head(trainer),
         fuzzifier=chosen.fuzzifier,
         shape=shape,
         normalisation=chosen.normalisation,
@@ -207,9 +214,6 @@ def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration:
         training_data=_training_data(request, trainer, len(seen)),
         metrics=_metrics(trainer),
         card=_card(request, trainer, shape, len(seen) if enough else 0),
-        metric=head.metric,
-        log_weight=head.log_weight,
-        bounds=head.bounds,
     )
     return export(trained, request.out)
 
@@ -242,9 +246,7 @@ def _metrics(trainer: Trainer) -> dict[str, Any]:
     last = trainer.history[-1] if trainer.history else None
     return {
         "epochs": len(trainer.history),
-        "contrast": None if last is None else round(last.contrast, 5),
-        "surrogate": None if last is None else round(last.surrogate, 5),
-        "clustering": None if last is None else round(last.clustering, 5),
+        **{name: None if last is None else round(getattr(last, name), 5) for name in TERMS},
         "troubles": list(trainer.troubles),
     }
 
@@ -293,11 +295,11 @@ def _plot(history: list[Epoch], path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot([epoch.number + 1 for epoch in history], [epoch.contrast for epoch in history], label="contrast")
-    axes.plot([epoch.number + 1 for epoch in history], [epoch.surrogate for epoch in history], label="surrogates")
-    fine = [epoch for epoch in history if epoch.phase == "finetune"]
-    if fine:
-        axes.plot([epoch.number + 1 for epoch in fine], [epoch.clustering for epoch in fine], label="clustering")
+    for name in TERMS:
+        there = [epoch for epoch in history if getattr(epoch, name)]
+        if there:
+            axes.plot([epoch.number + 1 for epoch in there], [getattr(epoch, name) for epoch in there], label=name)
     axes.set(xlabel="epoch", ylabel="loss")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=100)

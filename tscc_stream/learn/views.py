@@ -94,8 +94,15 @@ def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     return mixed
 
 
+def represent(encoder: Encoder, x_btc: Tensor, half: bool = False) -> Tensor:
+    """Representations [B, T, D] float32 of whole windows; half: the network works in bfloat16, as pays on a graphics
+    card.
+    """
+    return _extracted(encoder, encoder.projection(x_btc), half)
+
+
 def represent_noisily(
-    encoder: Encoder, x_btc: Tensor, generator: torch.Generator, mask: float, dropout: float
+    encoder: Encoder, x_btc: Tensor, generator: torch.Generator, mask: float, dropout: float, half: bool = False
 ) -> Tensor:
     """Representations [B, T, D] as training sees them.
 
@@ -104,8 +111,15 @@ def represent_noisily(
     h_bth = encoder.projection(x_btc)
     if mask > 0.0:
         h_bth = h_bth * _kept(h_bth[:, :, :1], mask, generator)
-    r_btd = fast.extract(encoder, h_bth) if h_bth.device.type == "cpu" else encoder.extract(h_bth)
+    r_btd = _extracted(encoder, h_bth, half)
     return r_btd * (_kept(r_btd, dropout, generator) / (1.0 - dropout)) if dropout > 0.0 else r_btd
+
+
+def _extracted(encoder: Encoder, h_bth: Tensor, half: bool) -> Tensor:
+    if h_bth.device.type == "cpu" and not half:
+        return fast.extract(encoder, h_bth)
+    with torch.autocast(h_bth.device.type, torch.bfloat16, enabled=half):
+        return encoder.extract(h_bth).float()
 
 
 def _kept(like: Tensor, lost: float, generator: torch.Generator) -> Tensor:

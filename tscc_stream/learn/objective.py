@@ -1,0 +1,177 @@
+"""What one training step minimises, on windows x [B, T, C]: the terms of the loss, and the judge of three of them.
+
+- contrast: two crops of two views of a window know one another at all time scales (hierarchical contrast).
+- surrogate: a window is told from its phase-randomised self, which is as loud and as coloured but has no onset.
+- background: a window that was triggered is told from one at a random time, where nothing was. The trigger is a
+  machine, not a label: it errs, and what is learnt is what its windows have in common.
+- coincidence: the share of other sensors that triggered at the same time is foreseen from the window alone.
+- clustering: fuzzy compactness of the whole, unmasked windows (losses.fuzziness).
+
+The judge is one linear layer on pooled representations, with an output for each of the middle three. Every draw comes
+from the two generators, whose state is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tscc_stream.learn import losses, views
+from tscc_stream.learn.clusters import Head
+from tscc_stream.learn.network import Encoder, pool
+from tscc_stream.learn.settings import Settings
+
+JUDGED = ("surrogate", "background", "coincidence")
+"""What the judge says, in the order of its outputs."""
+
+
+class Terms(NamedTuple):
+    """The terms of the loss of one step, scalars; 0 where a term has no part in it."""
+
+    contrast: Tensor
+    surrogate: Tensor
+    background: Tensor
+    coincidence: Tensor
+    clustering: Tensor
+
+    def total(self, settings: Settings) -> Tensor:
+        """Their sum by the weights of the settings."""
+        return (
+            settings.contrast_share * self.contrast
+            + settings.surrogate_share * self.surrogate
+            + settings.background_share * self.background
+            + settings.coincidence_share * self.coincidence
+            + settings.clustering_share * self.clustering
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Circumstances:
+    """What is known of windows [n] beside their samples, and is no label. None: not known, or the same for all.
+
+    triggered: bool, False for windows from random times; coincidence: share of other sensors, 0 to 1.
+    """
+
+    triggered: Tensor | None = None
+    coincidence: Tensor | None = None
+
+    def of(self, rows: Tensor, device: torch.device) -> Circumstances:
+        """Of some windows, on a device."""
+        return Circumstances(*(None if part is None else part[rows].to(device) for part in self.parts))
+
+    @property
+    def parts(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.triggered, self.coincidence
+
+
+class Objective:
+    """The terms of the loss for batches of windows, normalised as the settings say. judge: trained with the encoder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.judge = _judge(settings.representation).to(settings.device)
+        self.rng = np.random.Generator(np.random.PCG64(settings.seed))
+        self.generator = torch.Generator().manual_seed(settings.seed)
+
+    def terms(self, encoder: Encoder, x_btc: Tensor, known: Circumstances, head: Head | None) -> Terms:
+        """For one batch. head: the clusters, None before there are any."""
+        nothing = torch.zeros((), device=x_btc.device)
+        contrast = self._contrast(encoder, x_btc) if self.settings.contrast_share else nothing
+        surrogate = self._against_surrogates(encoder, x_btc) if self.settings.surrogate_share else nothing
+        background = self.settings.background_share > 0.0 and known.triggered is not None
+        coincidence = self.settings.coincidence_share > 0.0 and known.coincidence is not None
+        if not (background or coincidence or head):
+            return Terms(contrast, surrogate, nothing, nothing, nothing)
+        r_bd = self._whole(encoder, x_btc)
+        says_bj = self.judge(r_bd)
+        return Terms(
+            contrast,
+            surrogate,
+            _telling(says_bj[:, 1], known.triggered) if background and known.triggered is not None else nothing,
+            _telling(says_bj[:, 2], known.coincidence) if coincidence and known.coincidence is not None else nothing,
+            nothing if head is None else self._clustering(r_bd, head),
+        )
+
+    def _contrast(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+        channels = x_btc.shape[2]
+        both = torch.cat([self._view(x_btc), self._view(x_btc)], dim=2)
+        crops = views.two_crops(both, self.rng)
+        a_btd = self._represent(encoder, crops.a[:, :, :channels])[:, -crops.overlap :]
+        b_btd = self._represent(encoder, crops.b[:, :, channels:])[:, : crops.overlap]
+        return losses.hierarchical_contrastive_loss(a_btd, b_btd)
+
+    def _against_surrogates(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+        """Windows with noise, and then their surrogates."""
+        how = self.settings.normalisation
+        seen = views.with_noise(views.standardised(x_btc, how), self.settings.noise, self.rng)
+        both = torch.cat([seen, views.surrogates(seen, self.rng)])
+        if self.settings.flip:
+            both = views.flipped(both, self.rng)
+        says_b = self.judge(pool(self._represent(encoder, views.normalised(both, how))))[:, 0]
+        return _telling(says_b, torch.arange(len(both), device=x_btc.device) < len(x_btc))
+
+    def _whole(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+        """The whole window, unmasked and without noise [B, D]: what will be clustered later."""
+        seen = views.flipped(x_btc, self.rng) if self.settings.flip else x_btc
+        return pool(views.represent(encoder, seen, self.settings.half))
+
+    def _clustering(self, r_bd: Tensor, head: Head) -> Tensor:
+        squared_bk = head.squared(r_bd)
+        fuzzifier = self.settings.fuzzifier
+        return losses.fuzziness(head.memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
+
+    def _view(self, x_btc: Tensor) -> Tensor:
+        """A window as it might have been recorded: other noise, other polarity."""
+        chosen = self.settings
+        if chosen.noise:
+            linear = views.with_noise(views.standardised(x_btc, chosen.normalisation), chosen.noise, self.rng)
+            x_btc = views.normalised(linear, chosen.normalisation)
+        return views.flipped(x_btc, self.rng) if chosen.flip else x_btc
+
+    def _represent(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+        chosen = self.settings
+        return views.represent_noisily(encoder, x_btc, self.generator, chosen.mask, chosen.dropout, chosen.half)
+
+    def axes(self, known: Circumstances) -> Tensor | None:
+        """[D, A]: the directions in a representation by which the judge tells from one another what was recorded; by
+        which it knows surrogates, where nothing else was to be learnt; None where it has learnt nothing.
+        """
+        weight_jd = self.judge.weight.detach().cpu()
+        shares = (self.settings.background_share, self.settings.coincidence_share)
+        used = [1 + i for i, part in enumerate(known.parts) if part is not None and shares[i] > 0.0]
+        chosen = weight_jd[used or [0]]
+        return chosen.T.clone() if bool(chosen.any()) else None
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "judge": self.judge.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.judge.load_state_dict(state["judge"])
+        self.generator.set_state(state["generator"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+
+
+def _telling(says_b: Tensor, truth_b: Tensor) -> Tensor:
+    """Cross-entropy of logits with truths, or shares, from 0 to 1."""
+    return functional.binary_cross_entropy_with_logits(says_b, truth_b.to(says_b.dtype))
+
+
+def _judge(representation: int) -> nn.Linear:
+    """A logit for each of JUDGED, of the pooled representation; undecided at first."""
+    judge = nn.utils.skip_init(nn.Linear, representation, len(JUDGED))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert isinstance(judge, nn.Linear)  # noqa: S101 what skip_init was asked for
+    nn.init.zeros_(judge.weight)
+    nn.init.zeros_(judge.bias)
+    return judge
