@@ -121,13 +121,13 @@ class Trainer:
         sums, size = np.zeros(len(Terms._fields)), self.settings.batch_size
         for at in range(0, len(order), size):
             rows = torch.from_numpy(order[at : at + size])
-            sums += np.array(self._step(rows)) * len(rows)
+            sums += np.array(self.step(rows)) * len(rows)
             on_step()
         terms = dict(zip(Terms._fields, (sums / len(order)).tolist(), strict=True))
         return Epoch(phase, number, **terms)
 
-    def _step(self, rows: Tensor) -> list[float]:
-        """One step on a batch; returns the terms of the loss before it."""
+    def step(self, rows: Tensor) -> list[float]:
+        """One step on a batch of windows, by number [B]; returns the terms of the loss before it."""
         x_btc = self.x_ntc[rows].to(self.device)
         known = self.known.of(rows, self.device)
         terms = self.objective.terms(self.encoder, x_btc, known, self.head)
@@ -152,12 +152,16 @@ class Trainer:
             ]
         return torch.cat(parts)
 
+    def start_fine_tuning(self) -> None:
+        """Clusters from nothing but the representations; training goes on from the averaged weights."""
+        self._find_clusters()
+        self.encoder.load_state_dict(self.averaged_encoder().state_dict())
+        self._start_phase(self.settings.rate_finetune)
+
     def _renew_clusters(self, epoch: int) -> None:
-        """Before fine-tuning: clusters, and training goes on from the averaged weights. Then: again at times."""
+        """Before each epoch of fine-tuning."""
         if epoch == 0:
-            self._find_clusters()
-            self.encoder.load_state_dict(self.averaged_encoder().state_dict())
-            self._start_phase(self.settings.rate_finetune)
+            self.start_fine_tuning()
         elif epoch % self.settings.centre_epochs == 0:
             self._step_clusters()
 

@@ -1,0 +1,63 @@
+"""`bench`: the restated baseline is the same mathematics as ours, variants take turns, figures are told as ratios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tscc_stream import cli
+from tscc_stream.bench import measure, published_training, training
+from tscc_stream.bench.measure import FIELD, Figure
+from tscc_stream.learn.losses import hierarchical_contrastive_loss
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4), (2, 7, 3), (5, 16, 2)])
+def test_the_baseline_s_contrast_is_the_value_that_ours_is(shape: tuple[int, int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=draw) for _ in range(2))
+    torch.testing.assert_close(published_training.contrastive_loss(a, b), hierarchical_contrastive_loss(a, b))
+
+
+def test_both_phases_are_measured_beside_the_published_loop() -> None:
+    results = training.run(batches=1, rounds=1, samples=24)
+    assert set(results) == {"training_pretrain", "training_finetune"}
+    for variants in results.values():
+        assert set(variants) == {FIELD, "ours"}
+        assert variants[FIELD].ratio == 1.0
+        assert variants["ours"].ratio == pytest.approx(variants[FIELD].value / variants["ours"].value)
+
+
+def test_variants_take_turns_and_begin_in_turning_order() -> None:
+    order: list[str] = []
+    spent = measure.seconds_of({name: lambda name=name: order.append(name) for name in "abc"}, rounds=2)
+    assert order == [*"abc", *"abc", *"bca"]  # first to warm up
+    assert all(len(some) == 2 for some in spent.values())
+
+
+def test_the_command_prints_a_table_and_writes_what_programs_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = {"training_pretrain": {FIELD: Figure(200.0, "s/epoch", 1.0), "ours": Figure(100.0, "s/epoch", 2.0)}}
+    monkeypatch.setattr(training, "run", lambda: stated)
+    assert cli.main(["bench", "training", "--json", str(tmp_path / "b.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "cores" in lines[0]
+    assert lines[-1].split() == ["training_pretrain", "ours", "100", "s/epoch", "2.00"]
+    assert json.loads((tmp_path / "b.json").read_text()) == {
+        "training_pretrain": {
+            "field": {"value": 200.0, "unit": "s/epoch", "ratio": 1.0},
+            "ours": {"value": 100.0, "unit": "s/epoch", "ratio": 2.0},
+        }
+    }

@@ -1,0 +1,53 @@
+"""The command `bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tscc_stream.cli.command import Commands, add_command
+
+if TYPE_CHECKING:
+    from tscc_stream.bench.measure import Results
+
+ALL = "all"
+
+
+def add(commands: Commands) -> None:
+    """Add it."""
+    parser = add_command(
+        commands, "bench", "measure side by side, in one run", "bench training --json training.json", _bench
+    )
+    parser.add_argument("name", nargs="?", choices=(*_benches(), ALL), default=ALL, help="default: all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="{bench: {variant: {value, unit, ratio}}}")
+
+
+def _benches() -> dict[str, Callable[[], Results]]:
+    return {"training": _training}
+
+
+def _training() -> Results:
+    from tscc_stream.bench import training  # noqa: PLC0415 torch takes seconds
+
+    return training.run()
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from tscc_stream.bench.measure import machine, table  # noqa: PLC0415 torch takes seconds
+
+    benches = _benches()
+    print(machine(), flush=True)
+    results: Results = {}
+    for name in benches if options.name == ALL else (options.name,):
+        results |= benches[name]()
+    print(table(results))
+    if options.json is not None:
+        document = {
+            bench: {variant: figure.document() for variant, figure in variants.items()}
+            for bench, variants in results.items()
+        }
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0
