@@ -17,7 +17,7 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.losses import fuzzy_clustering_loss
 from tscc_stream.learn.network import make_encoder, pool
 from tscc_stream.learn.objective import Circumstances
-from tscc_stream.learn.settings import Settings, TrainingError
+from tscc_stream.learn.settings import Settings, TrainingError, settings_of
 from tscc_stream.learn.train import Trainer, load_checkpoint, save_checkpoint
 from tscc_stream.package import Normalisation
 from tscc_stream.stages.extract import normalise
@@ -258,6 +258,21 @@ def test_settings_that_cannot_work_are_refused(changed: dict[str, int], said: st
         Trainer(replace(TINY, **changed), windows())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"nose": 1}, "nose unknown; expected some of clusters, epochs_pretrain"),
+        ({"noise": "loud"}, "noise: Input should be a valid number.* not 'loud'"),
+        ({"head": "feet"}, "head: Input should be 'centres' or 'mixture', not 'feet'"),
+    ],
+    ids=str,
+)
+def test_settings_by_name_are_checked(wrong: dict[str, object], said: str) -> None:
+    assert settings_of({"clusters": None, "noise": 0.5}) == Settings(clusters=None, noise=0.5)
+    with pytest.raises(TrainingError, match=said):
+        settings_of(wrong)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     x = windows()
     x[0] = 1e38
@@ -388,6 +403,77 @@ def test_the_judge_learns_to_tell_windows_from_surrogates() -> None:
     trainer.run(nothing)
     said = [epoch.surrogate for epoch in trainer.history]
     assert np.mean(said[-5:]) < 0.9 * said[0]
+
+
+def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
+    """Bursts were triggered, noise was not; every second burst was seen by others and has the other sign."""
+    x = windows(64)
+    triggered = torch.arange(64) % 2 == 0
+    shares = torch.where(triggered & (torch.arange(64) % 4 == 0), 0.8, 0.0)
+    alone = replace(
+        TINY, contrast_share=0.0, surrogate_share=0.0, mask=0.0, noise=0.0, epochs_pretrain=30, epochs_finetune=0
+    )
+    x[::4] = np.abs(x[::4])
+    seen_by = replace(alone, flip=False, rate_pretrain=5e-3)
+    trainer = Trainer(seen_by, x, Circumstances(triggered, shares))
+    trainer.run(nothing)
+    first, last = trainer.history[0], trainer.history[-1]
+    assert last.background < 0.5 * first.background
+    assert last.coincidence < 0.8 * first.coincidence
+    assert first.surrogate == first.contrast == 0.0
+    assert trainer.head is not None
+    assert trainer.head.axes is not None
+    assert trainer.head.axes.shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("known", "outputs"),
+    [
+        (Circumstances(), [0]),
+        (Circumstances(torch.arange(21) % 2 == 0), [1]),
+        (Circumstances(None, torch.full((21,), 0.8)), [2]),
+        (Circumstances(torch.arange(21) % 2 == 0, torch.full((21,), 0.8)), [1, 2]),
+    ],
+    ids=["nothing known", "triggered", "coincidence", "both"],
+)
+def test_clusters_lie_where_the_judge_looks(known: Circumstances, outputs: list[int]) -> None:
+    trainer = Trainer(TINY, windows(), known)
+    assert trainer.objective.axes(known) is None  # undecided yet
+    trainer.run(nothing)
+    found = trainer.objective.axes(known)
+    assert found is not None
+    assert torch.equal(found, trainer.objective.judge.weight.detach()[outputs].T)
+    assert trainer.head is not None
+    assert trainer.head.centres.shape == (2, len(outputs))
+
+
+def test_whole_representations_are_clustered_among_triggered_windows() -> None:
+    triggered = torch.arange(21) % 2 == 0
+    settings = replace(TINY, space="representation", bounded=False, epochs_finetune=0)
+    trainer = Trainer(settings, windows(), Circumstances(triggered))
+    trainer.run(nothing)
+    assert trainer.head is not None
+    assert trainer.head.axes is None
+    r_nd = trainer.embed()[triggered]
+    cluster_n = trainer.head.assign(r_nd)
+    for k in range(2):
+        torch.testing.assert_close(trainer.head.centres[k], r_nd[cluster_n == k].mean(dim=0))
+
+
+def test_bfloat16_trains_the_same_network_a_little_less_exactly() -> None:
+    """On a graphics card by default; here on the processor, where it is asked for."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(replace(TINY, precision=precision, epochs_finetune=0), windows())
+        trainer.run(nothing)
+        found.append(trainer)
+    exact, half = (trainer.embed() for trainer in found)
+    assert half.dtype == torch.float32
+    assert not torch.equal(exact, half)
+    assert float((exact - half).norm() / exact.norm()) < 0.05
+    assert not replace(TINY, device="cpu").half
+    assert replace(TINY, device="cuda:0").half
+    assert not replace(TINY, device="cuda:0", precision="float32").half
 
 
 def test_training_goes_on_from_an_encoder_and_lets_others_number_the_clusters() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tscc_stream import package
 from tscc_stream.cli import site_models
@@ -34,7 +35,11 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
-        "--recipe", choices=("default", "published"), default="default", help="what all else defaults to"
+        "--recipe",
+        choices=("default", "kinds", "published"),
+        default="default",
+        help="what all else defaults to: clusters that say how much a window is an event (default), or which kind of "
+        "source it comes from (kinds), or the TSCC paper's settings (published)",
     )
     parser.add_argument("--init", type=Path, metavar="DIR", help="go on from the encoder of this package")
     parser.add_argument(
@@ -46,6 +51,13 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--repr-dims", type=int, metavar="D")
     parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), help="to the centres")
     parser.add_argument("--head", choices=("centres", "mixture"), help="k-means, or Gaussians of full covariance")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting, as in the package's model.json: --set contrast_share=0.3",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
@@ -79,6 +91,7 @@ def _train(options: argparse.Namespace) -> int:
         licence=options.licence,
         command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
         runs=options.runs,
+        **dict(_finer(text, options) for text in options.set),
     )
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
     if options.init is not None:
@@ -86,6 +99,19 @@ def _train(options: argparse.Namespace) -> int:
 
         print(carry_labels(package.load(package.find(str(options.init))), trained, options.data))
     return 0
+
+
+def _finer(text: str, options: argparse.Namespace) -> tuple[str, Any]:
+    """NAME=VALUE as a pair; the value as JSON, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected NAME=VALUE")
+    if name in vars(options):
+        raise UsageError(f"--set {text}: expected --{name.replace('_', '-')} instead")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _add_dataset(commands: Commands) -> None:

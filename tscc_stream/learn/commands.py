@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
-from tscc_stream.learn.settings import Distance, TrainingError
+from tscc_stream.learn.settings import Distance, TrainingError, settings_of
 from tscc_stream.learn.train import Arrange
 from tscc_stream.package import Normalisation, Package
 from tscc_stream.sampling import time_ns_of
@@ -81,11 +81,11 @@ def train_model(
     licence: str = "not stated",
     command: str = "",
     runs: Path = Path("training"),
-    **finer: float | bool,
+    **finer: object,
 ) -> Package:
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
-    What is None is as the recipe has it; finer: more of train.Settings by name. calibration: a data set for the
+    What is None is as the recipe has it; finer: more of Settings by name. calibration: a data set for the
     novelty scores; default: the last fifth of `data` by time, which then does not train. init: a package whose encoder
     is trained on; its shape and normalisation are taken over. arrange: as in train.Trainer. command: how the model was
     made, for its card. Raises DataSetError, TrainingError or PackageError.
@@ -108,7 +108,7 @@ def train_model(
         before = package.load(init)
         start, shape = _encoder_in(before)
         stated = shape | stated
-    settings = replace(RECIPES[recipe], seed=seed, device=_device(device), **(stated | finer))
+    settings = settings_of(asdict(RECIPES[recipe]) | {"seed": seed, "device": _device(device)} | stated | finer)
     return run.train(
         run.Request(data, out, settings, calibration, runs, provenance, licence, command, start, arrange, before)
     )

@@ -1,4 +1,4 @@
-"""Two ways to train: ours, and the published one, for comparison."""
+"""Ways to train: two of ours, and the published one, for comparison."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from typing import Literal
 
 from tscc_stream.learn.settings import Settings
 
-Recipe = Literal["default", "published"]
+Recipe = Literal["default", "kinds", "published"]
+"""default: how much a window is an event, which sensors agree on; kinds: which of several kinds of source it is."""
 
 RECIPES: dict[str, Settings] = {
     "default": Settings(),
+    "kinds": Settings(
+        clusters=8,
+        epochs_pretrain=7,
+        contrast_share=0.1,
+        bounded=False,
+        distance="mahalanobis",
+        space="representation",
+    ),
     # Yang et al. 2023, with the clustering term as it was meant: with a gradient, and as a mean over the batch.
     "published": Settings(
         clusters=2,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.network import REPRESENTATION
@@ -80,3 +83,16 @@ class Settings:
             raise TrainingError("epochs finetune: expected 0 or more, centres renewed every epoch or more rarely")
         if windows < max(wanted, 2):
             raise TrainingError(f"{windows} training windows: expected at least {max(wanted, 2)}")
+
+
+def settings_of(values: Mapping[str, object]) -> Settings:
+    """Settings of named values. Raises TrainingError, naming each that is unknown or of the wrong kind."""
+    names = [field.name for field in fields(Settings)]
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise TrainingError(f"settings: {', '.join(unknown)} unknown; expected some of {', '.join(names)}")
+    try:
+        return TypeAdapter(Settings).validate_python(values)
+    except ValidationError as error:
+        said = [f"{row['loc'][0]}: {row['msg']}, not {row['input']!r}" for row in error.errors()]
+        raise TrainingError(f"settings: {'; '.join(said)}") from error

@@ -165,18 +165,28 @@ class Trainer:
         elif epoch % self.settings.centre_epochs == 0:
             self._step_clusters()
 
+    def _clustered(self) -> Tensor:
+        """Which windows [n] bool clusters are found among: the triggered ones, as only these come live; all where
+        clusters lie on the judge's scales, which begin at the background.
+        """
+        triggered = self.known.triggered
+        if triggered is None or self.settings.space == "judged":
+            return torch.ones(len(self.x_ntc), dtype=torch.bool)
+        return triggered
+
     def _find_clusters(self) -> None:
         """From nothing but the representations."""
         r_nd = self.embed()
+        some_nd = r_nd[self._clustered()]
         judged = self.settings.space == "judged"
         held = Head(r_nd[:0], axes=self.objective.axes(self.known) if judged else None)
         if self.settings.bounded:
-            held = replace(held, bounds=clusters.bounds_of(held.seen(r_nd)))
+            held = replace(held, bounds=clusters.bounds_of(held.seen(some_nd)))
         if self.settings.distance == "mahalanobis":
-            held = replace(held, metric=losses.whitening(held.seen(r_nd)))
-        found = self._fitted(r_nd, held, self._number(r_nd, held))
-        order = self._arrange(found, r_nd) if self._arrange else clusters.by_size(found, r_nd)
-        self._take(found.reordered(order), r_nd)
+            held = replace(held, metric=losses.whitening(held.seen(some_nd)))
+        found = self._fitted(some_nd, held, self._number(some_nd, held))
+        order = self._arrange(found, r_nd) if self._arrange else clusters.by_size(found, some_nd)
+        self._take(found.reordered(order), some_nd)
 
     def _settle_clusters(self) -> None:
         """Clusters of the final averaged network: they go on from those that fine-tuning held.
@@ -187,18 +197,18 @@ class Trainer:
         if self.head is None:
             self._find_clusters()
             return
-        r_nd, held = self.embed(), self.head.to("cpu")
-        self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
+        some_nd, held = self.embed(self.x_ntc[self._clustered()]), self.head.to("cpu")
+        self._take(self._fitted(some_nd, held, len(held.centres), held.centres), some_nd)
 
     def _step_clusters(self) -> None:
         """One fuzzy step of centres, or the mixture fitted on from where it was."""
         assert self.head is not None  # noqa: S101 made before fine-tuning
-        r_nd, held = self.embed(), self.head.to("cpu")
+        some_nd, held = self.embed(self.x_ntc[self._clustered()]), self.head.to("cpu")
         if self.settings.head == "mixture":
-            self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
+            self._take(self._fitted(some_nd, held, len(held.centres), held.centres), some_nd)
             return
-        centres = losses.updated_centres(held.seen(r_nd), held.centres, self.settings.fuzzifier, held.metric)
-        self._take(replace(held, centres=centres), r_nd)
+        centres = losses.updated_centres(held.seen(some_nd), held.centres, self.settings.fuzzifier, held.metric)
+        self._take(replace(held, centres=centres), some_nd)
 
     def _number(self, r_nd: Tensor, held: Head) -> int:
         """How many clusters: as set, or as `choose` finds, which is kept for the report."""
