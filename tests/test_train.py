@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tscc_stream import package
+from tscc_stream import cli, package
 from tscc_stream.learn import clusters, commands, dataset, run, views
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.losses import fuzzy_clustering_loss
@@ -273,6 +273,20 @@ def test_settings_by_name_are_checked(wrong: dict[str, object], said: str) -> No
         settings_of(wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [("hidden", 2, "expected NAME=VALUE"), ("seed=3", 2, "expected --seed instead"), ("nose=1", 1, "nose unknown")],
+)
+def test_a_setting_that_is_none_is_refused_in_one_sentence(
+    text: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset.save(data_set(), tmp_path / "d.npz")
+    given = ["--data", str(tmp_path / "d.npz"), "--out", str(tmp_path / "m"), "--set", text]
+    assert cli.main(["train", *given]) == status
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     x = windows()
     x[0] = 1e38
@@ -339,9 +353,23 @@ def test_calibration_windows_are_later_than_training_windows_and_only_triggered(
     assert 5 <= len(held) <= 15
 
 
-def _split(data: DataSet, calibration: DataSet | None = None) -> tuple[DataSet, DataSet]:
+def test_every_third_minute_may_calibrate_and_shares_no_time_with_the_others() -> None:
+    data = replace(data_set(400, start_ns=7 * NS), triggered=np.arange(400) % 2 == 0)
+    training, held = _split(data, every=3)
+    assert set((held.onset_ns // (60 * NS) % 3).tolist()) == {2}
+    assert held.triggered is not None
+    assert held.triggered.all()
+    assert len(held) == 60  # two whole minutes of the seven, every second window
+    apart = np.abs(training.onset_ns[:, None] - held.onset_ns[None, :]).min()
+    assert apart >= data.span_ns
+    assert len(training) + 2 * len(held) > 390
+    with pytest.raises(TrainingError, match="every 1 minutes: expected 2 or more"):
+        _split(data, every=1)
+
+
+def _split(data: DataSet, calibration: DataSet | None = None, every: int | None = None) -> tuple[DataSet, DataSet]:
     stored = {Path("data"): data, Path("held"): calibration}
-    request = run.Request(Path("data"), Path("m"), TINY, Path("held") if calibration else None)
+    request = run.Request(Path("data"), Path("m"), TINY, Path("held") if calibration else None, every)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "load", stored.__getitem__)
         return run._split(request)

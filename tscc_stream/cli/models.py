@@ -33,6 +33,9 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
     )
+    parser.add_argument(
+        "--calibrate-every", type=int, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--recipe",
@@ -76,6 +79,7 @@ def _train(options: argparse.Namespace) -> int:
         options.data,
         options.out,
         calibration=options.calibration,
+        calibrate_every=options.calibrate_every,
         recipe=options.recipe,
         init=None if options.init is None else package.find(str(options.init)),
         clusters=options.clusters,

@@ -64,6 +64,7 @@ def train_model(
     out: Path,
     *,
     calibration: Path | None = None,
+    calibrate_every: int | None = None,
     recipe: Recipe = "default",
     clusters: int | Literal["auto"] | None = None,
     epochs_pretrain: int | None = None,
@@ -86,7 +87,8 @@ def train_model(
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
     What is None is as the recipe has it; finer: more of Settings by name. calibration: a data set for the
-    novelty scores; default: the last fifth of `data` by time, which then does not train. init: a package whose encoder
+    novelty scores; default: every calibrate_every-th minute of `data`, or its last fifth by time, which then does not
+    train. init: a package whose encoder
     is trained on; its shape and normalisation are taken over. arrange: as in train.Trainer. command: how the model was
     made, for its card. Raises DataSetError, TrainingError or PackageError.
     """
@@ -110,7 +112,20 @@ def train_model(
         stated = shape | stated
     settings = settings_of(asdict(RECIPES[recipe]) | {"seed": seed, "device": _device(device)} | stated | finer)
     return run.train(
-        run.Request(data, out, settings, calibration, runs, provenance, licence, command, start, arrange, before)
+        run.Request(
+            data=data,
+            out=out,
+            settings=settings,
+            calibration=calibration,
+            calibrate_every=calibrate_every,
+            runs=runs,
+            provenance=provenance,
+            licence=licence,
+            command=command,
+            start=start,
+            arrange=arrange,
+            init=before,
+        )
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tscc_stream import __version__
 from tscc_stream.learn import choose, coincidence, dataset
 from tscc_stream.learn.clusters import Head
-from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.identity import keeping
 from tscc_stream.learn.network import Encoder
@@ -34,6 +35,7 @@ from tscc_stream.stages.extract import normalise
 
 CALIBRATION_SHARE = 0.2
 CALIBRATION_LEAST = 1000  # 10 / alpha at the default alpha of 0.01
+_MINUTE_NS = 60_000_000_000
 LOG = logging.getLogger("tscc_stream.train")
 
 TERMS = Terms._fields
@@ -42,16 +44,18 @@ _CHECKPOINT, _METRICS, _SETTINGS = "checkpoint.pt", "metrics.json", "settings.js
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be trained: data, where the package goes, settings; calibration: a second data set, or None for the
-    last fifth of the first by time. start, arrange: as in train.Trainer; init: whose
-    clusters keep their ids where they are found again and nothing else is said. provenance: what the card and
-    model.json say of the data's origin and licence.
+    """What is to be trained: data, where the package goes, settings.
+
+    calibration: a second data set; else, where calibrate_every is given, that many-th minute of the first, or the last
+    fifth of it by time. start, arrange: as in train.Trainer; init: whose clusters keep their ids where they are found
+    again and nothing else is said. provenance: what the card and model.json say of the data's origin and licence.
     """
 
     data: Path
     out: Path
     settings: Settings
     calibration: Path | None = None
+    calibrate_every: int | None = None
     runs: Path = Path("training")
     provenance: str = "not stated"
     licence: str = "not stated"
@@ -97,11 +101,27 @@ def _split(request: Request) -> tuple[DataSet, DataSet]:
         if held.x.shape[1:] != data.x.shape[1:] or held.window != data.window:
             raise DataSetError(f"{request.calibration} and {request.data} hold windows of different shape")
         training = data.take(~_overlapping(data, held))
+    elif request.calibrate_every is not None:
+        training, held = _by_minutes(data, request.calibrate_every)
     else:
         cut = data.onset_ns[int((1.0 - CALIBRATION_SHARE) * (len(data) - 1))]
         training = data.take(data.onset_ns + data.span_ns < cut)
         held = data.take(data.onset_ns >= cut)
     return training, held if held.triggered is None else held.take(held.triggered)
+
+
+def _by_minutes(data: DataSet, every: int) -> tuple[DataSet, DataSet]:
+    """Windows to train on, and those of every so-many-th minute; what is nearer to another's minute than a window is
+    long serves neither.
+    """
+    if every < 2:
+        raise TrainingError(f"calibrate every {every} minutes: expected 2 or more")
+
+    def held(at_ns: Int64Array) -> npt.NDArray[np.bool_]:
+        return np.equal(at_ns // _MINUTE_NS % every, every - 1)
+
+    near = held(data.onset_ns - data.span_ns) | held(data.onset_ns) | held(data.onset_ns + data.span_ns)
+    return data.take(~near), data.take(held(data.onset_ns))
 
 
 def _circumstances(data: DataSet) -> Circumstances:
@@ -132,7 +152,13 @@ def _identity(request: Request) -> dict[str, Any]:
     digest = hashlib.sha256(request.data.read_bytes()).hexdigest()
     held = None if request.calibration is None else hashlib.sha256(request.calibration.read_bytes()).hexdigest()
     start = None if request.start is None else _digest(request.start)
-    return {"data": digest, "calibration": held, "start": start, "settings": asdict(request.settings)}
+    return {
+        "data": digest,
+        "calibration": held,
+        "calibrate_every": request.calibrate_every,
+        "start": start,
+        "settings": asdict(request.settings),
+    }
 
 
 def _digest(encoder: Encoder) -> str:
