@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find tscc_stream models -type f -not -name '*.pyc') pyproject.toml constraints.txt config.yaml README.md LICENSE
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check bench format clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,9 @@ check: install
 	$(BIN)/ruff check tscc_stream tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/tscc-stream bench all
 
 format: install
 	$(BIN)/ruff format tscc_stream tests

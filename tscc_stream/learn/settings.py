@@ -35,7 +35,7 @@ class Settings:
     bounded: see clusters.Head. precision: of the network while it trains; what is clustered and saved is float32.
     """
 
-    clusters: int | None = 3
+    clusters: int | None = 5
     epochs_pretrain: int = 6
     epochs_finetune: int = 1
     batch_size: int = 32
@@ -49,7 +49,7 @@ class Settings:
     dropout: float = 0.0
     flip: bool = True
     noise: float = 1.5
-    contrast_share: float = 0.1
+    contrast_share: float = 0.0
     surrogate_share: float = 1.0
     background_share: float = 1.0
     coincidence_share: float = 1.0
