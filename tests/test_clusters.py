@@ -79,3 +79,19 @@ def test_the_number_of_clusters_is_found_and_explained(tmp_path: Path) -> None:
     assert "4 chosen" in said
     choose.plot(rows, 4, tmp_path / "clusters.png")
     assert (tmp_path / "clusters.png").stat().st_size > 1000
+
+
+def test_clusters_are_told_apart_along_directions_and_the_rest_shows_only_what_lies_far_out() -> None:
+    """Two blobs along the first axis; along the third, spread that has nothing to do with them."""
+    draw = torch.Generator().manual_seed(3)
+    r_nd = torch.randn(400, 3, generator=draw) * torch.tensor([0.1, 1.0, 5.0])
+    r_nd[200:, 0] += 1.0
+    seen = clusters.along(r_nd, torch.tensor([[1.0], [0.0], [0.0]]))
+    head = replace(seen, centres=clusters.k_means(seen.seen(r_nd), 2, 0).centres)
+    cluster_n = head.assign(r_nd)
+    assert len(set(cluster_n[:200].tolist())) == len(set(cluster_n[200:].tolist())) == 1
+    assert cluster_n[0] != cluster_n[-1]
+    ordinary = head.squared(r_nd).min(dim=1).values
+    odd = r_nd[:1] + torch.tensor([[0.0, 60.0, 0.0]])
+    assert float(head.squared(odd).min()) > 2 * float(ordinary.max())
+    assert head.assign(odd) == cluster_n[0]

@@ -34,6 +34,7 @@ TINY = Settings(
     seed=1,
     mask=0.3,
 )
+KINDS: dict[str, object] = {"distance": "mahalanobis", "space": "representation"}
 NS = 1_000_000_000
 
 
@@ -79,9 +80,9 @@ def nothing(*_: object) -> None:
     ("stop_after", "changed"),
     [
         (1, {}),
-        (2, {"distance": "mahalanobis"}),
-        (4, {"distance": "mahalanobis", "averaging": 0.0}),
-        (5, {"distance": "mahalanobis", "bounded": False}),
+        (2, KINDS),
+        (4, {**KINDS, "averaging": 0.0}),
+        (5, {**KINDS, "bounded": False}),
         (3, {"head": "mixture", "axes": 2}),
         (4, {"clusters": None}),
     ],
@@ -451,7 +452,7 @@ def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
     assert first.surrogate == first.contrast == 0.0
     assert trainer.head is not None
     assert trainer.head.axes is not None
-    assert trainer.head.axes.shape == (4, 2)
+    assert trainer.head.axes.shape == (4, 2 + 4)
 
 
 @pytest.mark.parametrize(
@@ -466,13 +467,14 @@ def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
 )
 def test_clusters_lie_where_the_judge_looks(known: Circumstances, outputs: list[int]) -> None:
     trainer = Trainer(TINY, windows(), known)
-    assert trainer.objective.axes(known) is None  # undecided yet
+    assert trainer.objective.directions(known) is None  # undecided yet
     trainer.run(nothing)
-    found = trainer.objective.axes(known)
+    found = trainer.objective.directions(known)
     assert found is not None
     assert torch.equal(found, trainer.objective.judge.weight.detach()[outputs].T)
     assert trainer.head is not None
-    assert trainer.head.centres.shape == (2, len(outputs))
+    assert trainer.head.axes is not None
+    assert trainer.head.axes.shape == (4, len(outputs) + 4)  # the rest from afar
 
 
 def test_whole_representations_are_clustered_among_triggered_windows() -> None:

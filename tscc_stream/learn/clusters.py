@@ -20,6 +20,8 @@ from tscc_stream.messages import Float32Array, Float64Array
 HeadKind = Literal["centres", "mixture"]
 SMALLEST_SHARE, LARGEST_SHARE = 0.005, 0.98
 """A cluster with fewer of the windows counts as empty, one with more as having swallowed the others."""
+FAR = 40.0
+"""Standard deviations of the rest that count as much as one along the directions of `along`."""
 _STARTS = 10
 _RIDGE = 1e-4  # share of the mean variance that is added to a mixture's covariances
 
@@ -80,6 +82,18 @@ def bounds_of(r_nd: Tensor) -> Tensor:
     their own; bounded, they are one with the weaker ones of their kind.
     """
     return torch.stack([r_nd.mean(dim=0), r_nd.std(dim=0).clamp_min(losses.SMALLEST_SQUARED_DISTANCE)])
+
+
+def along(r_nd: Tensor, directions_dj: Tensor) -> Head:
+    """A head, still without centres, that looks along the given directions, and from FAR away at all of r_nd besides.
+
+    What clusters are is thus decided along the directions. The rest is whitened and hardly moves a distance, until a
+    window lies many standard deviations out: that is how a window can be novel in ways the directions do not show.
+    """
+    axes = torch.cat([directions_dj, losses.whitening(r_nd)], dim=1)
+    bounds = bounds_of(r_nd @ axes)
+    bounds[1, directions_dj.shape[1] :] *= FAR
+    return Head(r_nd[:0] @ axes, bounds=bounds, axes=axes)
 
 
 def k_means(

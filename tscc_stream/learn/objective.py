@@ -138,8 +138,8 @@ class Objective:
         chosen = self.settings
         return views.represent_noisily(encoder, x_btc, self.generator, chosen.mask, chosen.dropout, chosen.half)
 
-    def axes(self, known: Circumstances) -> Tensor | None:
-        """[D, A]: the directions in a representation by which the judge tells from one another what was recorded; by
+    def directions(self, known: Circumstances) -> Tensor | None:
+        """[D, J]: the directions in a representation by which the judge tells from one another what was recorded; by
         which it knows surrogates, where nothing else was to be learnt; None where it has learnt nothing.
         """
         weight_jd = self.judge.weight.detach().cpu()

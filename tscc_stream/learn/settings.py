@@ -16,7 +16,7 @@ Distance = Literal["euclidean", "mahalanobis"]
 """Mahalanobis: with centres one metric for all clusters, from the covariance of the pre-trained representations; a
 mixture always has one for each."""
 Space = Literal["representation", "judged"]
-"""What of a representation is clustered: all of it, or what the judge of the loss looks at (see `objective`)."""
+"""What of a representation decides on clusters: all, or what the judge of the loss looks at (clusters.along)."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 on a graphics card, float32 on a processor."""
 
@@ -79,6 +79,8 @@ class Settings:
         for name, least in (("batch_size", 1), ("representation", 1), ("epochs_pretrain", 0)):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected {least} or more")
+        if self.space == "judged" and self.distance == "mahalanobis":
+            raise TrainingError("distance mahalanobis: expected space representation with it, as in the recipe kinds")
         if self.epochs_finetune < 0 or self.centre_epochs < 1:
             raise TrainingError("epochs finetune: expected 0 or more, centres renewed every epoch or more rarely")
         if windows < max(wanted, 2):

@@ -178,15 +178,21 @@ class Trainer:
         """From nothing but the representations."""
         r_nd = self.embed()
         some_nd = r_nd[self._clustered()]
-        judged = self.settings.space == "judged"
-        held = Head(r_nd[:0], axes=self.objective.axes(self.known) if judged else None)
-        if self.settings.bounded:
-            held = replace(held, bounds=clusters.bounds_of(held.seen(some_nd)))
-        if self.settings.distance == "mahalanobis":
-            held = replace(held, metric=losses.whitening(held.seen(some_nd)))
+        held = self._view_of(some_nd)
         found = self._fitted(some_nd, held, self._number(some_nd, held))
         order = self._arrange(found, r_nd) if self._arrange else clusters.by_size(found, some_nd)
         self._take(found.reordered(order), some_nd)
+
+    def _view_of(self, some_nd: Tensor) -> Head:
+        """How distances shall see representations: a head without centres yet."""
+        chosen = self.settings
+        directions = self.objective.directions(self.known) if chosen.space == "judged" else None
+        if directions is not None:
+            return clusters.along(some_nd, directions)
+        held = Head(some_nd[:0], bounds=clusters.bounds_of(some_nd) if chosen.bounded else None)
+        if chosen.distance == "euclidean":
+            return held
+        return replace(held, metric=losses.whitening(held.seen(some_nd)))
 
     def _settle_clusters(self) -> None:
         """Clusters of the final averaged network: they go on from those that fine-tuning held.
