@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tscc_stream import cli
 from tscc_stream.bench import measure, published_training, training
 from tscc_stream.bench.measure import FIELD, Figure
+from tscc_stream.learn import views
 from tscc_stream.learn.losses import hierarchical_contrastive_loss
 
 
@@ -37,6 +39,27 @@ def test_both_phases_are_measured_beside_the_published_loop() -> None:
         assert set(variants) == {FIELD, "ours"}
         assert variants[FIELD].ratio == 1.0
         assert variants["ours"].ratio == pytest.approx(variants[FIELD].value / variants["ours"].value)
+
+
+def test_both_see_crops_of_the_same_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On which the cost depends; in fine-tuning the published loop crops once for each of its two clusters."""
+    seen: list[tuple[int, int, int]] = []
+    crop = views.two_crops
+
+    def watched(x: torch.Tensor, rng: np.random.Generator) -> views.Crops:
+        crops = crop(x, rng)
+        seen.append((crops.a.shape[1], crops.b.shape[1], crops.overlap))
+        return crops
+
+    monkeypatch.setattr(views, "two_crops", watched)
+    monkeypatch.setattr(
+        measure, "seconds_of", lambda variants, rounds: {n: [(one(), 1.0)[1]] for n, one in variants.items()}
+    )
+    monkeypatch.setattr(training, "seconds_of", measure.seconds_of)
+    training.run(batches=3, rounds=1, samples=24)
+    field, ours, field_twice, ours_again = seen[:3], seen[3:6], seen[6:12], seen[12:]
+    assert field == ours == ours_again == field_twice[::2] == field_twice[1::2]
+    assert len(set(field)) > 1
 
 
 def test_variants_take_turns_and_begin_in_turning_order() -> None:

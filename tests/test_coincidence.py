@@ -1,72 +1,350 @@
-"""What other sensors say of a window: found where sensors trigger together, and not where they do by chance alone."""
+"""Network triggers against obspy's `coincidence_trigger`, in any interleaving; what a live network adds to it."""
 
 from __future__ import annotations
 
+import random
+import warnings
+from itertools import pairwise
+
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
+from made_streams import SECOND, T0, characteristics, sid_of
 
-from tscc_stream.learn import coincidence
-from tscc_stream.learn.dataset import DataSet
+from tscc_stream.config import NetworkConfig, TriggerConfig
+from tscc_stream.messages import EndOfStream, Float64Array, NetworkTrigger, Trigger
+from tscc_stream.sampling import offset_ns
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.detect import Coincidence, Detect
 
-NS = 1_000_000_000
-SENSORS = ("XX.A..HHZ", "XX.B..HHZ", "XX.C..HHZ", "XX.D..HHZ")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from obspy import Stream, Trace, UTCDateTime
+    from obspy.signal.trigger import coincidence_trigger
 
-
-def data_of(events: list[tuple[int, str, bool]]) -> DataSet:
-    """(onset in ns, channel, triggered) each; windows last 10 s."""
-    onset, sid, triggered = zip(*events, strict=True)
-    x = np.ones((len(events), 500, 1), np.float32)
-    return DataSet(x, np.array(sid), np.array(onset, np.int64), 50.0, triggered=np.array(triggered, bool))
-
-
-def by_chance(n: int, rng: np.random.Generator, seconds: float = 20_000.0) -> list[tuple[int, str, bool]]:
-    times = (rng.random(n) * seconds * NS).astype(np.int64)
-    return [(int(at), SENSORS[int(rng.integers(4))], True) for at in times]
+RATE = 64.0  # sample times are whole microseconds, to which obspy's float seconds are rounded
+Final = tuple[int, int, list[str]]
 
 
-def together(
-    n: int, rng: np.random.Generator, spread_s: float, sensors: tuple[str, ...]
-) -> list[tuple[int, str, bool]]:
-    times = 100 * NS * np.arange(n) + 50 * NS
-    return [(int(at + rng.random() * spread_s * NS), name, True) for at in times for name in sensors]
+def _uid(sid: str, onset_ns: int) -> str:
+    return f"{sid}@{onset_ns}"
 
 
-def test_the_lag_is_found_up_to_which_sensors_trigger_together() -> None:
-    rng = np.random.default_rng(0)
-    data = data_of(by_chance(4000, rng) + together(200, rng, 1.0, SENSORS))
-    assert 0.75 * NS <= coincidence.reach_ns(data) <= 1.5 * NS
+def _ratios(rng: np.random.Generator, channels: int, samples: int) -> list[Float64Array]:
+    """Steps between quiet, below off, between off and on, and above: some alone, some in step with other channels."""
+    common = rng.integers(0, samples, 4)
+    out = []
+    for _ in range(channels):
+        values = np.zeros(samples)
+        for begin in [*(common + rng.integers(-15, 15, common.size)), *rng.integers(0, samples, 3)]:
+            length = int(rng.integers(1, 60))
+            values[max(0, begin) : max(0, begin) + length] = 9.0
+            values[max(0, begin) + length : max(0, begin) + length + int(rng.integers(0, 25))] = 2.0
+        out.append(values)
+    return out
 
 
-def test_shares_are_those_of_the_other_sensors() -> None:
-    rng = np.random.default_rng(1)
-    seen_by_three = together(200, rng, 0.5, SENSORS[:3])
-    alone = [(100 * NS * i + 80 * NS, SENSORS[3], True) for i in range(200)]
-    quiet = [(100 * NS * i + 50 * NS, SENSORS[3], False) for i in range(200)]
-    found = coincidence.shares(data_of(seen_by_three + alone + quiet))
-    assert found is not None
-    assert np.allclose(found[:600], 2 / 3)
-    assert not found[600:].any()
+def _obspys(ratios: list[Float64Array], least: int, extension: float, longest: float) -> list[Final]:
+    traces = Stream()
+    for number, values in enumerate(ratios):
+        network, station, location, channel = to_nslc(sid_of(number)).split(".")
+        header = {"network": network, "station": station, "location": location, "channel": channel,
+                  "sampling_rate": RATE, "starttime": UTCDateTime(ns=T0)}  # fmt: skip
+        traces += Trace(values.copy(), header)
+    found = coincidence_trigger(
+        None, 3.5, 1.0, traces, least, trigger_off_extension=extension, max_trigger_length=longest
+    )
+    ids = {to_nslc(sid_of(number)): sid_of(number) for number in range(len(ratios))}
+    return [
+        (
+            round(event["time"].ns, -3),
+            round(event["duration"] * RATE),
+            [ids[trace] for trace in event["trace_ids"]],
+        )
+        for event in found
+    ]
 
 
-def test_nothing_is_concluded_from_one_sensor_or_from_chance() -> None:
-    rng = np.random.default_rng(2)
-    assert coincidence.shares(data_of(by_chance(3000, rng))) is None
-    one = [(int(at), SENSORS[0], True) for at in np.sort(rng.integers(0, 1000 * NS, 2000))]
-    assert coincidence.shares(data_of(one)) is None
-    assert coincidence.shares(data_of([(0, SENSORS[0], False), (1, SENSORS[1], False)])) is None
+def _streamed(
+    rng: random.Random, ratios: list[Float64Array], network: NetworkConfig, longest: float, ends: str
+) -> list[NetworkTrigger]:
+    config = TriggerConfig(max_seconds=longest)
+    detect, coincidence = Detect(lambda _: config), Coincidence(network, _uid)
+    queues = {
+        sid_of(number): characteristics(
+            values, RATE, [rng.randrange(1, len(values)) for _ in range(rng.randrange(25))], sid=sid_of(number)
+        )
+        for number, values in enumerate(ratios)
+    }
+    out: list[NetworkTrigger] = []
+    for sid in queues:
+        coincidence.expect(sid, T0)
+    while queues:
+        sid = rng.choice(list(queues))
+        for part in queues[sid][: rng.randrange(1, 4)]:
+            queues[sid].pop(0)
+            for trigger in detect.feed(part):
+                coincidence.feed(trigger, "window of " + _uid(sid, trigger.on_ns))
+            out += coincidence.advance(sid, part.block.start_ns + offset_ns(part.block.samples.size, RATE), 0)
+        if not queues[sid]:
+            del queues[sid]
+            for trigger in detect.feed(EndOfStream(sid)):
+                coincidence.feed(trigger, "window of " + _uid(sid, trigger.on_ns))
+            out += coincidence.end(sid, 0) if ends == "one by one" else []
+    return out + coincidence.flush()
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 60 * NS), st.integers(0, 3)), min_size=1, max_size=40))
-def test_lags_are_those_of_all_pairs(events: list[tuple[int, int]]) -> None:
-    onset = np.array([at for at, _ in events], np.int64)
-    recorder = np.array([SENSORS[which] for _, which in events])
-    span = 10 * NS
-    expected = np.zeros(40, np.int64)
-    for i in range(len(events)):
-        for j in range(i):
-            lag = abs(int(onset[i]) - int(onset[j]))
-            if lag < span and recorder[i] != recorder[j]:
-                expected[lag * 40 // span] += 1
-    assert np.array_equal(coincidence._lags(onset, recorder, span), expected)
+def _finals(triggers: list[NetworkTrigger]) -> list[Final]:
+    return [
+        (t.onset_ns, round((t.off_ns - t.onset_ns) * RATE / SECOND), [sid for sid, _, _ in t.members])
+        for t in triggers
+        if t.final
+    ]
+
+
+def _check_words(triggers: list[NetworkTrigger]) -> None:
+    """Every early notice has its last word later, with at least the same members."""
+    finals = {t.uid: i for i, t in enumerate(triggers) if t.final}
+    early = [t for t in triggers if not t.final]
+    assert len(finals) == sum(t.final for t in triggers)
+    assert len({t.uid for t in early}) == len(early)
+    for i, notice in enumerate(triggers):
+        assert all(window == "window of " + _uid(sid, on_ns) for sid, on_ns, window in notice.members)
+        if not notice.final:
+            assert i < finals[notice.uid]
+            last_word = triggers[finals[notice.uid]]
+            assert {sid for sid, _, _ in notice.members} <= {sid for sid, _, _ in last_word.members}
+            assert notice.onset_ns == last_word.onset_ns
+
+
+# No extension is a multiple of the sample interval: there obspy compares rounding errors.
+@pytest.mark.parametrize("extension", [0.0, 0.26])
+@pytest.mark.parametrize("ends", ["one by one", "together"])
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_obspy_in_any_interleaving(seed: int, extension: float, ends: str) -> None:
+    rng = np.random.default_rng(seed)
+    channels, least = int(rng.integers(3, 8)), int(rng.integers(2, 4))
+    longest = [1e6, 0.3][seed % 2]
+    ratios = _ratios(rng, channels, 900)
+    expected = _obspys(ratios, least, extension, longest)
+    assert expected
+    network = NetworkConfig(min_channels=least, association_seconds=extension)
+    order = random.Random(seed)  # noqa: S311  # an order, not a secret
+    for _ in range(2):
+        triggers = _streamed(order, ratios, network, longest, ends)
+        assert _finals(triggers) == expected
+        _check_words(triggers)
+
+
+def test_the_trials_hold_retriggering_subsets_and_early_notices() -> None:
+    """Otherwise the test above would say less than it seems to."""
+    seen = {"overlapping": 0, "subset": 0, "early": 0}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        channels, least = int(rng.integers(3, 8)), int(rng.integers(2, 4))
+        ratios = _ratios(rng, channels, 900)
+        triggers = _streamed(random.Random(seed), ratios, NetworkConfig(min_channels=least), 1e6, "together")  # noqa: S311
+        finals = [t for t in triggers if t.final]
+        seen["overlapping"] += sum(b.onset_ns <= a.off_ns for a, b in pairwise(finals))
+        seen["subset"] += sum(len(t.members) > least for t in finals)
+        seen["early"] += len(triggers) - len(finals)
+    assert all(count > 3 for count in seen.values())
+
+
+def _coincidence(least: int = 2, patience: float = 10.0, association: float = 0.0) -> Coincidence:
+    network = NetworkConfig(min_channels=least, patience_seconds=patience, association_seconds=association)
+    return Coincidence(network, _uid)
+
+
+def _trigger(number: int, on: float, off: float | None = None) -> Trigger:
+    """Times in seconds after T0."""
+    on_ns = T0 + round(on * SECOND)
+    off_ns = None if off is None else T0 + round(off * SECOND)
+    return Trigger(sid_of(number), RATE, round(on * RATE), on_ns, None if off is None else round(off * RATE), off_ns)
+
+
+def _feed(coincidence: Coincidence, number: int, on: float, off: float | None = None) -> None:
+    coincidence.feed(_trigger(number, on), "w")
+    if off is not None:
+        coincidence.feed(_trigger(number, on, off), "w")
+
+
+def _advance(coincidence: Coincidence, number: int, to: float, now: float = 0.0) -> list[bool]:
+    """Whether each network trigger is final."""
+    return [t.final for t in coincidence.advance(sid_of(number), T0 + round(to * SECOND), round(now * SECOND))]
+
+
+def test_an_early_notice_waits_for_channels_that_may_know_an_earlier_onset() -> None:
+    coincidence = _coincidence()
+    for number in range(3):
+        coincidence.expect(sid_of(number), T0)
+    _feed(coincidence, 0, 5.0)
+    assert _advance(coincidence, 0, 6.0) == []
+    _feed(coincidence, 1, 5.5)
+    assert _advance(coincidence, 1, 6.0) == []
+    assert _advance(coincidence, 2, 5.2) == []
+    assert _advance(coincidence, 2, 5.5) == []
+    assert _advance(coincidence, 2, 5.51) == [False]
+    assert _advance(coincidence, 2, 7.0) == []
+    assert coincidence.oldest_open_ns() == T0 + 5 * SECOND
+    for number in (0, 1):
+        coincidence.feed(_trigger(number, 5.0 + number / 2, 6.5), "w")
+        assert _advance(coincidence, number, 7.0) == [True] * number
+    assert coincidence.oldest_open_ns() == 1 << 62
+
+
+def test_a_trigger_that_begins_with_the_last_sample_of_another_belongs_to_it() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 1, 6.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    assert _advance(coincidence, 0, 20.0) == []
+    _feed(coincidence, 1, 6.0, 7.0)
+    assert _advance(coincidence, 1, 20.0) == [True]
+
+
+def test_an_open_trigger_reaches_to_its_last_sample_and_not_to_the_next() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 5.0)
+    _advance(coincidence, 0, 6.0)
+    _feed(coincidence, 1, 5.99)
+    assert _advance(coincidence, 1, 7.0) == []
+    assert _advance(coincidence, 2, 7.0) == []
+    coincidence.feed(_trigger(0, 5.0, 6.0 - 1 / RATE), "w")
+    coincidence.feed(_trigger(1, 5.99, 6.5), "w")
+    assert [_advance(coincidence, number, 9.0) for number in range(3)] == [[], [], []]
+
+
+def test_what_is_left_of_a_settled_group_has_no_early_notice() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    _feed(coincidence, 0, 6.4, 20.0)
+    _advance(coincidence, 0, 30.0)
+    _feed(coincidence, 1, 5.5, 6.5)
+    assert _advance(coincidence, 1, 8.0) == []
+    _feed(coincidence, 2, 7.5)
+    assert _advance(coincidence, 2, 7.0) == [True]
+    assert _advance(coincidence, 2, 8.0) == []
+    coincidence.feed(_trigger(2, 7.5, 8.5), "w")
+    assert _advance(coincidence, 1, 30.0) == []
+    (again,) = coincidence.advance(sid_of(2), T0 + 30 * SECOND, 0)
+    assert (again.final, again.uid) == (True, "network-again-" + _uid(sid_of(1), T0 + 11 * SECOND // 2))
+
+
+def test_an_onset_at_the_very_time_that_all_have_reached_may_still_be_tied() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 1.0)
+    _feed(coincidence, 0, 3.0, 3.5)
+    _feed(coincidence, 1, 5.0)
+    _feed(coincidence, 0, 5.0)
+    for number in (0, 1):
+        assert _advance(coincidence, number, 6.0) == []
+    assert _advance(coincidence, 2, 5.0) == []
+    assert _advance(coincidence, 2, 5.01) == [False]
+
+
+def test_one_channel_twice_is_no_network() -> None:
+    coincidence = _coincidence(association=2.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    _feed(coincidence, 0, 7.0)
+    assert _advance(coincidence, 0, 9.0) == []
+    coincidence.feed(_trigger(0, 7.0, 8.0), "w")
+    assert _advance(coincidence, 0, 20.0) == []
+    assert coincidence.oldest_open_ns() == 1 << 62
+
+
+def test_a_silent_channel_holds_network_events_until_patience_ends() -> None:
+    coincidence = _coincidence(patience=10.0)
+    _advance(coincidence, 2, 1.0, now=100.0)
+    for number in (0, 1):
+        _feed(coincidence, number, 2.0, 3.0)
+        assert _advance(coincidence, number, 20.0, now=105.0) == []
+    assert coincidence.next_deadline() == 110 * SECOND
+    assert coincidence.poll(109 * SECOND) == []
+    assert [t.final for t in coincidence.poll(110 * SECOND)] == [True]
+    assert coincidence.next_deadline() is None
+
+
+def test_no_deadline_lies_in_the_past_however_long_a_channel_is_dead() -> None:
+    coincidence = _coincidence(patience=10.0)
+    _advance(coincidence, 2, 1.0, now=0.0)
+    _feed(coincidence, 0, 50.0, 60.0)
+    _advance(coincidence, 1, 40.0, now=1000.0)
+    _advance(coincidence, 0, 70.0, now=1000.0)
+    assert coincidence.next_deadline() == 1010 * SECOND
+    coincidence.poll(1010 * SECOND)
+    assert coincidence.next_deadline() is None
+
+
+def test_a_channel_that_wakes_up_counts_again() -> None:
+    coincidence = _coincidence(patience=10.0)
+    _advance(coincidence, 2, 1.0, now=0.0)
+    _feed(coincidence, 0, 5.0, 6.0)
+    _advance(coincidence, 0, 7.0, now=100.0)
+    _advance(coincidence, 2, 30.0, now=101.0)
+    for number in (0, 1):
+        _feed(coincidence, number, 40.0, 41.0)
+        assert _advance(coincidence, number, 50.0, now=102.0) == []
+    assert _advance(coincidence, 2, 40.5, now=103.0) == [False]
+    assert _advance(coincidence, 2, 41.5, now=103.0) == [True]
+
+
+def test_what_comes_before_the_settled_is_counted() -> None:
+    coincidence = _coincidence(patience=1.0)
+    for number in (0, 1):
+        _feed(coincidence, number, 5.0, 6.0)
+        _advance(coincidence, number, 20.0, now=0.0)
+    assert coincidence.counts["late"] == 0
+    _feed(coincidence, 2, 4.0, 4.5)
+    assert coincidence.counts["late"] == 1
+
+
+def test_a_retracted_trigger_takes_no_part_and_holds_nothing() -> None:
+    coincidence = _coincidence()
+    _feed(coincidence, 0, 5.0)
+    _feed(coincidence, 1, 5.0, 6.0)
+    coincidence.retract(sid_of(0))
+    coincidence.retract("FDSN:XX_NOBODY__E_H_Z")
+    assert _advance(coincidence, 0, 10.0) == []
+    assert _advance(coincidence, 1, 10.0) == []
+    assert coincidence.oldest_open_ns() == 1 << 62
+
+
+def test_a_channel_that_ends_holds_nothing_and_may_begin_again_earlier() -> None:
+    coincidence = _coincidence()
+    _advance(coincidence, 2, 9000.0)
+    coincidence.end(sid_of(2), 0)
+    _advance(coincidence, 2, 1.0)
+    for number in (0, 1):
+        _feed(coincidence, number, 5.0, 6.0)
+        assert _advance(coincidence, number, 20.0) == []
+    assert [t.final for t in coincidence.end(sid_of(2), 0)][-1:] == [True]
+
+
+def test_flush_does_not_wait_for_channels_that_never_came() -> None:
+    coincidence = _coincidence()
+    coincidence.expect(sid_of(7), T0)
+    for number in (0, 1):
+        _feed(coincidence, number, 5.0, 6.0)
+        _advance(coincidence, number, 20.0)
+    assert [t.final for t in coincidence.flush()] == [True]
+
+
+def test_memory_does_not_grow_with_time() -> None:
+    coincidence = _coincidence()
+    for second in range(0, 4000, 4):
+        for number in range(3):
+            _feed(coincidence, number, second + number, second + number + 1.5)
+            _advance(coincidence, number, second + 4.0, now=float(second))
+    held = [value for value in vars(coincidence).values() if isinstance(value, list | dict | set)]
+    assert all(len(value) < 20 for value in held)
+    assert len(coincidence._certain._heap) == len(coincidence._processed._heap) == 3
+    for second in range(4000, 8000, 4):
+        coincidence.end(sid_of(2), 0)
+        _advance(coincidence, 2, second, now=float(second))
+        for number in range(2):
+            _feed(coincidence, number, second + number, second + number + 1.5)
+            _advance(coincidence, number, second + 4.0, now=float(second))
+        _advance(coincidence, 2, second + 4.0, now=float(second))
+    assert len(coincidence._certain._heap) < 10
+    assert len(coincidence._processed._heap) < 10

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tscc_stream.learn import losses
+from tscc_stream.learn.clusters import Head
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,9 +110,9 @@ def test_clustering_loss_is_the_batch_mean_and_its_gradient_is_real() -> None:
         for one, row in zip(r.detach(), _literal_memberships(r.detach(), centres, 1.5), strict=True)
         for centre, u in zip(centres, row, strict=True)
     )
-    loss = losses.fuzzy_clustering_loss(r, centres, 1.5)
+    loss = Head(centres).fuzziness(r, 1.5)
     assert float(loss.detach()) == pytest.approx(literal / 5)
-    assert torch.autograd.gradcheck(lambda x: losses.fuzzy_clustering_loss(x, centres, 1.5), (r,))
+    assert torch.autograd.gradcheck(lambda x: Head(centres).fuzziness(x, 1.5), (r,))
     loss.backward()
     assert r.grad is not None
     assert float(r.grad.norm()) > 1e-3
@@ -120,4 +121,4 @@ def test_clustering_loss_is_the_batch_mean_and_its_gradient_is_real() -> None:
 def test_a_centre_update_lowers_the_clustering_loss() -> None:
     r, centres = _random(200, 3), _random(3, 3, seed=1)
     renewed = losses.updated_centres(r, centres, 1.5)
-    assert losses.fuzzy_clustering_loss(r, renewed, 1.5) < losses.fuzzy_clustering_loss(r, centres, 1.5)
+    assert Head(renewed).fuzziness(r, 1.5) < Head(centres).fuzziness(r, 1.5)

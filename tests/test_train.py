@@ -13,8 +13,8 @@ import torch
 
 from tscc_stream import cli, package
 from tscc_stream.learn import clusters, commands, dataset, run, views
+from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
-from tscc_stream.learn.losses import fuzzy_clustering_loss
 from tscc_stream.learn.network import make_encoder, pool
 from tscc_stream.learn.objective import Circumstances
 from tscc_stream.learn.settings import Settings, TrainingError, settings_of
@@ -35,6 +35,7 @@ TINY = Settings(
     mask=0.3,
 )
 KINDS: dict[str, object] = {"distance": "mahalanobis", "space": "representation"}
+KNOWN = Circumstances(torch.arange(21) % 2 == 0, torch.linspace(0.0, 0.8, 21))
 NS = 1_000_000_000
 
 
@@ -67,7 +68,7 @@ def data_set(n: int = 21, seed: int = 0, start_ns: int = 0) -> DataSet:
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
     assert trainer.head is not None
-    parts = (trainer.head.metric, trainer.head.log_weight, trainer.head.bounds)
+    parts = (trainer.head.metric, trainer.head.log_weight, trainer.head.bounds, trainer.head.axes)
     head = [part for part in parts if part is not None]
     return [*trainer.averaged_encoder().state_dict().values(), trainer.head.centres, *head]
 
@@ -83,7 +84,9 @@ def nothing(*_: object) -> None:
         (2, KINDS),
         (4, {**KINDS, "averaging": 0.0}),
         (5, {**KINDS, "bounded": False}),
-        (3, {"head": "mixture", "axes": 2}),
+        (3, {"head": "mixture", "axes": 2, "space": "representation"}),
+        (1, {"contrast_share": 0.3}),
+        (4, {"among": "triggered", "space": "representation"}),
         (4, {"clusters": None}),
     ],
 )
@@ -91,7 +94,7 @@ def test_a_resumed_run_gives_the_same_weights_bit_for_bit(
     tmp_path: Path, stop_after: int, changed: dict[str, object]
 ) -> None:
     settings = replace(TINY, **changed)
-    whole = Trainer(settings, windows())
+    whole = Trainer(settings, windows(), KNOWN)
     whole.run(nothing)
 
     class KilledError(Exception):
@@ -102,10 +105,10 @@ def test_a_resumed_run_gives_the_same_weights_bit_for_bit(
         if len(cut_off.history) == stop_after:
             raise KilledError
 
-    cut_off = Trainer(settings, windows())
+    cut_off = Trainer(settings, windows(), KNOWN)
     with pytest.raises(KilledError):
         cut_off.run(stop)
-    resumed = Trainer(settings, windows())
+    resumed = Trainer(settings, windows(), KNOWN)
     load_checkpoint(resumed, tmp_path / "checkpoint.pt")
     assert len(resumed.history) == stop_after
     resumed.run(nothing)
@@ -165,26 +168,32 @@ def test_fine_tuning_makes_clusters_more_compact() -> None:
             contrast_share=1.0,
             clustering_share=clustering_share,
             bounded=False,
+            space="representation",
             surrogate_share=0.0,
         )
         trainer = Trainer(settings, x)
         trainer.run(nothing)
         r_nd = trainer.embed()
         assert trainer.head is not None
-        return float(
-            fuzzy_clustering_loss(r_nd, trainer.head.centres, 1.5) / (r_nd - r_nd.mean(dim=0)).square().sum(1).mean()
-        )
+        return float(Head(trainer.head.centres).fuzziness(r_nd, 1.5) / (r_nd - r_nd.mean(dim=0)).square().sum(1).mean())
 
     assert looseness(10.0) < 0.9 * looseness(0.0)
 
 
-def test_the_clustering_term_reaches_every_weight_and_matches_finite_differences() -> None:
+@pytest.mark.parametrize("how", ["plain", "along"])
+def test_the_clustering_term_reaches_every_weight_and_matches_finite_differences(how: str) -> None:
     encoder = make_encoder(0, 1, 3, 4, 2).double()
     x = torch.from_numpy(windows(5)).double()
-    centres = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(2, 3, dtype=torch.float64, generator=draw))
+    if how == "along":
+        with torch.no_grad():
+            r_nd = pool(encoder(x))
+        head = clusters.along(r_nd, torch.randn(3, 1, dtype=torch.float64, generator=draw))
+        head = replace(head, centres=head.seen(r_nd)[:2] + 0.1)
 
     def loss() -> torch.Tensor:
-        return fuzzy_clustering_loss(pool(encoder(x)), centres, 1.5)
+        return head.fuzziness(pool(encoder(x)), 1.5)
 
     loss().backward()
     for name, weight in encoder.named_parameters():
@@ -202,12 +211,12 @@ def test_the_clustering_term_reaches_every_weight_and_matches_finite_differences
         assert (above - below) / (2 * step) == pytest.approx(slope, rel=1e-4), name
 
 
-@pytest.mark.parametrize("changed", [{}, {"bounded": False}, {"head": "mixture", "axes": 2}])
+@pytest.mark.parametrize("changed", [{}, {"bounded": False}, {"head": "mixture", "axes": 2}, {"among": "triggered"}])
 def test_the_trainer_s_clustering_term_moves_the_network(changed: dict[str, object]) -> None:
-    trainer = Trainer(replace(TINY, **changed), windows())
-    trainer._find_clusters()
+    trainer = Trainer(replace(TINY, space="representation", **changed), windows(), KNOWN)
+    trainer.start_fine_tuning()
     assert trainer.head is not None
-    trainer.objective.terms(trainer.encoder, trainer.x_ntc, Circumstances(), trainer.head).clustering.backward()
+    trainer.objective.terms(trainer.encoder, trainer.x_ntc, KNOWN, trainer.head).clustering.backward()
     assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
 
 
@@ -245,16 +254,32 @@ def test_the_mask_hides_whole_samples_at_the_stated_rate() -> None:
     assert float(lost.mean()) == pytest.approx(0.3, abs=0.03)
 
 
+def test_fewer_triggered_windows_than_clusters_are_refused_before_any_work() -> None:
+    settings = replace(TINY, space="representation", among="triggered", clusters=3)
+    with pytest.raises(TrainingError, match="2 training windows to cluster: expected at least 3"):
+        Trainer(settings, windows(), Circumstances(torch.arange(21) < 2))
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"clusters": 0}, "clusters 0: expected 1"),
         ({"batch_size": 0}, "batch size 0"),
         ({"epochs_finetune": -1}, "epochs finetune"),
-        ({"clusters": 30}, "21 training windows: expected at least 30"),
+        ({"clusters": 30}, "21 training windows to cluster: expected at least 30"),
+        ({"hidden": -3}, "hidden -3: expected 1 or more"),
+        ({"depth": -1}, "depth -1: expected 0 or more, below 20"),
+        ({"dropout": 1.0}, "dropout 1.0: expected 0 or more, below 1"),
+        ({"averaging": 2.0}, "averaging 2.0"),
+        ({"noise": float("nan")}, "noise nan"),
+        ({"rate_pretrain": -1.0}, "rate pretrain -1.0"),
+        ({"fuzzifier": 1.0}, "fuzzifier 1: expected more than 1"),
+        ({"distance": "mahalanobis"}, "distance mahalanobis: expected space representation with it"),
+        ({"head": "mixture"}, "head mixture: expected space representation with it"),
+        ({"bounded": False}, "bounded False: expected space representation with it"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changed: dict[str, int], said: str) -> None:
+def test_settings_that_cannot_work_are_refused(changed: dict[str, object], said: str) -> None:
     with pytest.raises(TrainingError, match=said):
         Trainer(replace(TINY, **changed), windows())
 
@@ -276,7 +301,11 @@ def test_settings_by_name_are_checked(wrong: dict[str, object], said: str) -> No
 
 @pytest.mark.parametrize(
     ("text", "status", "said"),
-    [("hidden", 2, "expected NAME=VALUE"), ("seed=3", 2, "expected --seed instead"), ("nose=1", 1, "nose unknown")],
+    [
+        ("hidden", 2, "expected NAME=VALUE"),
+        ("seed=3", 1, "setting seed: given twice"),
+        ("nose=1", 1, "nose unknown"),
+    ],
 )
 def test_a_setting_that_is_none_is_refused_in_one_sentence(
     text: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -297,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 
 def _command(tmp_path: Path, **more: object) -> package.Package:
     arguments = {"epochs_pretrain": 1, "epochs_finetune": 1, "batch_size": 32, "repr_dims": 4, "device": "cpu"}
-    arguments |= {"clusters": 2, "hidden": 6, "depth": 3} | more
+    arguments |= {"clusters": 2, "finer": {"hidden": 6, "depth": 3}} | more
     return commands.train_model(tmp_path / "d.npz", tmp_path / "models" / "m", runs=tmp_path / "training", **arguments)
 
 
@@ -466,20 +495,47 @@ def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
     ids=["nothing known", "triggered", "coincidence", "both"],
 )
 def test_clusters_lie_where_the_judge_looks(known: Circumstances, outputs: list[int]) -> None:
-    trainer = Trainer(TINY, windows(), known)
+    trainer = Trainer(replace(TINY, epochs_finetune=0), windows(), known)
     assert trainer.objective.directions(known) is None  # undecided yet
     trainer.run(nothing)
-    found = trainer.objective.directions(known)
-    assert found is not None
-    assert torch.equal(found, trainer.objective.judge.weight.detach()[outputs].T)
+    judge = trainer.objective.judge.weight.detach()[outputs].T
     assert trainer.head is not None
     assert trainer.head.axes is not None
+    assert torch.equal(trainer.head.axes[:, : len(outputs)], judge)
     assert trainer.head.axes.shape == (4, len(outputs) + 4)  # the rest from afar
+    assert trainer.troubles == []
+
+
+def test_a_judge_that_has_learnt_nothing_is_reported() -> None:
+    trainer = Trainer(replace(TINY, epochs_pretrain=0, epochs_finetune=0), windows(), KNOWN)
+    trainer.run(nothing)
+    assert trainer.head is not None
+    assert trainer.head.axes is None
+    assert trainer.troubles[0] == "the judge has learnt nothing: clusters lie in the whole representation"
+
+
+def test_circumstances_are_read_off_the_data_set_and_never_off_labels() -> None:
+    mixed = replace(data_set(40), triggered=np.arange(40) % 2 == 0, y=np.arange(40) % 2)
+    known = run._circumstances(mixed)
+    assert known.triggered is not None
+    assert known.triggered.tolist() == (np.arange(40) % 2 == 0).tolist()
+    assert known.coincidence is None  # one sensor
+    assert run._circumstances(data_set(40)).parts == (None, None)
+    assert run._circumstances(replace(mixed, triggered=np.ones(40, bool))).parts == (None, None)
+    rng = np.random.default_rng(0)
+    at = 100 * NS * np.arange(120)
+    onset = np.concatenate([at + (rng.random(120) * NS / 20).astype(np.int64) for _ in range(3)])
+    several = replace(
+        data_set(360), onset_ns=onset, sid=np.repeat(["SM.S001..SHZ", "SM.S002..SHZ", "SM.S003..SHZ"], 120)
+    )
+    shares = run._circumstances(several).coincidence
+    assert shares is not None
+    assert shares.tolist() == [1.0] * 360
 
 
 def test_whole_representations_are_clustered_among_triggered_windows() -> None:
     triggered = torch.arange(21) % 2 == 0
-    settings = replace(TINY, space="representation", bounded=False, epochs_finetune=0)
+    settings = replace(TINY, space="representation", among="triggered", bounded=False, epochs_finetune=0)
     trainer = Trainer(settings, windows(), Circumstances(triggered))
     trainer.run(nothing)
     assert trainer.head is not None
@@ -532,10 +588,13 @@ def test_a_command_can_go_on_from_a_package(tmp_path: Path) -> None:
         init=first.folder,
         epochs_pretrain=0,
         epochs_finetune=0,
+        recipe="published",
         clusters="auto",
         device="cpu",
         runs=tmp_path / "training",
     )
+    with pytest.raises(TrainingError, match="setting hidden: expected what the model has"):
+        commands.train_model(tmp_path / "d.npz", tmp_path / "no", init=first.folder, finer={"hidden": 7})
     before, after = (torch.load(m.folder / "weights.pt", weights_only=True) for m in (first, again))
     assert torch.equal(before["blocks.0.conv1.weight"], after["blocks.0.conv1.weight"])
     assert again.spec.normalisation == "z"

@@ -8,6 +8,7 @@ pooled representation. Only what has no price is left out: labels, files, plots.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from tscc_stream.learn import views
 from tscc_stream.learn.network import Encoder
-from tscc_stream.learn.objective import Objective
 from tscc_stream.learn.settings import Settings
 
 
@@ -33,7 +33,7 @@ class PublishedLoop:
         self.centres_kd = centres_kd
         self.averaged = AveragedModel(encoder)
         self.optimiser = torch.optim.AdamW(encoder.parameters(), lr=settings.rate_pretrain)
-        self.rng = Objective(settings).rng
+        self.rng = np.random.Generator(np.random.PCG64(settings.seed))
 
     def pretrain(self, x_btc: Tensor) -> None:
         """One batch of pre-training."""
@@ -49,7 +49,9 @@ class PublishedLoop:
         )
         share_bk = squared_bk.pow(-1.0 / (self.fuzzifier - 1.0))
         weight_bk = (share_bk / share_bk.sum(dim=1, keepdim=True)).pow(self.fuzzifier)
+        drawn = self.rng.bit_generator.state
         for k, centre_d in enumerate(self.centres_kd):
+            self.rng.bit_generator.state = drawn  # crops of one length for all k, so that ours can have the same
             a_btd, b_btd = self._crops(x_btc)
             distance_b = (self._pooled(x_btc) - centre_d).square().sum(dim=1)
             self._descend(contrastive_loss(a_btd, b_btd) + 0.1 * (weight_bk[:, k] @ distance_b))

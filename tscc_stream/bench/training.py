@@ -18,7 +18,7 @@ from tscc_stream.messages import Float32Array
 WINDOWS, SAMPLES = 4928, 500
 """Of the paper's data set."""
 BATCHES, ROUNDS = 4, 3
-"""Batches a round: their crops are of random lengths, the same for both variants."""
+"""Batches a round: their crops are of random lengths, which are the same in every round and for both variants."""
 
 
 def run(batches: int = BATCHES, rounds: int = ROUNDS, samples: int = SAMPLES) -> dict[str, dict[str, Figure]]:
@@ -49,14 +49,23 @@ def _phases(
     parts = torch.split(torch.from_numpy(x), batch)
     rows = torch.split(torch.arange(len(x)), batch)
 
-    def through(step: Callable[[torch.Tensor], object], some: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-        def epoch() -> None:
-            for part in some:
+    def through(
+        step: Callable[[torch.Tensor], object], some: tuple[torch.Tensor, ...], rng: np.random.Generator
+    ) -> Callable[[], None]:
+        def batches() -> None:
+            for number, part in enumerate(some):
+                rng.bit_generator.state = np.random.PCG64(number).state
                 step(part)
 
-        return epoch
+        return batches
 
     return {
-        "pretrain": {FIELD: through(loops[0].pretrain, parts), "ours": through(pretrainer.step, rows)},
-        "finetune": {FIELD: through(loops[1].finetune, parts), "ours": through(finetuner.step, rows)},
+        "pretrain": {
+            FIELD: through(loops[0].pretrain, parts, loops[0].rng),
+            "ours": through(pretrainer.step, rows, pretrainer.objective.rng),
+        },
+        "finetune": {
+            FIELD: through(loops[1].finetune, parts, loops[1].rng),
+            "ours": through(finetuner.step, rows, finetuner.objective.rng),
+        },
     }

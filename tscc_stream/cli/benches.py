@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tscc_stream.cli.command import Commands, add_command
+from tscc_stream.cli.command import Commands, UsageError, add_command
 
 if TYPE_CHECKING:
     from tscc_stream.bench.measure import Results
@@ -38,6 +38,8 @@ def _training() -> Results:
 def _bench(options: argparse.Namespace) -> int:
     from tscc_stream.bench.measure import machine, table  # noqa: PLC0415 torch takes seconds
 
+    if options.json is not None and not options.json.parent.is_dir():
+        raise UsageError(f"--json {options.json}: there is no folder {options.json.parent}")
     benches = _benches()
     print(machine(), flush=True)
     results: Results = {}

@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tscc_stream import package
 from tscc_stream.cli import site_models
@@ -95,7 +95,7 @@ def _train(options: argparse.Namespace) -> int:
         licence=options.licence,
         command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
         runs=options.runs,
-        **dict(_finer(text, options) for text in options.set),
+        finer=dict(_finer(text) for text in options.set),
     )
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
     if options.init is not None:
@@ -105,13 +105,11 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _finer(text: str, options: argparse.Namespace) -> tuple[str, Any]:
+def _finer(text: str) -> tuple[str, object]:
     """NAME=VALUE as a pair; the value as JSON, else as text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text}: expected NAME=VALUE")
-    if name in vars(options):
-        raise UsageError(f"--set {text}: expected --{name.replace('_', '-')} instead")
     try:
         return name, json.loads(value)
     except ValueError:

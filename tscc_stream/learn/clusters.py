@@ -57,6 +57,11 @@ class Head:
             return losses.memberships(squared_bk, fuzzifier)
         return torch.softmax(self.log_weight - 0.5 * squared_bk, dim=1)
 
+    def fuzziness(self, r_bd: Tensor, fuzzifier: float) -> Tensor:
+        """The clustering loss of representations, a scalar; its gradient runs through distances and memberships."""
+        squared_bk = self.squared(r_bd)
+        return losses.fuzziness(self.memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
+
     def assign(self, r_nd: Tensor) -> Tensor:
         """The cluster of each window, [N]."""
         return self.memberships(self.squared(r_nd), 1.5).argmax(dim=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tscc_stream.learn.dataset import DataSet, Int64Array
+from tscc_stream.learn.dataset import DataSet, Int64Array, distance_ns
 from tscc_stream.messages import AnyArray, Float32Array
 
 _BINS = 40
@@ -26,12 +26,12 @@ def shares(data: DataSet) -> Float32Array | None:
     reach = reach_ns(data)
     if reach == 0:
         return None
-    triggered = _triggered(data)
-    names = np.unique(data.recorder)
+    triggered, sensor = _triggered(data), data.sensor
+    names = np.unique(sensor)
     count = np.zeros(len(data), np.int64)
     for name in names:
-        other = np.sort(data.onset_ns[triggered & (data.recorder == name)])
-        count += (data.recorder != name) & (_distance(data.onset_ns, other) <= reach)
+        other = np.sort(data.onset_ns[triggered & (sensor == name)])
+        count += (sensor != name) & (distance_ns(data.onset_ns, other) <= reach)
     found: Float32Array = (np.where(triggered, count, 0) / (len(names) - 1)).astype(np.float32)
     return found
 
@@ -42,7 +42,7 @@ def reach_ns(data: DataSet) -> int:
     That is where a bin of the histogram first lies within two standard deviations of the median of the later half.
     """
     triggered = _triggered(data)
-    counts = _lags(data.onset_ns[triggered], data.recorder[triggered], data.span_ns)
+    counts = _lags(data.onset_ns[triggered], data.sensor[triggered], data.span_ns)
     chance = float(np.median(counts[_BINS // 2 :]))
     bins = int(np.argmax(counts[: _BINS // 2 + 1] <= chance + 2.0 * np.sqrt(chance)))
     enough = counts[:bins].sum() - bins * chance >= max(_FEWEST_PAIRS, _LEAST_SHARE * float(triggered.sum()))
@@ -53,25 +53,15 @@ def _triggered(data: DataSet) -> AnyArray:
     return np.ones(len(data), bool) if data.triggered is None else data.triggered
 
 
-def _lags(onset_ns: Int64Array, recorder: AnyArray, span_ns: int) -> Int64Array:
+def _lags(onset_ns: Int64Array, sensor: AnyArray, span_ns: int) -> Int64Array:
     """Histogram of the lags, shorter than span_ns, between onsets at different sensors."""
     order = np.argsort(onset_ns, kind="stable")
-    onset_ns, recorder = onset_ns[order], recorder[order]
+    onset_ns, sensor = onset_ns[order], sensor[order]
     counts = np.zeros(_BINS, np.int64)
     for apart in range(1, len(onset_ns)):
         lag = onset_ns[apart:] - onset_ns[:-apart]
         if lag.min() >= span_ns:
             break
-        pairs = (lag < span_ns) & (recorder[apart:] != recorder[:-apart])
+        pairs = (lag < span_ns) & (sensor[apart:] != sensor[:-apart])
         counts += np.bincount(lag[pairs] * _BINS // span_ns, minlength=_BINS)
     return counts
-
-
-def _distance(at_ns: Int64Array, sorted_ns: Int64Array) -> Int64Array:
-    """From each time to the nearest of some; as far as can be where there are none."""
-    if not sorted_ns.size:
-        return np.full(len(at_ns), np.iinfo(np.int64).max)
-    place = np.searchsorted(sorted_ns, at_ns)
-    before, after = sorted_ns[np.maximum(place - 1, 0)], sorted_ns[np.minimum(place, len(sorted_ns) - 1)]
-    nearest: Int64Array = np.minimum(np.abs(at_ns - before), np.abs(at_ns - after))
-    return nearest

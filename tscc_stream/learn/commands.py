@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
-from tscc_stream.learn.settings import Distance, TrainingError, settings_of
+from tscc_stream.learn.settings import Distance, Settings, TrainingError, settings_of
 from tscc_stream.learn.train import Arrange
 from tscc_stream.package import Normalisation, Package
 from tscc_stream.sampling import time_ns_of
@@ -82,17 +82,17 @@ def train_model(
     licence: str = "not stated",
     command: str = "",
     runs: Path = Path("training"),
-    **finer: object,
+    finer: Mapping[str, object] | None = None,
 ) -> Package:
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
-    What is None is as the recipe has it; finer: more of Settings by name. calibration: a data set for the
-    novelty scores; default: every calibrate_every-th minute of `data`, or its last fifth by time, which then does not
-    train. init: a package whose encoder
-    is trained on; its shape and normalisation are taken over. arrange: as in train.Trainer. command: how the model was
-    made, for its card. Raises DataSetError, TrainingError or PackageError.
+    What is None is as the recipe has it; finer: more of Settings by name, for what has no argument of its own.
+    calibration: a data set for the novelty scores; default: every calibrate_every-th minute of `data`, or its last
+    fifth by time, which then does not train. init: a package whose encoder is trained on; its shape and normalisation
+    are taken over. arrange: as in train.Trainer. command: how the model was made, for its card. Raises DataSetError,
+    TrainingError or PackageError.
     """
-    chosen = {
+    named = {
         "epochs_pretrain": epochs_pretrain,
         "epochs_finetune": epochs_finetune,
         "batch_size": batch_size,
@@ -100,17 +100,13 @@ def train_model(
         "normalisation": normalisation,
         "distance": distance,
         "head": head,
-        "clusters": None if clusters == "auto" else clusters,
+        "clusters": clusters,
+        "seed": seed,
+        "device": _device(device),
     }
-    stated: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    if clusters == "auto":
-        stated["clusters"] = None
-    start, before = None, None
-    if init is not None:
-        before = package.load(init)
-        start, shape = _encoder_in(before)
-        stated = shape | stated
-    settings = settings_of(asdict(RECIPES[recipe]) | {"seed": seed, "device": _device(device)} | stated | finer)
+    before = None if init is None else package.load(init)
+    start, fixed = (None, {}) if before is None else _encoder_in(before)
+    settings = _settings(recipe, named, finer or {}, fixed)
     return run.train(
         run.Request(
             data=data,
@@ -127,6 +123,22 @@ def train_model(
             init=before,
         )
     )
+
+
+def _settings(
+    recipe: Recipe, named: Mapping[str, object], finer: Mapping[str, object], fixed: Mapping[str, object]
+) -> Settings:
+    """The recipe, changed by what was named and not None, by `finer`, and by what an encoder to go on from fixes."""
+    twice = sorted(name for name in finer if named.get(name) is not None)
+    if twice:
+        raise TrainingError(f"setting {', '.join(twice)}: given twice; expected as an option of its own")
+    stated = {name: value for name, value in named.items() if value is not None} | dict(finer)
+    other = sorted(name for name, value in fixed.items() if stated.get(name, value) != value)
+    if other:
+        raise TrainingError(f"setting {', '.join(other)}: expected what the model has that training goes on from")
+    if stated.get("clusters") == "auto":
+        stated["clusters"] = None
+    return settings_of(asdict(RECIPES[recipe]) | stated | dict(fixed))
 
 
 def _encoder_in(loaded: Package) -> tuple[Encoder, dict[str, Any]]:

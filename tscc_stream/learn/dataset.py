@@ -147,14 +147,27 @@ class DataSet:
     @property
     def recorder(self) -> npt.NDArray[np.str_]:
         """What recorded each window [n]: its channel, or where windows have several channels, its sensor."""
-        if self.x.shape[2] == 1:
-            return self.sid
+        return self.sid if self.x.shape[2] == 1 else self.sensor
+
+    @property
+    def sensor(self) -> npt.NDArray[np.str_]:
+        """At which sensor each window was recorded [n]: its channel without the component."""
         return np.array([sensor_of(name) for name in self.sid.tolist()], dtype=str)
 
     @property
     def span_ns(self) -> int:
         """How long one window lasts."""
         return round(int(self.x.shape[1]) / self.sample_rate_hz * 1e9)
+
+
+def distance_ns(at_ns: Int64Array, sorted_ns: Int64Array) -> Int64Array:
+    """From each time to the nearest of some sorted ones; as far as can be where there are none."""
+    if not sorted_ns.size:
+        return np.full(len(at_ns), np.iinfo(np.int64).max)
+    place = np.searchsorted(sorted_ns, at_ns)
+    before, after = sorted_ns[np.maximum(place - 1, 0)], sorted_ns[np.minimum(place, len(sorted_ns) - 1)]
+    nearest: Int64Array = np.minimum(np.abs(at_ns - before), np.abs(at_ns - after))
+    return nearest
 
 
 def load(path: Path) -> DataSet:

@@ -18,7 +18,7 @@ from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
-from tscc_stream.messages import AnyArray, Float32Array, Float64Array
+from tscc_stream.messages import AnyArray, Float32Array
 from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
 
 PRECISION_TOLERANCE = 1e-3
@@ -169,11 +169,6 @@ def calibration(module: nn.Module, x: Float32Array) -> dict[str, AnyArray]:
     nearest = squared.min(axis=1).astype(np.float64)
     order = np.argsort(nearest, kind="stable")
     return {"scores": nearest[order], "clusters": cluster[order], "memberships": membership.max(axis=1)[order]}
-
-
-def novelty_scores(module: nn.Module, x: Float32Array) -> Float64Array:
-    """Ascending nearest squared distances of windows x [n, samples, channels]."""
-    return np.sort(infer(module, x)[3].min(axis=1).astype(np.float64))
 
 
 def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[str, Any]:

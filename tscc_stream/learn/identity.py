@@ -106,7 +106,7 @@ def _sorted(package: Package, normalised: Float32Array) -> Int64Array:
 
 
 class Clustering(Protocol):
-    """What training calls its clusters: centres [K, D], and the cluster of each representation [n, D]."""
+    """What training calls its clusters: centres [K, A], and the cluster of each representation [n, D]."""
 
     @property
     def centres(self) -> Tensor: ...
@@ -114,17 +114,17 @@ class Clustering(Protocol):
     def assign(self, r_nd: Tensor, /) -> Tensor: ...
 
 
-def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Tensor], list[int]]:
+def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Tensor, Tensor | None], list[int]]:
     """For training that goes on from `old` (`arrange` of the trainer): clusters found again keep their ids.
 
-    normalised: the training windows as `old` sees them; what is returned is given clusters and those windows'
-    representations, and says which of the clusters becomes 0, 1, ...
+    normalised: the training windows as `old` sees them; what is returned is given clusters, representations, and to
+    which of the windows they belong (None: all), and says which of the clusters becomes 0, 1, ...
     """
     before: list[Int64Array] = []  # sorted when first needed: by then training has refused what does not fit
 
-    def arrange(found: Clustering, r_nd: Tensor) -> list[int]:
+    def arrange(found: Clustering, r_nd: Tensor, which_n: Tensor | None) -> list[int]:
         if not before:
-            before.append(_sorted(old, normalised))
+            before.append(_sorted(old, normalised if which_n is None else normalised[which_n.numpy()]))
         now = found.assign(r_nd).cpu().numpy().astype(np.int64)
         order: list[int] = match(before[0], now, (old.spec.clusters, len(found.centres))).permutation().tolist()
         return order

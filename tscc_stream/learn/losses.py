@@ -1,4 +1,4 @@
-"""What training minimises: hierarchical contrast between two views, and fuzzy compactness of the clusters.
+"""The losses of the papers: hierarchical contrast between two views, and fuzzy compactness of the clusters.
 
 Shapes: B windows, T samples of the overlap of two crops, D representation dimensions, K clusters. Sources: TS2Vec
 (Yue et al. 2022, equations 1 to 3 and algorithm 1); TSCC (Yang et al. 2023, clustering loss of fuzzy c-means form).
@@ -117,12 +117,6 @@ def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float) -> Te
     A mean, not the published sum over the batch: the sum swamps the contrast and collapses the representation.
     """
     return (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1).mean()
-
-
-def fuzzy_clustering_loss(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:
-    """`fuzziness` with the memberships of fuzzy c-means; the gradient runs through distances and memberships into r."""
-    squared_bk = squared_distances(r_bd, centres_kd, metric)
-    return fuzziness(memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
 
 
 def updated_centres(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:

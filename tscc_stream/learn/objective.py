@@ -95,7 +95,7 @@ class Objective:
             surrogate,
             _telling(says_bj[:, 1], known.triggered) if background and known.triggered is not None else nothing,
             _telling(says_bj[:, 2], known.coincidence) if coincidence and known.coincidence is not None else nothing,
-            nothing if head is None else self._clustering(r_bd, head),
+            nothing if head is None else self._clustering(r_bd, known, head),
         )
 
     def _contrast(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
@@ -117,14 +117,19 @@ class Objective:
         return _telling(says_b, torch.arange(len(both), device=x_btc.device) < len(x_btc))
 
     def _whole(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
-        """The whole window, unmasked and without noise [B, D]: what will be clustered later."""
+        """Pooled representations [B, D] of whole windows, unmasked and without noise, as they will be clustered, but
+        for the polarity.
+        """
         seen = views.flipped(x_btc, self.rng) if self.settings.flip else x_btc
         return pool(views.represent(encoder, seen, self.settings.half))
 
-    def _clustering(self, r_bd: Tensor, head: Head) -> Tensor:
-        squared_bk = head.squared(r_bd)
-        fuzzifier = self.settings.fuzzifier
-        return losses.fuzziness(head.memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
+    def _clustering(self, r_bd: Tensor, known: Circumstances, head: Head) -> Tensor:
+        """Of the windows that clusters were found among; 0 where a batch has none."""
+        if self.settings.among == "triggered" and known.triggered is not None:
+            r_bd = r_bd[known.triggered]
+        if not len(r_bd):
+            return r_bd.sum()
+        return head.fuzziness(r_bd, self.settings.fuzzifier)
 
     def _view(self, x_btc: Tensor) -> Tensor:
         """A window as it might have been recorded: other noise, other polarity."""

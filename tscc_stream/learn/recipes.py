@@ -18,6 +18,7 @@ RECIPES: dict[str, Settings] = {
         bounded=False,
         distance="mahalanobis",
         space="representation",
+        among="triggered",
     ),
     # Yang et al. 2023, with the clustering term as it was meant: with a gradient, and as a mean over the batch.
     "published": Settings(

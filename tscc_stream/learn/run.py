@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tscc_stream import __version__
 from tscc_stream.learn import choose, coincidence, dataset
 from tscc_stream.learn.clusters import Head
-from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
+from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.identity import keeping
 from tscc_stream.learn.network import Encoder
@@ -111,17 +110,13 @@ def _split(request: Request) -> tuple[DataSet, DataSet]:
 
 
 def _by_minutes(data: DataSet, every: int) -> tuple[DataSet, DataSet]:
-    """Windows to train on, and those of every so-many-th minute; what is nearer to another's minute than a window is
-    long serves neither.
-    """
+    """Windows to train on, and those of every so-many-th minute, with which the former share no time at any sensor."""
     if every < 2:
         raise TrainingError(f"calibrate every {every} minutes: expected 2 or more")
-
-    def held(at_ns: Int64Array) -> npt.NDArray[np.bool_]:
-        return np.equal(at_ns // _MINUTE_NS % every, every - 1)
-
-    near = held(data.onset_ns - data.span_ns) | held(data.onset_ns) | held(data.onset_ns + data.span_ns)
-    return data.take(~near), data.take(held(data.onset_ns))
+    mine = data.onset_ns // _MINUTE_NS % every == every - 1
+    held = data.take(mine)
+    apart = dataset.distance_ns(data.onset_ns, np.sort(held.onset_ns)) >= data.span_ns
+    return data.take(~mine & apart), held
 
 
 def _circumstances(data: DataSet) -> Circumstances:
@@ -140,10 +135,7 @@ def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:
     for recorder in np.unique(held.recorder):
         onsets = np.sort(held.onset_ns[held.recorder == recorder])
         mine = data.recorder == recorder
-        near = np.searchsorted(onsets, data.onset_ns[mine])
-        before, after = onsets[np.maximum(near - 1, 0)], onsets[np.minimum(near, len(onsets) - 1)]
-        distance = np.minimum(np.abs(data.onset_ns[mine] - before), np.abs(data.onset_ns[mine] - after))
-        shared[mine] = distance < data.span_ns
+        shared[mine] = dataset.distance_ns(data.onset_ns[mine], onsets) < data.span_ns
     return shared
 
 

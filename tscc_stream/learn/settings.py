@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,8 @@ Distance = Literal["euclidean", "mahalanobis"]
 mixture always has one for each."""
 Space = Literal["representation", "judged"]
 """What of a representation decides on clusters: all, or what the judge of the loss looks at (clusters.along)."""
+Among = Literal["all", "triggered"]
+"""Which windows clusters are found among: all, or those that come live."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 on a graphics card, float32 on a processor."""
 
@@ -64,6 +67,7 @@ class Settings:
     bounded: bool = True
     distance: Distance = "euclidean"
     space: Space = "judged"
+    among: Among = "all"
     precision: Precision = "auto"
 
     @property
@@ -72,19 +76,44 @@ class Settings:
         return self.precision == "bfloat16" or (self.precision == "auto" and self.device.startswith("cuda"))
 
     def check(self, windows: int) -> None:
-        """Raises TrainingError where the settings cannot be used with so many windows."""
+        """Raises TrainingError where the settings cannot be used with so many windows to cluster."""
         wanted = 1 if self.clusters is None else self.clusters
         if wanted < 1:
             raise TrainingError(f"clusters {wanted}: expected 1 or more")
-        for name, least in (("batch_size", 1), ("representation", 1), ("epochs_pretrain", 0)):
-            if getattr(self, name) < least:
-                raise TrainingError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected {least} or more")
-        if self.space == "judged" and self.distance == "mahalanobis":
-            raise TrainingError("distance mahalanobis: expected space representation with it, as in the recipe kinds")
-        if self.epochs_finetune < 0 or self.centre_epochs < 1:
-            raise TrainingError("epochs finetune: expected 0 or more, centres renewed every epoch or more rarely")
+        for names, low, high in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if not low <= value < high:
+                    raise TrainingError(f"{name.replace('_', ' ')} {value}: expected {low:g} or more{_below(high)}")
+        if self.fuzzifier <= 1.0:
+            raise TrainingError(f"fuzzifier {self.fuzzifier:g}: expected more than 1")
+        for name, needed in (("distance", "euclidean"), ("head", "centres"), ("bounded", True)):
+            if self.space == "judged" and getattr(self, name) != needed:
+                raise TrainingError(
+                    f"{name} {getattr(self, name)}: expected space representation with it, as in the recipe kinds"
+                )
         if windows < max(wanted, 2):
-            raise TrainingError(f"{windows} training windows: expected at least {max(wanted, 2)}")
+            raise TrainingError(f"{windows} training windows to cluster: expected at least {max(wanted, 2)}")
+
+
+_RANGES: tuple[tuple[tuple[str, ...], float, float], ...] = (
+    (("batch_size", "representation", "hidden", "centre_epochs", "axes"), 1, inf),
+    (("epochs_pretrain", "epochs_finetune", "seed"), 0, inf),
+    (("depth",), 0, 20),
+    (("mask", "dropout", "averaging"), 0, 1),
+    (
+        ("noise", "contrast_share", "surrogate_share", "background_share", "coincidence_share", "clustering_share"),
+        0,
+        inf,
+    ),
+    (("rate_pretrain", "rate_finetune"), 0, 1),
+    (("fuzzifier",), 1, inf),
+)
+"""Names of settings, the smallest value they may have, and what they must stay below."""
+
+
+def _below(high: float) -> str:
+    return "" if high == inf else f", below {high:g}"
 
 
 def settings_of(values: Mapping[str, object]) -> Settings:

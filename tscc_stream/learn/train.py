@@ -1,4 +1,4 @@
-"""TSCC training: contrastive pre-training, centres by k-means, fine-tuning towards fuzzy clusters.
+"""TSCC training: pre-training by the terms of `objective`, clusters, fine-tuning towards fuzzy ones.
 
 Sources: TSCC (Yang et al. 2023) for the two phases, weights 0.1 and 1.5, and centres renewed every second epoch;
 TS2Vec (Yue et al. 2022) for crops and contrast. Different on purpose from the published program: the clustering loss
@@ -28,8 +28,9 @@ from tscc_stream.learn.objective import Circumstances, Objective, Terms
 from tscc_stream.learn.settings import Settings, TrainingError
 from tscc_stream.messages import Float32Array
 
-Arrange = Callable[[Head, Tensor], list[int]]
-"""(clusters found, representations of the training windows) -> which of them becomes cluster 0, 1, ..."""
+Arrange = Callable[[Head, Tensor, Tensor | None], list[int]]
+"""(clusters found, representations of the windows they were found among, which these are: bool, None for all) -> which
+of them becomes cluster 0, 1, ..."""
 
 _POOL_BATCH = 64
 
@@ -64,8 +65,9 @@ class Trainer:
         start: Encoder | None = None,
         arrange: Arrange | None = None,
     ) -> None:
-        settings.check(len(x))
         self.settings = settings
+        self._clustered_n = known.triggered if settings.among == "triggered" else None
+        settings.check(len(x) if self._clustered_n is None else int(self._clustered_n.sum()))
         self.x_ntc = torch.from_numpy(np.require(x, np.float32, ["C", "W"]))
         self.known = known
         self.device = torch.device(settings.device)
@@ -146,7 +148,7 @@ class Trainer:
         """Pooled representations [n, D] by the averaged encoder, on the host; of the training windows by default."""
         x_ntc = self.x_ntc if x is None else torch.as_tensor(x)
         encoder = self.averaged_encoder()
-        with torch.no_grad():
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # float32, as what is exported
             parts = [
                 pool(views.represent(encoder, part.to(self.device))).cpu() for part in torch.split(x_ntc, _POOL_BATCH)
             ]
@@ -165,34 +167,30 @@ class Trainer:
         elif epoch % self.settings.centre_epochs == 0:
             self._step_clusters()
 
-    def _clustered(self) -> Tensor:
-        """Which windows [n] bool clusters are found among: the triggered ones, as only these come live; all where
-        clusters lie on the judge's scales, which begin at the background.
-        """
-        triggered = self.known.triggered
-        if triggered is None or self.settings.space == "judged":
-            return torch.ones(len(self.x_ntc), dtype=torch.bool)
-        return triggered
-
     def _find_clusters(self) -> None:
         """From nothing but the representations."""
-        r_nd = self.embed()
-        some_nd = r_nd[self._clustered()]
-        held = self._view_of(some_nd)
-        found = self._fitted(some_nd, held, self._number(some_nd, held))
-        order = self._arrange(found, r_nd) if self._arrange else clusters.by_size(found, some_nd)
-        self._take(found.reordered(order), some_nd)
+        r_nd = self.embed(self._clustered_x())
+        held = self._view_of(r_nd)
+        found = self._fitted(r_nd, held, self._number(r_nd, held))
+        order = self._arrange(found, r_nd, self._clustered_n) if self._arrange else clusters.by_size(found, r_nd)
+        self._take(found.reordered(order), r_nd)
 
-    def _view_of(self, some_nd: Tensor) -> Head:
+    def _clustered_x(self) -> Tensor:
+        """The windows that clusters are found among."""
+        return self.x_ntc if self._clustered_n is None else self.x_ntc[self._clustered_n]
+
+    def _view_of(self, r_nd: Tensor) -> Head:
         """How distances shall see representations: a head without centres yet."""
         chosen = self.settings
         directions = self.objective.directions(self.known) if chosen.space == "judged" else None
         if directions is not None:
-            return clusters.along(some_nd, directions)
-        held = Head(some_nd[:0], bounds=clusters.bounds_of(some_nd) if chosen.bounded else None)
+            return clusters.along(r_nd, directions)
+        if chosen.space == "judged":
+            self.troubles.append("the judge has learnt nothing: clusters lie in the whole representation")
+        held = Head(r_nd[:0], bounds=clusters.bounds_of(r_nd) if chosen.bounded else None)
         if chosen.distance == "euclidean":
             return held
-        return replace(held, metric=losses.whitening(held.seen(some_nd)))
+        return replace(held, metric=losses.whitening(held.seen(r_nd)))
 
     def _settle_clusters(self) -> None:
         """Clusters of the final averaged network: they go on from those that fine-tuning held.
@@ -203,27 +201,25 @@ class Trainer:
         if self.head is None:
             self._find_clusters()
             return
-        some_nd, held = self.embed(self.x_ntc[self._clustered()]), self.head.to("cpu")
-        self._take(self._fitted(some_nd, held, len(held.centres), held.centres), some_nd)
+        r_nd, held = self.embed(self._clustered_x()), self.head.to("cpu")
+        self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
 
     def _step_clusters(self) -> None:
         """One fuzzy step of centres, or the mixture fitted on from where it was."""
         assert self.head is not None  # noqa: S101 made before fine-tuning
-        some_nd, held = self.embed(self.x_ntc[self._clustered()]), self.head.to("cpu")
+        r_nd, held = self.embed(self._clustered_x()), self.head.to("cpu")
         if self.settings.head == "mixture":
-            self._take(self._fitted(some_nd, held, len(held.centres), held.centres), some_nd)
+            self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
             return
-        centres = losses.updated_centres(held.seen(some_nd), held.centres, self.settings.fuzzifier, held.metric)
-        self._take(replace(held, centres=centres), some_nd)
+        centres = losses.updated_centres(held.seen(r_nd), held.centres, self.settings.fuzzifier, held.metric)
+        self._take(replace(held, centres=centres), r_nd)
 
     def _number(self, r_nd: Tensor, held: Head) -> int:
         """How many clusters: as set, or as `choose` finds, which is kept for the report."""
         chosen = self.settings
         if chosen.clusters is not None:
             return chosen.clusters
-        self.choices = choose.measure(
-            r_nd, lambda some_nd, k: self._fitted(some_nd, held, k), chosen.fuzzifier, chosen.seed
-        )
+        self.choices = choose.measure(r_nd, lambda r_nd, k: self._fitted(r_nd, held, k), chosen.fuzzifier, chosen.seed)
         return choose.best(self.choices)
 
     def _fitted(self, r_nd: Tensor, held: Head, number: int, start_kd: Tensor | None = None) -> Head:
