@@ -31,6 +31,7 @@ def small(n: int = 6, samples: int = 40) -> DataSet:
         y=np.arange(n) % 2,
         y_names=("event", "noise"),
         triggered=np.arange(n) % 3 > 0,
+        peak_ratio=np.where(np.arange(n) % 3 > 0, 5.0 + np.arange(n), 0.0).astype(np.float32),
         window=WindowShape(50.0, samples, 8, (2.0, 20.0)),
     )
 
@@ -45,6 +46,7 @@ def test_a_data_set_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (back.window, back.y_names, back.sample_rate_hz) == (data.window, data.y_names, 50.0)
     assert np.array_equal(back.y, data.y)
     assert np.array_equal(back.triggered, data.triggered)
+    assert np.array_equal(back.peak_ratio, data.peak_ratio)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["d.npz"]
 
 
@@ -58,7 +60,7 @@ def test_only_the_four_arrays_are_needed(tmp_path: Path) -> None:
     data = small()
     np.savez(tmp_path / "d.npz", x=data.x, sid=data.sid, onset_ns=data.onset_ns, sample_rate_hz=50)
     back = dataset.load(tmp_path / "d.npz")
-    assert (back.y, back.triggered, back.window) == (None, None, None)
+    assert (back.y, back.triggered, back.window, back.peak_ratio) == (None, None, None, None)
     assert np.all(np.diff(back.in_time().onset_ns) > 0)
 
 
@@ -87,6 +89,8 @@ def _with(value: float) -> np.ndarray:
         ({"sample_rate_hz": -1.0}, "not one positive number"),
         ({"sample_rate_hz": [50.0, 50.0]}, "not one positive number"),
         ({"sid": np.array(["a"] * 6, dtype=object)}, "not a readable npz file"),
+        ({"peak_ratio": np.array([1.0, -2.0, 0.0, 4.0, 5.0, 6.0])}, "peak_ratio holds values that are no ratios"),
+        ({"peak_ratio": np.array([np.nan] * 6)}, "peak_ratio holds values that are no ratios"),
         ({"window": np.array("{}")}, "does not describe how windows were cut"),
     ],
 )
@@ -139,15 +143,17 @@ def test_windows_are_the_live_path_s_own(simulated: Path) -> None:
     found = [front.feed(record) for record in archive.iter_records(archive.index([simulated]))]
     live = [message for part in [*found, front.flush()] for message in part if isinstance(message, Window)]
     assert len(live) > 10
-    by_key = {(to_nslc(window.sid), window.onset_ns): window.waveform for window in live}
+    by_key = {(to_nslc(window.sid), window.onset_ns): window for window in live}
     assert len(data) == len(by_key)
-    for x, sid, onset in zip(data.x, data.sid, data.onset_ns, strict=True):
-        assert np.array_equal(x, by_key[str(sid), int(onset)])
+    for x, sid, onset, ratio in zip(data.x, data.sid, data.onset_ns, data.peak_ratio, strict=True):
+        assert np.array_equal(x, by_key[str(sid), int(onset)].waveform)
+        assert ratio == np.float32(by_key[str(sid), int(onset)].peak_ratio)
 
 
 def test_random_windows_keep_away_from_triggered_ones_and_are_cut_alike(simulated: Path) -> None:
     data = build.build([simulated], config.Config(), SHAPE, random_windows=40, seed=3)
     assert int((~data.triggered).sum()) == pytest.approx(40, abs=4)
+    assert ((data.peak_ratio > 0.0) == data.triggered).all()
     assert np.all(np.diff(data.onset_ns) >= 0)
     for sid in np.unique(data.sid):
         mine_ = data.sid == sid

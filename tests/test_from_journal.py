@@ -55,6 +55,8 @@ def test_windows_of_the_latest_shape_in_order_of_onset(path: Path, caplog: pytes
     assert again.cluster is not None
     assert again.model_sha256 is not None
     assert again.cluster.tolist() == [1] * 6
+    assert again.peak_ratio is not None
+    assert again.peak_ratio.tolist() == [json.loads(_message(n).body)["data"]["peak_ratio"] for n in range(8, 2, -1)]
     assert set(again.model_sha256.tolist()) == {DEMO.sha256}
     assert len(again.take(np.array([0, 2])).model_sha256) == 2
 

@@ -35,7 +35,11 @@ TINY = Settings(
     mask=0.3,
 )
 KINDS: dict[str, object] = {"distance": "mahalanobis", "space": "representation"}
-KNOWN = Circumstances(torch.arange(21) % 2 == 0, torch.linspace(0.0, 0.8, 21))
+KNOWN = Circumstances(
+    torch.arange(21) % 2 == 0,
+    torch.linspace(0.0, 0.8, 21),
+    torch.where(torch.arange(21) % 2 == 0, torch.linspace(-1.0, 1.0, 21), torch.nan),
+)
 NS = 1_000_000_000
 
 
@@ -473,15 +477,18 @@ def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
     )
     x[::4] = np.abs(x[::4])
     seen_by = replace(alone, flip=False, rate_pretrain=5e-3)
-    trainer = Trainer(seen_by, x, Circumstances(triggered, shares))
+    strength = torch.where(triggered, torch.from_numpy(np.abs(x).max(axis=(1, 2))).log(), torch.nan)
+    strength = (strength - strength.nanmean()) / 0.3
+    trainer = Trainer(seen_by, x, Circumstances(triggered, shares, strength))
     trainer.run(nothing)
     first, last = trainer.history[0], trainer.history[-1]
     assert last.background < 0.5 * first.background
     assert last.coincidence < 0.8 * first.coincidence
+    assert last.strength < 0.8 * first.strength
     assert first.surrogate == first.contrast == 0.0
     assert trainer.head is not None
     assert trainer.head.axes is not None
-    assert trainer.head.axes.shape == (4, 2 + 4)
+    assert trainer.head.axes.shape == (4, 3 + 4)
 
 
 @pytest.mark.parametrize(
@@ -491,8 +498,10 @@ def test_the_judge_learns_what_was_triggered_and_what_others_saw() -> None:
         (Circumstances(torch.arange(21) % 2 == 0), [1]),
         (Circumstances(None, torch.full((21,), 0.8)), [2]),
         (Circumstances(torch.arange(21) % 2 == 0, torch.full((21,), 0.8)), [1, 2]),
+        (Circumstances(strength=torch.linspace(-1.0, 1.0, 21)), [3]),
+        (KNOWN, [1, 2, 3]),
     ],
-    ids=["nothing known", "triggered", "coincidence", "both"],
+    ids=["nothing known", "triggered", "coincidence", "both", "strength", "all"],
 )
 def test_clusters_lie_where_the_judge_looks(known: Circumstances, outputs: list[int]) -> None:
     trainer = Trainer(replace(TINY, epochs_finetune=0), windows(), known)
@@ -515,13 +524,21 @@ def test_a_judge_that_has_learnt_nothing_is_reported() -> None:
 
 
 def test_circumstances_are_read_off_the_data_set_and_never_off_labels() -> None:
-    mixed = replace(data_set(40), triggered=np.arange(40) % 2 == 0, y=np.arange(40) % 2)
+    ratios = np.where(np.arange(40) % 2 == 0, np.exp(np.arange(40.0)), 0.0).astype(np.float32)
+    mixed = replace(data_set(40), triggered=ratios > 0.0, y=np.arange(40) % 2, peak_ratio=ratios)
     known = run._circumstances(mixed)
+    assert known.strength is not None
+    assert known.strength.isnan().tolist() == (ratios == 0.0).tolist()
+    assert known.strength[::2].numpy() == pytest.approx((np.arange(0, 40, 2) - 19.0) / np.std(np.arange(0, 40, 2)))
     assert known.triggered is not None
     assert known.triggered.tolist() == (np.arange(40) % 2 == 0).tolist()
     assert known.coincidence is None  # one sensor
-    assert run._circumstances(data_set(40)).parts == (None, None)
-    assert run._circumstances(replace(mixed, triggered=np.ones(40, bool))).parts == (None, None)
+    assert run._circumstances(data_set(40)).parts == (None, None, None)
+    assert run._circumstances(replace(mixed, triggered=np.ones(40, bool), peak_ratio=np.full(40, 5.0))).parts == (
+        None,
+        None,
+        None,
+    )
     rng = np.random.default_rng(0)
     at = 100 * NS * np.arange(120)
     onset = np.concatenate([at + (rng.random(120) * NS / 20).astype(np.int64) for _ in range(3)])

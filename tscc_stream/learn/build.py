@@ -33,7 +33,7 @@ class _Cut:
     nslc: str
     onset_ns: int
     waveform: Float32Array
-    triggered: bool
+    peak_ratio: float = 0.0  # of its trigger; 0: cut at a random time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +90,8 @@ def _data_set(cuts: list[_Cut], shape: WindowShape, paths: Sequence[Path]) -> Da
         sid=np.array([cut.nslc for cut in cuts]),
         onset_ns=np.array([cut.onset_ns for cut in cuts], np.int64),
         sample_rate_hz=shape.sample_rate_hz,
-        triggered=np.array([cut.triggered for cut in cuts]),
+        triggered=np.array([cut.peak_ratio > 0.0 for cut in cuts]),
+        peak_ratio=np.array([cut.peak_ratio for cut in cuts], np.float32),
         window=shape,
     ).in_time()
     tables = [path / truth.NAME for path in paths if (path / truth.NAME).is_file()]
@@ -121,7 +122,7 @@ def _triggered(job: _Job, progress: Progress) -> list[_Cut]:
 
 
 def _windows(messages: Iterable[object]) -> list[_Cut]:
-    return [_Cut(to_nslc(m.sid), m.onset_ns, m.waveform, triggered=True) for m in messages if isinstance(m, Window)]
+    return [_Cut(to_nslc(m.sid), m.onset_ns, m.waveform, m.peak_ratio) for m in messages if isinstance(m, Window)]
 
 
 def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator) -> dict[str, deque[int]]:
@@ -218,7 +219,7 @@ class _SensorCutter:
             self._wanted.popleft()
             waveform = cut_together(spots, spots[0]) if isinstance(spots, list) else spots
             if not isinstance(waveform, str):
-                cuts.append(_Cut(self._nslc, onset_ns, waveform, triggered=False))
+                cuts.append(_Cut(self._nslc, onset_ns, waveform))
         self._sensor.forget(min(self._sensor.known_ns(), self._wanted[0] if self._wanted else NEVER_NS))
         return cuts
 
@@ -249,7 +250,7 @@ class _Cutter:
             waveform = cut_window(self._samples, index - self._origin, plan) if index >= self._origin else None
             if waveform is not None:
                 onset_ns = part.start_ns + offset_ns(index - part.index, part.sample_rate_hz)
-                cuts.append(_Cut(to_nslc(part.sid), onset_ns, waveform[:, np.newaxis], triggered=False))
+                cuts.append(_Cut(to_nslc(part.sid), onset_ns, waveform[:, np.newaxis]))
         spare = max(0, self._samples.size - plan.history - plan.reach)
         self._origin, self._samples = self._origin + spare, self._samples[spare:]
         return cuts

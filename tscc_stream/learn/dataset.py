@@ -2,8 +2,9 @@
 
 Arrays of a file, in any order: x [n, samples, channels] float32 (band-passed and resampled, in counts, before
 normalisation), sid [n] (NET.STA.LOC.CHA), onset_ns [n] int64, sample_rate_hz (scalar); optional y [n] int64 with
-y_names, triggered [n] bool (False: cut at random), and window: JSON of the WindowShape that cut them. Out of a
-journal also cluster [n] int64, what the live model said, and model_sha256 [n], which model that was.
+y_names, triggered [n] bool (False: cut at random), peak_ratio [n] (of the trigger; 0: cut at random), and window: JSON
+of the WindowShape that cut them. Out of a journal also cluster [n] int64, what the live model said, and model_sha256
+[n], which model that was.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ def assumed_shape(data: DataSet) -> WindowShape:
     return WindowShape(rate, samples, samples // 5, (0.04 * rate, 0.4 * rate), channels=channels, components=components)
 
 
+_PER_WINDOW = ("x", "sid", "onset_ns", "y", "triggered", "cluster", "model_sha256", "peak_ratio")
+"""Arrays of a data set that have one row a window."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSet:
     """x [n, samples, channels] float32, sid [n], onset_ns [n] int64; see the module. y indexes y_names."""
@@ -121,24 +126,15 @@ class DataSet:
     window: WindowShape | None = None
     cluster: Int64Array | None = None
     model_sha256: npt.NDArray[np.str_] | None = None
+    peak_ratio: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, rows: AnyArray) -> DataSet:
         """The chosen windows, by index or mask, in that order."""
-        return DataSet(
-            self.x[rows],
-            self.sid[rows],
-            self.onset_ns[rows],
-            self.sample_rate_hz,
-            None if self.y is None else self.y[rows],
-            self.y_names,
-            None if self.triggered is None else self.triggered[rows],
-            self.window,
-            None if self.cluster is None else self.cluster[rows],
-            None if self.model_sha256 is None else self.model_sha256[rows],
-        )
+        parts = {name: getattr(self, name) for name in _PER_WINDOW}
+        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
 
     def in_time(self) -> DataSet:
         """The same windows by onset, then channel."""
@@ -192,7 +188,7 @@ def _checked(arrays: dict[str, AnyArray]) -> DataSet:
     x = arrays["x"]
     if x.ndim != 3 or not np.issubdtype(x.dtype, np.number) or 0 in x.shape:
         raise DataSetError(f"x is {x.dtype} {list(x.shape)}; expected numbers [n, samples, channels], none of them 0")
-    for name in ("sid", "onset_ns", "y", "triggered", "cluster", "model_sha256"):
+    for name in _PER_WINDOW[1:]:
         if name in arrays and arrays[name].shape != (len(x),):
             raise DataSetError(f"{name} is {list(arrays[name].shape)}; expected [{len(x)}], one per window of x")
     if arrays["sid"].dtype.kind != "U":
@@ -204,6 +200,7 @@ def _checked(arrays: dict[str, AnyArray]) -> DataSet:
     if rate.size != 1 or rate.dtype.kind not in "iuf" or not 0 < float(rate.reshape(())) < np.inf:
         raise DataSetError("sample_rate_hz is not one positive number")
     _check_windows(x, arrays["sid"])
+    _check_ratios(arrays.get("peak_ratio", np.empty(0)))
     return _as_cut(_assembled(arrays, float(rate.reshape(()))))
 
 
@@ -213,6 +210,11 @@ def _as_cut(data: DataSet) -> DataSet:
     if stated and stated != list(data.x.shape[1:]):
         raise DataSetError(f"windows are {list(data.x.shape[1:])}, but were cut as {stated} [samples, channels]")
     return data
+
+
+def _check_ratios(ratio: AnyArray) -> None:
+    if ratio.dtype.kind not in "iuf" or not np.all(np.isfinite(ratio) & (ratio >= 0.0)):
+        raise DataSetError("peak_ratio holds values that are no ratios; expected numbers of 0 or more")
 
 
 def _check_windows(x: AnyArray, sid: AnyArray) -> None:
@@ -237,6 +239,7 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
         window=_read_shape(arrays["window"]) if "window" in arrays else None,
         cluster=arrays["cluster"].astype(np.int64) if "cluster" in arrays else None,
         model_sha256=arrays["model_sha256"].astype(str) if "model_sha256" in arrays else None,
+        peak_ratio=arrays["peak_ratio"].astype(np.float32) if "peak_ratio" in arrays else None,
     )
 
 
@@ -267,6 +270,8 @@ def save(data: DataSet, path: Path) -> None:
         arrays["cluster"] = data.cluster
     if data.model_sha256 is not None:
         arrays["model_sha256"] = data.model_sha256
+    if data.peak_ratio is not None:
+        arrays["peak_ratio"] = data.peak_ratio
     if data.window is not None:
         arrays["window"] = np.array(json.dumps(asdict(data.window)))
     path.parent.mkdir(parents=True, exist_ok=True)

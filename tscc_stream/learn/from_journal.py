@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -55,9 +56,10 @@ def _shape(path: Path, document: bytes) -> WindowShape:
 class _Kept:
     """One window with what its message says."""
 
-    def __init__(self, stored: StoredWindow, shape: WindowShape, cluster: int, sha256: str) -> None:
+    def __init__(self, stored: StoredWindow, shape: WindowShape, data: dict[str, Any]) -> None:
         self.nslc, self.onset_ns = to_nslc(stored.sid), stored.onset_ns
-        self.cluster, self.sha256 = cluster, sha256
+        self.cluster, self.sha256 = int(data["cluster"]["id"]), str(data["model"]["sha256"])
+        self.peak_ratio = float(data["peak_ratio"] or 0.0)
         samples = np.frombuffer(stored.band_passed, "<f4").astype(np.float32)
         self.x: Float32Array = samples.reshape(shape.samples, shape.channels)
 
@@ -78,7 +80,7 @@ def _kept(
             elif len(stored.band_passed) != 4 * wanted.samples * wanted.channels:
                 left_out["not as long as its model's windows"] += 1
             else:
-                kept.append(_Kept(stored, wanted, int(data["cluster"]["id"]), sha256))
+                kept.append(_Kept(stored, wanted, data))
     return kept, left_out
 
 
@@ -92,4 +94,5 @@ def _data_set(kept: list[_Kept], shape: WindowShape) -> DataSet:
         window=shape,
         cluster=np.array([one.cluster for one in kept], np.int64),
         model_sha256=np.array([one.sha256 for one in kept]),
+        peak_ratio=np.array([one.peak_ratio for one in kept], np.float32),
     ).in_time()

@@ -1,13 +1,15 @@
-"""What one training step minimises, on windows x [B, T, C]: the terms of the loss, and the judge of three of them.
+"""What one training step minimises, on windows x [B, T, C]: the terms of the loss, and the judge of four of them.
 
 - contrast: two crops of two views of a window know one another at all time scales (hierarchical contrast).
 - surrogate: a window is told from its phase-randomised self, which is as loud and as coloured but has no onset.
 - background: a window that was triggered is told from one at a random time, where nothing was. The trigger is a
   machine, not a label: it errs, and what is learnt is what its windows have in common.
 - coincidence: the share of other sensors that triggered at the same time is foreseen from the window alone.
+- strength: the logarithm of the trigger's peak ratio is foreseen from the window, so that clusters can order onsets by
+  how sharp they are where only the trigger has seen the raw stream.
 - clustering: fuzzy compactness of the whole, unmasked windows (losses.fuzziness).
 
-The judge is one linear layer on pooled representations, with an output for each of the middle three. Every draw comes
+The judge is one linear layer on pooled representations, with an output for each of the middle four. Every draw comes
 from the two generators, whose state is part of a checkpoint.
 """
 
@@ -27,7 +29,7 @@ from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.network import Encoder, pool
 from tscc_stream.learn.settings import Settings
 
-JUDGED = ("surrogate", "background", "coincidence")
+JUDGED = ("surrogate", "background", "coincidence", "strength")
 """What the judge says, in the order of its outputs."""
 
 
@@ -38,6 +40,7 @@ class Terms(NamedTuple):
     surrogate: Tensor
     background: Tensor
     coincidence: Tensor
+    strength: Tensor
     clustering: Tensor
 
     def total(self, settings: Settings) -> Tensor:
@@ -47,6 +50,7 @@ class Terms(NamedTuple):
             + settings.surrogate_share * self.surrogate
             + settings.background_share * self.background
             + settings.coincidence_share * self.coincidence
+            + settings.strength_share * self.strength
             + settings.clustering_share * self.clustering
         )
 
@@ -55,19 +59,22 @@ class Terms(NamedTuple):
 class Circumstances:
     """What is known of windows [n] beside their samples, and is no label. None: not known, or the same for all.
 
-    triggered: bool, False for windows from random times; coincidence: share of other sensors, 0 to 1.
+    triggered: bool, False for windows from random times; coincidence: share of other sensors, 0 to 1; strength:
+    logarithm of the peak ratio, standardised, nan for windows from random times.
     """
 
     triggered: Tensor | None = None
     coincidence: Tensor | None = None
+    strength: Tensor | None = None
 
     def of(self, rows: Tensor, device: torch.device) -> Circumstances:
         """Of some windows, on a device."""
         return Circumstances(*(None if part is None else part[rows].to(device) for part in self.parts))
 
     @property
-    def parts(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.triggered, self.coincidence
+    def parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """In the order of JUDGED, without the first."""
+        return self.triggered, self.coincidence, self.strength
 
 
 class Objective:
@@ -84,19 +91,25 @@ class Objective:
         nothing = torch.zeros((), device=x_btc.device)
         contrast = self._contrast(encoder, x_btc) if self.settings.contrast_share else nothing
         surrogate = self._against_surrogates(encoder, x_btc) if self.settings.surrogate_share else nothing
-        background = self.settings.background_share > 0.0 and known.triggered is not None
-        coincidence = self.settings.coincidence_share > 0.0 and known.coincidence is not None
-        if not (background or coincidence or head):
-            return Terms(contrast, surrogate, nothing, nothing, nothing)
+        used = self._used(known)
+        if not (used or head):
+            return Terms(contrast, surrogate, nothing, nothing, nothing, nothing)
         r_bd = self._whole(encoder, x_btc)
         says_bj = self.judge(r_bd)
-        return Terms(
-            contrast,
-            surrogate,
-            _telling(says_bj[:, 1], known.triggered) if background and known.triggered is not None else nothing,
-            _telling(says_bj[:, 2], known.coincidence) if coincidence and known.coincidence is not None else nothing,
-            nothing if head is None else self._clustering(r_bd, known, head),
-        )
+        foreseen = [nothing, nothing, nothing]
+        for output in used:
+            truth_b = known.parts[output - 1]
+            assert truth_b is not None  # noqa: S101 what _used says
+            apart = _missing if JUDGED[output] == "strength" else _telling
+            foreseen[output - 1] = apart(says_bj[:, output], truth_b)
+        clustering = nothing if head is None else self._clustering(r_bd, known, head)
+        return Terms(contrast, surrogate, foreseen[0], foreseen[1], foreseen[2], clustering)
+
+    def _used(self, known: Circumstances) -> list[int]:
+        """Which outputs of the judge, beside the one for surrogates, have something to learn."""
+        chosen = self.settings
+        shares = (chosen.background_share, chosen.coincidence_share, chosen.strength_share)
+        return [1 + i for i, part in enumerate(known.parts) if part is not None and shares[i] > 0.0]
 
     def _contrast(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
         channels = x_btc.shape[2]
@@ -147,10 +160,7 @@ class Objective:
         """[D, J]: the directions in a representation by which the judge tells from one another what was recorded; by
         which it knows surrogates, where nothing else was to be learnt; None where it has learnt nothing.
         """
-        weight_jd = self.judge.weight.detach().cpu()
-        shares = (self.settings.background_share, self.settings.coincidence_share)
-        used = [1 + i for i, part in enumerate(known.parts) if part is not None and shares[i] > 0.0]
-        chosen = weight_jd[used or [0]]
+        chosen = self.judge.weight.detach().cpu()[self._used(known) or [0]]
         return chosen.T.clone() if bool(chosen.any()) else None
 
     def state(self) -> dict[str, Any]:
@@ -173,8 +183,14 @@ def _telling(says_b: Tensor, truth_b: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(says_b, truth_b.to(says_b.dtype))
 
 
+def _missing(says_b: Tensor, truth_b: Tensor) -> Tensor:
+    """Mean squared difference where the truth is known; 0 where it nowhere is."""
+    known = ~truth_b.isnan()
+    return (says_b - truth_b)[known].square().sum() / known.sum().clamp_min(1)
+
+
 def _judge(representation: int) -> nn.Linear:
-    """A logit for each of JUDGED, of the pooled representation; undecided at first."""
+    """An output for each of JUDGED, of the pooled representation; undecided at first."""
     judge = nn.utils.skip_init(nn.Linear, representation, len(JUDGED))  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert isinstance(judge, nn.Linear)  # noqa: S101 what skip_init was asked for
     nn.init.zeros_(judge.weight)

@@ -12,9 +12,9 @@ Recipe = Literal["default", "kinds", "published"]
 RECIPES: dict[str, Settings] = {
     "default": Settings(),
     "kinds": Settings(
-        clusters=8,
         epochs_pretrain=7,
         contrast_share=0.1,
+        strength_share=0.0,
         bounded=False,
         distance="mahalanobis",
         space="representation",
@@ -37,6 +37,7 @@ RECIPES: dict[str, Settings] = {
         surrogate_share=0.0,
         background_share=0.0,
         coincidence_share=0.0,
+        strength_share=0.0,
         clustering_share=0.1,
         rate_finetune=1e-4,
         averaging=0.0,

@@ -125,8 +125,22 @@ def _circumstances(data: DataSet) -> Circumstances:
     mixed = triggered is not None and triggered.any() and not triggered.all()
     shares = coincidence.shares(data)
     return Circumstances(
-        torch.from_numpy(triggered) if mixed else None, None if shares is None else torch.from_numpy(shares)
+        torch.from_numpy(triggered) if mixed else None,
+        None if shares is None else torch.from_numpy(shares),
+        _strength(data),
     )
+
+
+def _strength(data: DataSet) -> torch.Tensor | None:
+    """As Circumstances has it; None where no two peak ratios differ."""
+    if data.peak_ratio is None:
+        return None
+    there = data.peak_ratio > 0.0
+    logs = np.log(np.where(there, data.peak_ratio, 1.0))
+    spread = float(logs[there].std()) if there.any() else 0.0
+    if spread == 0.0:
+        return None
+    return torch.from_numpy(np.where(there, (logs - logs[there].mean()) / spread, np.nan).astype(np.float32))
 
 
 def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:

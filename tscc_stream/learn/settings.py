@@ -33,12 +33,13 @@ class Settings:
     """All that shapes a run. clusters: None lets `choose` decide after pre-training. Rates of learning per step.
 
     mask, dropout: shares; noise: see views.with_noise. contrast_share, surrogate_share, background_share,
-    coincidence_share, clustering_share: weights of the terms of the loss, see `objective`. averaging: what of the
-    averaged weights stays at each step; 0: their plain mean over the phase. axes: principal axes that a mixture uses.
-    bounded: see clusters.Head. precision: of the network while it trains; what is clustered and saved is float32.
+    coincidence_share, strength_share, clustering_share: weights of the terms of the loss, see `objective`. averaging:
+    what of the averaged weights stays at each step; 0: their plain mean over the phase. axes: principal axes that a
+    mixture uses. bounded: as clusters.Head, for space representation. precision: of the network while it trains; what
+    is clustered and saved is float32.
     """
 
-    clusters: int | None = 5
+    clusters: int | None = 8
     epochs_pretrain: int = 6
     epochs_finetune: int = 1
     batch_size: int = 32
@@ -56,6 +57,7 @@ class Settings:
     surrogate_share: float = 1.0
     background_share: float = 1.0
     coincidence_share: float = 1.0
+    strength_share: float = 0.3
     clustering_share: float = 0.1
     rate_pretrain: float = 1e-3
     rate_finetune: float = 1e-4
@@ -102,7 +104,15 @@ _RANGES: tuple[tuple[tuple[str, ...], float, float], ...] = (
     (("depth",), 0, 20),
     (("mask", "dropout", "averaging"), 0, 1),
     (
-        ("noise", "contrast_share", "surrogate_share", "background_share", "coincidence_share", "clustering_share"),
+        (
+            "noise",
+            "contrast_share",
+            "surrogate_share",
+            "background_share",
+            "coincidence_share",
+            "strength_share",
+            "clustering_share",
+        ),
         0,
         inf,
     ),

@@ -46,6 +46,7 @@ class Epoch:
     surrogate: float = 0.0
     background: float = 0.0
     coincidence: float = 0.0
+    strength: float = 0.0
 
 
 class Trainer:
