@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +49,21 @@ def test_shares_are_those_of_the_other_sensors() -> None:
     assert found is not None
     assert np.allclose(found[:600], 2 / 3)
     assert not found[600:].any()
+
+
+def test_others_count_by_how_strong_their_triggers_were() -> None:
+    """A is heard with B, then with C; B's triggers are the strongest of all, C's the weakest."""
+    rng = np.random.default_rng(4)
+    with_b, with_c = together(200, rng, 0.5, SENSORS[:2]), together(200, rng, 0.5, (SENSORS[0], SENSORS[2]))
+    later = [(at + 20_000 * NS, name, triggered) for at, name, triggered in with_c]
+    data = data_of(with_b + later)
+    ratio = np.select([data.sid == SENSORS[1], data.sid == SENSORS[0]], [9.0, 6.0], 3.0).astype(np.float32)
+    found = coincidence.shares(replace(data, peak_ratio=ratio))
+    assert found is not None
+    at_a = found[data.sid == SENSORS[0]]
+    assert np.allclose(at_a[:200], 0.75**2 / 2)  # three quarters of all triggers are weaker than B's
+    assert np.allclose(at_a[200:], 0.0)
+    assert np.allclose(found[data.sid == SENSORS[1]], 0.25**2 / 2)
 
 
 def test_nothing_is_concluded_from_one_sensor_or_from_chance() -> None:

@@ -57,7 +57,7 @@ class Settings:
     surrogate_share: float = 1.0
     background_share: float = 1.0
     coincidence_share: float = 1.0
-    strength_share: float = 0.3
+    strength_share: float = 1.0
     clustering_share: float = 0.1
     rate_pretrain: float = 1e-3
     rate_finetune: float = 1e-4
