@@ -12,6 +12,7 @@ Recipe = Literal["default", "kinds", "published"]
 RECIPES: dict[str, Settings] = {
     "default": Settings(),
     "kinds": Settings(
+        clusters=8,
         epochs_pretrain=7,
         contrast_share=0.1,
         strength_share=0.0,

@@ -39,7 +39,7 @@ class Settings:
     is clustered and saved is float32.
     """
 
-    clusters: int | None = 8
+    clusters: int | None = 12
     epochs_pretrain: int = 6
     epochs_finetune: int = 1
     batch_size: int = 32
