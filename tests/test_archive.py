@@ -53,6 +53,20 @@ def test_records_of_one_chunk_are_joined(tmp_path: Path) -> None:
     assert len(list(archive.iter_records(index, chunk_seconds=100))) == 1
 
 
+def test_recorded_time_counts_what_any_channel_has_and_no_gap(tmp_path: Path) -> None:
+    """Three channels: 30 s, 30 s that begin 10 s later, and 5 s after a gap of an hour."""
+    second = 1_000_000_000
+    made = [
+        channel("FDSN:XX_AAA__H_H_Z"),
+        channel("FDSN:XX_BBB__H_H_Z", start_ns=T0 + 10 * second),
+        channel("FDSN:XX_CCC__H_H_Z", start_ns=T0 + 3600 * second, seconds=5),
+    ]
+    index = archive.index([write(tmp_path, made)])
+    assert index.recorded_ns((index.start_ns, index.stop_ns)) == 45 * second
+    assert index.recorded_ns((T0 + 35 * second, T0 + 3602 * second)) == 7 * second
+    assert index.recorded_ns((T0 + 50 * second, T0 + 60 * second)) == 0
+
+
 def test_no_record_of_another_chunk_is_held(tmp_path: Path) -> None:
     """Order across channels: nothing comes that starts a whole chunk before something already seen."""
     index = archive.index([write(tmp_path, mixed())])

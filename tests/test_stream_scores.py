@@ -64,6 +64,8 @@ def test_clusters_that_reach_the_recall_spare_false_alerts() -> None:
     lines = [message(100 * k + 1, 0, 5.0) for k in range(1, 11)] + [message(100 * k + 50, 1, 9.0) for k in range(1, 7)]
     report = _judge(lines, events)
     assert (report.false_per_day_trigger, report.false_per_day_clusters) == (pytest.approx(6.0), pytest.approx(0.0))
+    half_recorded = _judge(lines, events, recorded_ns=(SPAN[1] - SPAN[0]) // 2)
+    assert half_recorded.false_per_day_trigger == pytest.approx(12.0)
 
 
 def test_only_what_lies_within_the_span_counts() -> None:

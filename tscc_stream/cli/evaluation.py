@@ -100,6 +100,7 @@ def _evaluate_stream(options: argparse.Namespace) -> int:
         truth,
         [to_nslc(channel.sid) for channel in archive.channels(found)],
         span_ns,
+        recorded_ns=found.recorded_ns(span_ns),
         target=options.target,
         seed=options.seed,
     )

@@ -134,6 +134,14 @@ class ArchiveIndex:
         rows = self.rows
         return int((rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)).max())
 
+    def recorded_ns(self, span_ns: tuple[int, int]) -> int:
+        """For how long within the span (from, to) any channel has records."""
+        rows = self.rows
+        ends = rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)
+        begin, end = (np.clip(times, *span_ns) for times in (rows["start_ns"], ends))
+        before = np.maximum.accumulate(np.concatenate(([span_ns[0]], end[:-1])))
+        return int(np.maximum(0, end - np.maximum(begin, before)).sum())
+
     def payload(self, row: int) -> memoryview:
         """The bytes of one record, valid until some dozens of other files have been read."""
         offset, length = int(self.rows["offset"][row]), int(self.rows["length"][row])

@@ -114,13 +114,14 @@ def judge_stream(
     nslc: Iterable[str],
     span_ns: tuple[int, int],
     *,
+    recorded_ns: int | None = None,
     target: str | None = None,
     seed: int = 0,
 ) -> StreamReport:
     """Judge those detections of a stream of channels nslc that lie within span_ns.
 
-    target: the kind that alerts are for; None: microseismic, or event. Raises StreamTruthError where there is nothing
-    to judge.
+    recorded_ns: for how long of the span there are data, None: all of it. target: the kind that alerts are for; None:
+    microseismic, or event. Raises StreamTruthError where there is nothing to judge.
     """
     places, found = tuple(nslc), found.within(span_ns)
     known = within(arrivals, places, span_ns)
@@ -133,7 +134,7 @@ def judge_stream(
     groups = found.clusters + int((found.cluster == found.clusters).any())
     late = found.onset_ns >= int(np.median(found.onset_ns))
     rank = _ranks(true, found.cluster, groups, late)
-    days = (span_ns[1] - span_ns[0]) / NS_PER_SECOND / SECONDS_PER_DAY
+    days = (span_ns[1] - span_ns[0] if recorded_ns is None else recorded_ns) / NS_PER_SECOND / SECONDS_PER_DAY
     verdict = judge_clusters(y, found.cluster, groups, late)
     recall, recall_clear, event_recall = _trigger_recall(known, owners, wanted)
     fewest = _fewest_false(true, rank, groups, found.peak_ratio)
