@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.export import Inference, Trained, annotate, export, infer, script
 from tscc_stream.learn.network import Encoder, make_encoder, pool
+from tscc_stream.learn.saving import save_tensors
 from tscc_stream.package import Label, PackageError
 
 SAMPLES = 64
@@ -180,13 +182,20 @@ def test_a_failed_export_leaves_the_old_package_untouched(tmp_path: Path, monkey
     before = {path.name: path.read_bytes() for path in old.folder.iterdir()}
 
     def full_disk(*_: object) -> bytes:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(exporting, "script", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(
+        PackageError, match="m: cannot be written: No space left on device; what was there is untouched"
+    ):
         export(replace(trained(), name="other"), tmp_path / "m")
     assert {path.name: path.read_bytes() for path in old.folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_full_disk_is_told_as_such() -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        save_tensors({"weights": torch.zeros(10)}, Path("/dev/full"))
 
 
 def test_an_export_replaces_an_earlier_package_but_no_other_folder(tmp_path: Path) -> None:

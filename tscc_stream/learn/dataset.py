@@ -224,7 +224,8 @@ def _check_windows(x: AnyArray, sid: AnyArray) -> None:
     ):
         if bad.any():
             first = int(np.argmax(bad))
-            raise DataSetError(f"window {first} ({sid[first]}) {what}, as do {int(bad.sum()) - 1} others")
+            others = f"; {int(bad.sum()) - 1} others are alike" if bad.sum() > 1 else ""
+            raise DataSetError(f"window {first} ({sid[first]}) {what}{others}")
 
 
 def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:

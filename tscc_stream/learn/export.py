@@ -18,6 +18,7 @@ from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
+from tscc_stream.learn.saving import save_tensors
 from tscc_stream.messages import AnyArray, Float32Array
 from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
 
@@ -122,7 +123,12 @@ def export(trained: Trained, folder: Path) -> Package:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _fill(fresh, trained, module)
+        try:
+            _fill(fresh, trained, module)
+        except OSError as error:
+            raise PackageError(
+                f"model package {folder}: cannot be written: {error.strerror}; what was there is untouched"
+            ) from error
         load(fresh)
         fresh.chmod(0o755)
         _put_in_place(fresh, folder)
@@ -139,7 +145,7 @@ def _on_host(encoder: Encoder) -> Encoder:
 
 def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
     head = {name: part for name, part in trained.head.to("cpu").state().items() if part is not None}
-    torch.save({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
+    save_tensors({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
     (fresh / "encoder.ts").write_bytes(script(module))
     x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
     embedding, membership, cluster, squared = infer(module, x)

@@ -25,6 +25,7 @@ from tscc_stream.learn.choose import Measured
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.network import Encoder, make_encoder, pool
 from tscc_stream.learn.objective import Circumstances, Objective, Terms
+from tscc_stream.learn.saving import save_tensors
 from tscc_stream.learn.settings import Settings, TrainingError
 from tscc_stream.messages import Float32Array
 
@@ -269,7 +270,7 @@ class Trainer:
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write the state in one step."""
     fresh = path.with_suffix(".new")
-    torch.save(trainer.state(), fresh)
+    save_tensors(trainer.state(), fresh)
     fresh.replace(path)
 
 
