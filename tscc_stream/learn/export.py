@@ -105,7 +105,10 @@ def infer(module: nn.Module, x: Float32Array, batch: int = 64) -> tuple[Float32A
 
 
 def script(module: Inference) -> bytes:
-    """The module as TorchScript; not frozen, since a frozen one silently ignores being moved to a device."""
+    """The module as TorchScript; not frozen, since a frozen one silently ignores being moved to a device.
+
+    Equal modules give equal bytes where PYTHONHASHSEED is set: torch lists constants in the order of a set.
+    """
     payload = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; this is its seam
