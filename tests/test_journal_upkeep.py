@@ -12,7 +12,7 @@ from made_messages import detection_message, mixed
 from made_site import BURSTS_S, CHANNELS, make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
-from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR
+from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR, SCHEMA_VERSION
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 
 EPOCH = "0e0e0e0e-0000-4000-8000-000000000001"
@@ -96,7 +96,7 @@ def test_a_file_of_the_first_format_is_copied_brought_up_to_date_and_goes_on(tmp
         assert [(w.seq, w.band_passed) for w in reader.windows(0)] == [(31, b"\1" * 40)]
         assert reader.models() == {}
         reader.close()
-    assert (_version(path), _version(tmp_path / "journal.sqlite.format-1")) == (2, 1)
+    assert (_version(path), _version(tmp_path / "journal.sqlite.format-1")) == (SCHEMA_VERSION, 1)
     db = sqlite3.connect(tmp_path / "journal.sqlite.format-1")
     assert db.execute("SELECT count(*), max(seq) FROM message").fetchone() == (30, 30)
     db.close()
@@ -129,7 +129,7 @@ def test_without_room_for_the_copy_the_old_file_stays_as_it_was(tmp_path: Path) 
     assert path.read_bytes() == before
     assert not (tmp_path / "journal.sqlite.format-1").exists()
     JournalFile(path).close()
-    assert _version(path) == 2
+    assert _version(path) == SCHEMA_VERSION
 
 
 def _seqs(reader: JournalReader) -> list[int]:

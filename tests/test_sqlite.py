@@ -245,7 +245,7 @@ def as_folder(path: Path) -> None:
     [
         (as_text, "file is not a database"),
         (as_other_database, "an SQLite database of something else"),
-        (as_newer_journal, "has format 3, this program reads format 2: use the tscc-stream that wrote it"),
+        (as_newer_journal, "has format 4, this program reads format 3: use the tscc-stream that wrote it"),
         (as_folder, "unable to open database file|disk I/O error"),
     ],
 )

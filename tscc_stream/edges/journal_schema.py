@@ -3,6 +3,8 @@
 Version 2 adds to version 1: the window before normalisation (data sets are made of it; the normalised one stays as it
 is, so that a replay gives the bytes that were published, whatever numpy computes by then); model.json of every model
 that was live; and when, to the hour, which seq was committed, by which old messages are found without a look at each.
+Version 3 adds what a restart goes on from (`snapshot`), the ledger of gaps (`gap`), windows that wait to be classified
+(`spilled`), and those that are not given to the encoder any more (`quarantine`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from tscc_stream.stages.journal import JournalError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from other databases by it
 NS_PER_HOUR = 3_600_000_000_000
 Clock = Callable[[], int]
@@ -42,6 +44,36 @@ _ADDED_IN_2 = (
     "CREATE TABLE model (sha256 TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT",
     "CREATE TABLE hour (hour INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL) STRICT",
 )
+_ADDED_IN_3 = (
+    """CREATE TABLE snapshot (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        format INTEGER NOT NULL,
+        made_of TEXT NOT NULL,
+        head INTEGER NOT NULL,
+        positions BLOB NOT NULL,
+        reached BLOB NOT NULL,
+        state BLOB NOT NULL,
+        checksum BLOB NOT NULL
+    ) STRICT""",
+    """CREATE TABLE gap (
+        sid TEXT NOT NULL,
+        from_ns INTEGER NOT NULL,
+        to_ns INTEGER,
+        cause TEXT NOT NULL,
+        noted_ns INTEGER NOT NULL,
+        PRIMARY KEY (sid, from_ns, cause)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX gap_noted ON gap (noted_ns)",
+    "CREATE TABLE spilled (place INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, window BLOB NOT NULL) STRICT",
+    """CREATE TABLE quarantine (
+        uid TEXT PRIMARY KEY,
+        sid TEXT NOT NULL,
+        onset_ns INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        window BLOB NOT NULL,
+        noted_ns INTEGER NOT NULL
+    ) STRICT""",
+)
 _SCHEMA = (
     "CREATE TABLE journal (epoch TEXT NOT NULL) STRICT",
     *_MESSAGE,
@@ -52,6 +84,7 @@ _SCHEMA = (
     ) STRICT""",
     "CREATE TABLE head (topic_group TEXT PRIMARY KEY, topic_seq INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     *_ADDED_IN_2,
+    *_ADDED_IN_3,
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -106,9 +139,14 @@ def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> 
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
-    elif check_format(db, path, oldest=1) == 1:
-        _copy(db, path.with_name(f"{path.name}.format-1"))
-        _from_1_to_2(db, clock)
+        return
+    version = check_format(db, path, oldest=1)
+    if version < SCHEMA_VERSION:
+        _copy(db, path.with_name(f"{path.name}.format-{version}"))
+        with transaction(db):
+            for bring in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
+                bring(db, clock)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _copy(db: sqlite3.Connection, beside: Path) -> None:
@@ -125,8 +163,11 @@ def _copy(db: sqlite3.Connection, beside: Path) -> None:
 
 def _from_1_to_2(db: sqlite3.Connection, clock: Clock) -> None:
     """When its messages were committed the old file does not say: their age counts from now."""
-    with transaction(db):
-        for statement in ("ALTER TABLE waveform ADD COLUMN band_passed BLOB", *_ADDED_IN_2):
-            db.execute(statement)
-        db.execute("INSERT INTO hour VALUES (?, 1)", (clock() // NS_PER_HOUR,))
-        db.execute("PRAGMA user_version = 2")
+    for statement in ("ALTER TABLE waveform ADD COLUMN band_passed BLOB", *_ADDED_IN_2):
+        db.execute(statement)
+    db.execute("INSERT INTO hour VALUES (?, 1)", (clock() // NS_PER_HOUR,))
+
+
+def _from_2_to_3(db: sqlite3.Connection, _clock: Clock) -> None:
+    for statement in _ADDED_IN_3:
+        db.execute(statement)
