@@ -38,7 +38,7 @@ class FakeJournal:
         self._health = health
         self.alive: list[list[str]] = []
 
-    def append(self, messages: list[Message]) -> list[Any]:
+    def append(self, messages: list[Message], *_: object) -> list[Any]:
         self.groups.append([message.uid for message in messages])
         self.alive.append(self._health.stalled(1 << 62, 0))
         return []
@@ -57,7 +57,7 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     outbox.put([*windows[7:], Note("daemon", {"state": "stopping"})])
     outbox.put(STOP)
     bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
-    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue())
+    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), b"{}", {})
     BackWorker(shared, Config(), *arguments).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]
     assert len(journal.groups) == 13

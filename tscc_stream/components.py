@@ -33,6 +33,38 @@ Flag = tuple[int, int, frozenset[str]]
 """What recorders say of samples: first index, end index, flags."""
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentState:
+    """A segment as it can be written down: its plan follows from the package and the rate."""
+
+    rate_hz: float
+    origin: int
+    samples: Float64Array
+    ratios: Float64Array
+    places: list[tuple[int, int]]
+    flags: list[Flag]
+    closed: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrackState:
+    """A track as it can be written down."""
+
+    segments: list[SegmentState]
+    reached_ns: int
+    step_ns: int
+    unannounced_ns: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SensorState:
+    """A sensor as it can be written down: its tracks by component."""
+
+    lag_ns: int
+    tracks: dict[str, TrackState]
+
+
 @dataclass(slots=True)
 class Segment:
     """Samples of one component without a break. Indices count from the segment's start; `origin` is the first held.
@@ -58,6 +90,16 @@ class Segment:
     def end_ns(self) -> int:
         """Time of the sample after the last."""
         return self.time_of(self.end)
+
+    def snapshot(self) -> SegmentState:
+        return SegmentState(
+            self.plan.stream_rate_hz, self.origin, self.samples, self.ratios, self.places, self.flags, self.closed
+        )
+
+    @classmethod
+    def restored(cls, state: SegmentState, spec: PackageSpec) -> Segment:
+        plan = plan_windows(spec, state.rate_hz)
+        return cls(plan, state.origin, state.samples, state.ratios, state.places, state.flags, state.closed)
 
     def append(self, block: Block, ratios: Float64Array) -> None:
         """The block that continues the segment."""
@@ -116,6 +158,15 @@ class Track:
     step_ns: int = 0
     unannounced_ns: int = 0
     ended: bool = False
+
+    def snapshot(self) -> TrackState:
+        segments = [segment.snapshot() for segment in self.segments]
+        return TrackState(segments, self.reached_ns, self.step_ns, self.unannounced_ns, self.ended)
+
+    @classmethod
+    def restored(cls, state: TrackState, spec: PackageSpec) -> Track:
+        segments = [Segment.restored(segment, spec) for segment in state.segments]
+        return cls(segments, state.reached_ns, state.step_ns, state.unannounced_ns, state.ended)
 
     @property
     def known_ns(self) -> int:
@@ -185,6 +236,18 @@ class Sensor:
         self._spec = spec
         self._lag_ns = 0
         self.tracks = {component: Track() for component in spec.components}
+
+    def snapshot(self) -> SensorState:
+        """To be written down before anything else is appended."""
+        return SensorState(self._lag_ns, {component: track.snapshot() for component, track in self.tracks.items()})
+
+    @classmethod
+    def restored(cls, state: SensorState, spec: PackageSpec) -> Sensor:
+        """As it was when a snapshot was taken, for the same package."""
+        sensor = cls(spec)
+        sensor._lag_ns = state.lag_ns
+        sensor.tracks = {component: Track.restored(track, spec) for component, track in state.tracks.items()}
+        return sensor
 
     def goes_back(self, component: str, at_ns: int) -> bool:
         """Whether a component's clock was set back, so that nothing here tells its past from its future."""

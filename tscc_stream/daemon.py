@@ -23,7 +23,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tscc_stream import __version__, package
+from tscc_stream import __version__, package, recovery
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
@@ -35,6 +35,7 @@ from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, FrontHalf
+from tscc_stream.recovery import Resume
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.serving import ModelKeeper, Served
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Note, Outbox, Shared
@@ -88,9 +89,10 @@ class Daemon:
             http.start()
             stack.callback(http.stop)
             beside = Beside(self._shared.metrics, self._config, served)
-            workers = self._workers(served, beside, journal, bus)
+            resume = recovery.resume(journal.snapshot(), self._config, served.package.spec)
+            workers = self._workers(served, beside, journal, bus, resume)
             onlookers = self._onlookers(beside, stack)
-            readers = [self._reader(server) for server in self._config.seedlink]
+            readers = [self._reader(server, resume) for server in self._config.seedlink]
             self._write_endpoints(bus, http)
             self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
@@ -119,11 +121,31 @@ class Daemon:
         stack.callback(bus.stop)
         return bus
 
-    def _workers(self, served: Served, beside: Beside, journal: JournalFile, bus: Bus) -> list[threading.Thread]:
+    def _workers(
+        self, served: Served, beside: Beside, journal: JournalFile, bus: Bus, resume: Resume
+    ) -> list[threading.Thread]:
         config, shared = self._config, self._shared
-        front = FrontWorker(shared, FrontHalf(config, served.package.spec, shared.timer), self._inbox, self._outbox)
-        half = BackHalf(served.encoder, served.package.name_of, served.scores, config, shared.timer)
-        back = BackWorker(shared, config, half, served, beside, journal, bus, self._outbox, self._keeper.orders)
+        front_half = FrontHalf(config, served.package.spec, shared.timer)
+        back_half = BackHalf(served.encoder, served.package.name_of, served.scores, config, shared.timer)
+        if resume.front is not None and resume.vote is not None:
+            front_half.restore(resume.front, time.monotonic_ns())
+            back_half.restore(resume.vote)
+        _log.info("%s", resume.told)
+        front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions)
+        made_of = recovery.made_of(config, served.package.spec)
+        back = BackWorker(
+            shared,
+            config,
+            back_half,
+            served,
+            beside,
+            journal,
+            bus,
+            self._outbox,
+            self._keeper.orders,
+            made_of,
+            resume.floors,
+        )
         return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
 
     def _onlookers(self, beside: Beside, stack: ExitStack) -> list[threading.Thread]:
@@ -141,7 +163,7 @@ class Daemon:
         stack.callback(end)
         return threads
 
-    def _reader(self, server: SeedLinkConfig) -> tuple[SeedLinkReader, threading.Thread]:
+    def _reader(self, server: SeedLinkConfig, resume: Resume) -> tuple[SeedLinkReader, threading.Thread]:
         name, shared = f"seedlink {server.server}", self._shared
         shared.metrics.seedlink_connected[server.server].set(0)
         shared.health.link(server.server, connected=False)
@@ -152,7 +174,8 @@ class Daemon:
         def alive() -> None:
             shared.health.stamp(name, time.monotonic_ns())
 
-        reader = SeedLinkReader(server, emit, heartbeat=alive, agent=f"tscc-stream/{__version__}")
+        position = resume.positions.get(server.server)
+        reader = SeedLinkReader(server, emit, position=position, heartbeat=alive, agent=f"tscc-stream/{__version__}")
         return reader, self._thread(name, reader.run)
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:

@@ -68,6 +68,8 @@ class Metrics:
             "last_sample_timestamp_seconds", "Data time of the newest sample of a channel, Unix time.", "sid"
         )
         self.gaps = self._counters("gaps", "Breaks in a channel's data after which it started afresh.", "sid")
+        self.gaps_by_cause = self._counters("gaps_by_cause", "Breaks in channels' data, by cause.", "cause")
+        self.lost_seconds = self._counters("lost_seconds", "Data of a channel that never came.", "sid")
 
     def _add_connections(self) -> None:
         self.records_rejected = self._counters("records_rejected", "Records that were not used, by reason.", "reason")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
@@ -31,13 +31,13 @@ from tscc_stream.messages import (
 from tscc_stream.package import PackageSpec
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages.assemble import Assemble
-from tscc_stream.stages.condition import Condition
-from tscc_stream.stages.detect import Coincidence, Detect
-from tscc_stream.stages.extract import RatesDifferError, extract_for
+from tscc_stream.stages.assemble import Assemble, AssembleState
+from tscc_stream.stages.condition import Condition, ConditionState
+from tscc_stream.stages.detect import Coincidence, CoincidenceState, Detect, DetectState
+from tscc_stream.stages.extract import Extract, ExtractState, RatesDifferError, TogetherState, extract_for
 from tscc_stream.stages.gather import Gather
 from tscc_stream.stages.infer import Encoder, Infer
-from tscc_stream.stages.interpret import Interpret, NetworkVote
+from tscc_stream.stages.interpret import Interpret, NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 
 FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal
@@ -48,6 +48,18 @@ Timer = Callable[[str], AbstractContextManager[object]]
 
 def _untimed(_stage: str) -> AbstractContextManager[object]:
     return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class FrontState:
+    """The stages of a FrontHalf as they can be written down. extract: of single channels, together: of sensors."""
+
+    assemble: AssembleState
+    condition: ConditionState
+    detect: DetectState
+    extract: ExtractState | None
+    together: TogetherState | None
+    coincidence: CoincidenceState | None
 
 
 class FrontHalf:
@@ -95,9 +107,43 @@ class FrontHalf:
         out += self._extract.advance(message.sid, reached_ns)
         self.counts["suppressed"] = self._extract.counts["suppressed"]
         if self._coincidence:
-            known_ns = reached_ns - seconds_to_ns(self._sections_of(message.sid)[2].min_seconds)
-            out += self._named(self._coincidence.advance(message.sid, known_ns, now_ns))
+            out += self._named(self._coincidence.advance(message.sid, self._known_ns(message.sid), now_ns))
         return out
+
+    def snapshot(self) -> FrontState:
+        """Everything that decides what the next record makes, to be written down before it is fed."""
+        extract = self._extract
+        return FrontState(
+            self.assemble.snapshot(),
+            self._condition.snapshot(),
+            self._detect.snapshot(),
+            extract.snapshot() if isinstance(extract, Extract) else None,
+            None if isinstance(extract, Extract) else extract.snapshot(),
+            self._coincidence.snapshot() if self._coincidence else None,
+        )
+
+    def restore(self, state: FrontState, now_ns: int) -> None:
+        """Go on from a snapshot that a front half with the same configuration and package has taken."""
+        self.assemble.restore(state.assemble)
+        self._served = {sid: {} for sid in state.assemble}
+        self._condition.restore(state.condition)
+        self._detect.restore(state.detect)
+        if isinstance(self._extract, Extract):
+            self._extract.restore(state.extract or {})
+        elif state.together is not None:
+            self._extract.restore(state.together)
+        if self._coincidence and state.coincidence:
+            self._coincidence.restore(state.coincidence, now_ns)
+
+    def reached_ns(self) -> dict[str, int]:
+        """By source id: every window with an earlier onset has been given out, or never will be."""
+        pending = self._extract.oldest_pending_by_channel()
+        known = {sid: self._known_ns(sid) for sid in self.assemble.snapshot()}
+        return {sid: min(at_ns, pending.get(sid, at_ns)) for sid, at_ns in known.items()}
+
+    def _known_ns(self, sid: str) -> int:
+        """Every trigger of a channel with an earlier onset is known."""
+        return self.assemble.reached_ns(sid) - seconds_to_ns(self._sections_of(sid)[2].min_seconds)
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
         """What time alone settles: network events that a silent channel held up."""
@@ -227,6 +273,14 @@ class BackHalf:
     def flush(self) -> list[BackMessage]:
         """What is held in a batch that is not full."""
         return self._batches(self._gather.flush())
+
+    def snapshot(self) -> VoteState:
+        """What network events still depend on; call it after a `flush`."""
+        return self._vote.snapshot()
+
+    def restore(self, state: VoteState) -> None:
+        """Go on from a snapshot."""
+        self._vote.restore(state)
 
     def unsettled_ns(self) -> int:
         """No network event that still waits for its windows has an earlier onset."""

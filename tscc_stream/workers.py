@@ -10,9 +10,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from tscc_stream.beside import Beside
@@ -20,12 +20,17 @@ from tscc_stream.config import Config
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState
 from tscc_stream.edges.sqlite import TRIM_ROWS, JournalFile
 from tscc_stream.edges.zeromq import Bus
+from tscc_stream.gap_causes import LOST, GapCauses
 from tscc_stream.health import Health
 from tscc_stream.messages import Committed, Detection, Gap, Message, Record, Refusal, WindowDropped
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
+from tscc_stream.recovery import Barrier, Barriers, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
+from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import NewLive, NewShadow, Order, Served
+from tscc_stream.stages.acquire import Rejected
+from tscc_stream.stages.journal import Snapshot
 from tscc_stream.stages.publish import Publish
 
 _log = logging.getLogger(__name__)
@@ -53,7 +58,8 @@ class Stop:
 
 STOP = Stop()
 Inbox = queue.Queue[Emitted | Note | Stop]
-Outbox = queue.Queue[list[FrontMessage | Note] | Stop]
+Outgoing = FrontMessage | Note | Barrier
+Outbox = queue.Queue[list[Outgoing] | Stop]
 
 
 @dataclass
@@ -90,10 +96,16 @@ class FrontWorker:
 
     NAME = "front"
 
-    def __init__(self, shared: Shared, front: FrontHalf, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(
+        self, shared: Shared, front: FrontHalf, inbox: Inbox, outbox: Outbox, positions: Mapping[str, Position]
+    ) -> None:
+        """positions: where each server's reader goes on from."""
         self._shared = shared
         self._front = front
         self._inbox, self._outbox = inbox, outbox
+        self._positions = dict(positions)
+        self._barriers = Barriers(time.monotonic_ns())
+        self._causes = GapCauses()
         self._counted: dict[str, float] = {}
         self._links: dict[str, tuple[bool, str]] = {}
 
@@ -104,9 +116,17 @@ class FrontWorker:
                 break
             out = self._turn(item)
             self._count()
+            if self._barriers.due(time.monotonic_ns()):
+                out.append(self._barrier())
             if out:
                 self._shared.put(self._outbox, out, self.NAME)
+        last: list[Outgoing] = [self._barrier()]
+        self._shared.put(self._outbox, last, self.NAME)
         self._shared.put(self._outbox, STOP, self.NAME)
+
+    def _barrier(self) -> Barrier:
+        with self._shared.timer("snapshot"):
+            return self._barriers.take(self._front, self._positions, time.monotonic_ns())
 
     def _next(self) -> Emitted | Note | Stop | None:
         now_ns = time.monotonic_ns()
@@ -119,9 +139,9 @@ class FrontWorker:
         except queue.Empty:
             return None
 
-    def _turn(self, item: Emitted | Note | None) -> list[FrontMessage | Note]:
+    def _turn(self, item: Emitted | Note | None) -> list[Outgoing]:
         now_ns = time.monotonic_ns()
-        out: list[FrontMessage | Note] = []
+        out: list[Outgoing] = []
         if isinstance(item, Arrival):
             out += self._arrival(item, now_ns)
         elif isinstance(item, LinkState):
@@ -136,20 +156,39 @@ class FrontWorker:
 
     def _arrival(self, arrival: Arrival, now_ns: int) -> list[FrontMessage]:
         out: list[FrontMessage] = []
-        for record in arrival.records:
-            out += self._front.feed(record, now_ns)
-            self._record(record, now_ns)
-        for rejected in arrival.rejected:
-            self._shared.metrics.records_rejected[rejected.reason].inc()
-            _log.warning("%s: packet %d dropped: %s", arrival.server, rejected.sequence, rejected.text)
+        for item in arrival.items:
+            if isinstance(item, Rejected):
+                self._reject(arrival.server, item)
+                continue
+            self._causes.record(arrival.server, item.station, item.record)
+            out += map(self._explained(item.record), self._front.feed(item.record, now_ns))
+            self._record(item.record, now_ns)
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
+        self._positions[arrival.server] = arrival.position
         return out
+
+    def _reject(self, server: str, rejected: Rejected) -> None:
+        self._shared.metrics.records_rejected[rejected.reason].inc()
+        self._causes.rejected(server, rejected.station)
+        _log.warning("%s: packet %d dropped: %s", server, rejected.sequence, rejected.text)
+
+    def _explained(self, record: Record) -> Callable[[FrontMessage], FrontMessage]:
+        """Gives gaps the cause for which samples are missing."""
+
+        def explain(message: FrontMessage) -> FrontMessage:
+            if not isinstance(message, Gap):
+                return message
+            return replace(message, cause=self._causes.named(message, record.sample_rate_hz))
+
+        return explain
 
     def _link(self, state: LinkState) -> list[Note]:
         """A change of a server's link is told once, not with every attempt that fails the same way."""
         metrics, server = self._shared.metrics, state.server
         metrics.seedlink_connected[server].set(state.connected)
+        if state.connected:
+            self._causes.linked(server, resumed=True)
         self._shared.health.link(server, state.connected)
         before = self._links.get(server)
         if before is not None and before[0] and not state.connected:
@@ -168,10 +207,13 @@ class FrontWorker:
         metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
         self._shared.health.record(record.sid, now_ns)
 
-    def _seen(self, message: FrontMessage | Note) -> FrontMessage | Note:
+    def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics
         if isinstance(message, Gap) and message.to_ns is not None:
             metrics.gaps[message.sid].inc()
+            metrics.gaps_by_cause[message.cause].inc()
+            if message.cause in LOST:
+                metrics.lost_seconds[message.sid].inc((message.to_ns - message.from_ns) / NS_PER_SECOND)
         elif isinstance(message, WindowDropped):
             metrics.windows_dropped[message.reason].inc()
         elif isinstance(message, Refusal):
@@ -209,10 +251,17 @@ class BackWorker:
         bus: Bus,
         outbox: Outbox,
         orders: queue.SimpleQueue[Order],
+        made_of: bytes,
+        floors: Mapping[str, int],
     ) -> None:
+        """made_of: as snapshots state it. floors: by source id, detections with earlier onsets (ns) were journalled
+        before a warm-up restart.
+        """
         self._shared, self._site, self._retention = shared, config.site, config.retention
         self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
         self._outbox, self._orders = outbox, orders
+        self._made_of, self._floors = made_of, floors
+        self._gaps: list[Gap] = []
         self._fresh: list[Detection] = []
         self._uncommitted: list[Message] = []
         self._serve(served)
@@ -237,11 +286,11 @@ class BackWorker:
             self._hold(self._back.flush())
             self._commit()
 
-    def _take(self) -> list[list[FrontMessage | Note] | Stop]:
+    def _take(self) -> list[list[Outgoing] | Stop]:
         """What is queued, at least one list where one comes in time."""
         self._shared.health.stamp(self.NAME, time.monotonic_ns())
         self._shared.metrics.queue_depth["back"].set(self._outbox.qsize())
-        taken: list[list[FrontMessage | Note] | Stop] = []
+        taken: list[list[Outgoing] | Stop] = []
         try:
             taken.append(self._outbox.get(timeout=TURN_SECONDS))
             while len(taken) < COMMIT_TOGETHER:
@@ -283,33 +332,51 @@ class BackWorker:
     def _model_status(self, data: dict[str, Any]) -> Message:
         return self._publish.status("model", data, time.time_ns())
 
-    def _feed(self, items: list[FrontMessage | Note]) -> None:
+    def _feed(self, items: list[Outgoing]) -> None:
         """Every batch that has gone through is committed at once, however much is queued behind it."""
         for item in items:
             if isinstance(item, Note):
                 self._uncommitted.append(self._publish.status(item.kind, item.data, time.time_ns()))
-            elif not isinstance(item, Gap | Refusal):
+            elif isinstance(item, Gap):
+                self._gaps.append(item)
+            elif isinstance(item, Barrier):
+                self._at_barrier(item)
+            elif not isinstance(item, Refusal):
                 self._hold(self._back.feed(item))
             if self._back.batch_sizes:
                 self._commit()
+
+    def _at_barrier(self, barrier: Barrier) -> None:
+        """Everything before it is committed, and with it what a restart goes on from."""
+        self._hold(self._back.flush())
+        self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of))
 
     def _hold(self, results: list[BackMessage]) -> None:
         self._uncommitted += self._written(results)
 
     def _written(self, results: list[BackMessage]) -> list[Message]:
-        self._fresh += [result for result in results if isinstance(result, Detection)]
-        return [message for result in results for message in self._publish.feed(result)]
+        new = [result for result in results if not self._is_told(result)]
+        self._fresh += [result for result in new if isinstance(result, Detection)]
+        return [message for result in new for message in self._publish.feed(result)]
 
-    def _commit(self) -> None:
+    def _is_told(self, result: BackMessage) -> bool:
+        """Whether a warm-up restart made again what the journal may hold under an onset that was another then."""
+        if isinstance(result, Detection):
+            window = result.assignment.window
+            return window.onset_ns < self._floors.get(window.sid, window.onset_ns)
+        return all(result.onset_ns < self._floors.get(sid, result.onset_ns) for sid in result.channels)
+
+    def _commit(self, snapshot: Snapshot | None = None) -> None:
         """Journal before publish."""
         self._shared.health.stamp(self.NAME, time.monotonic_ns())
         for size in self._back.batch_sizes:
             self._shared.metrics.batch_size.observe(size)
         self._back.batch_sizes.clear()
         messages, self._uncommitted = self._uncommitted, []
-        if messages:
+        gaps, self._gaps = self._gaps, []
+        if messages or gaps or snapshot:
             with self._shared.timer("journal"):
-                committed = self._journal.append(messages)
+                committed = self._journal.append(messages, gaps, snapshot)
             self._bus.publish(committed)
             self._count(committed)
         self._trim(len(messages))

@@ -48,7 +48,7 @@ _ADDED_IN_3 = (
     """CREATE TABLE snapshot (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         format INTEGER NOT NULL,
-        made_of TEXT NOT NULL,
+        made_of BLOB NOT NULL,
         head INTEGER NOT NULL,
         positions BLOB NOT NULL,
         reached BLOB NOT NULL,

@@ -44,17 +44,26 @@ _Address = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
-    """What one read brought. position: where to go on after all of it. unwanted: records that no pattern asks for."""
+    """What one read brought, in its order. position: where to go on after all of it. unwanted: records that no
+    pattern asks for.
+    """
 
     server: str
-    received: tuple[Received, ...]
-    rejected: tuple[Rejected, ...]
+    items: tuple[Received | Rejected, ...]
     unwanted: int
     position: Position
 
     @property
+    def received(self) -> tuple[Received, ...]:
+        return tuple(item for item in self.items if isinstance(item, Received))
+
+    @property
     def records(self) -> tuple[Record, ...]:
         return tuple(received.record for received in self.received)
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        return tuple(item for item in self.items if isinstance(item, Rejected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,15 +339,14 @@ class SeedLinkReader:
             raise LinkError("network", f"lost {self._config.server}: {_why(error)}") from error
 
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
-        received = tuple(event for event in events if isinstance(event, Received))
-        rejected = tuple(event for event in events if isinstance(event, Rejected))
+        items = tuple(event for event in events if isinstance(event, Received | Rejected))
         unwanted, session.unwanted = session.unwanted, 0
         for event in events:
             self._tell(event)
         self._position = session.position
-        if received or rejected or unwanted:
+        if items or unwanted:
             self._backoff.reset()
-            self._emit(Arrival(self._config.server, received, rejected, unwanted, self._position))
+            self._emit(Arrival(self._config.server, items, unwanted, self._position))
         for event in events:
             if isinstance(event, SessionError):
                 raise LinkError(event.reason, event.text)

@@ -28,8 +28,9 @@ from tscc_stream.edges.journal_schema import (
     prepare,
     transaction,
 )
-from tscc_stream.messages import Committed, Message
-from tscc_stream.stages.journal import JournalError, number
+from tscc_stream.gap_causes import LOST
+from tscc_stream.messages import Committed, Gap, Message
+from tscc_stream.stages.journal import GapEntry, JournalError, Snapshot, StoredSnapshot, number
 from tscc_stream.stages.publish import WAVEFORM, Page
 
 __all__ = ["JournalError", "JournalFile", "JournalReader"]
@@ -113,8 +114,13 @@ class JournalFile:
         """Last topic_seq per first two parts of the topic."""
         return dict(self._heads)
 
-    def append(self, messages: Iterable[Message]) -> list[Committed]:
+    def append(
+        self, messages: Iterable[Message], gaps: Iterable[Gap] = (), snapshot: Snapshot | None = None
+    ) -> list[Committed]:
         """Store what is new among `messages`, in one transaction; on return it is on the disk.
+
+        gaps: for the ledger, in the same transaction. snapshot: to go on from after these messages; it takes the place
+        of the one before.
 
         What is there already is refused and counted in `duplicates`. After a JournalError nothing of the group is
         stored, and the same group may be appended again.
@@ -123,6 +129,9 @@ class JournalFile:
             numbered = number(messages, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
+            self._note(gaps)
+            if snapshot is not None:
+                self._replace_snapshot(snapshot, numbered.head)
         self._head, self._heads = numbered.head, numbered.heads
         self.duplicates += numbered.duplicates
         return list(numbered.committed)
@@ -140,6 +149,48 @@ class JournalFile:
         if committed:
             hour = self._clock() // NS_PER_HOUR
             self._db.execute("INSERT OR IGNORE INTO hour VALUES (?, ?)", (hour, committed[0].seq))
+
+    def _note(self, gaps: Iterable[Gap]) -> None:
+        """What was noted before keeps its cause: data that are read again after a restart have the same gaps."""
+        noted_ns = self._clock()
+        for gap in gaps:
+            if gap.cause in LOST and self._has_lost(gap):
+                continue
+            self._db.execute(
+                """INSERT INTO gap VALUES (?, ?, ?, ?, ?) ON CONFLICT (sid, from_ns, cause)
+                   DO UPDATE SET to_ns = excluded.to_ns WHERE gap.to_ns IS NULL""",
+                (gap.sid, gap.from_ns, gap.to_ns, gap.cause, noted_ns),
+            )
+
+    def _has_lost(self, gap: Gap) -> bool:
+        query = f"""SELECT EXISTS (SELECT 1 FROM gap
+                    WHERE sid = ? AND from_ns = ? AND cause IN ({", ".join("?" * len(LOST))}))"""  # noqa: S608  # marks only
+        return number_of(self._db, query, (gap.sid, gap.from_ns, *LOST)) == 1
+
+    def _replace_snapshot(self, snapshot: Snapshot, head: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                snapshot.format,
+                snapshot.made_of,
+                head,
+                snapshot.positions,
+                snapshot.reached,
+                snapshot.state,
+                snapshot.checksum(head),
+            ),
+        )
+
+    def snapshot(self) -> StoredSnapshot | None:
+        """What to go on from; None where none was stored yet."""
+        query = "SELECT format, made_of, positions, reached, state, head, checksum FROM snapshot"
+        with _explained(self.path, "read its snapshot"):
+            row = self._db.execute(query).fetchone()
+        if row is None:
+            return None
+        *parts, head, checksum = row
+        snapshot = Snapshot(*parts)
+        return StoredSnapshot(snapshot, head, intact=snapshot.checksum(head) == checksum)
 
     def remember_model(self, sha256: str, document: bytes) -> None:
         """Keep model.json of the model whose detections follow: what their windows are is stated there."""
@@ -318,6 +369,13 @@ class JournalReader:
             end = min(start + SCAN, head)
             messages, full = _take(self._matching(start, end, topic), limit, max_bytes)
             return Page(oldest, head, heads, messages[-1].seq if full else end, tuple(messages))
+
+    def gaps(self, from_ns: int = -(2**63), limit: int = 1_000_000) -> list[GapEntry]:
+        """The ledger of gaps that end at or after a data time, or still last, in order of their beginning."""
+        query = """SELECT sid, from_ns, to_ns, cause, noted_ns FROM gap
+                   WHERE to_ns IS NULL OR to_ns >= ? ORDER BY from_ns, sid LIMIT ?"""
+        with _explained(self.path, "read it"):
+            return [GapEntry(*row) for row in self._db.execute(query, (from_ns, limit))]
 
     def models(self) -> dict[str, bytes]:
         """model.json of every model that was live, by its SHA-256, the latest last."""

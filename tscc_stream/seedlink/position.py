@@ -48,6 +48,11 @@ class Position:
         last = self.last and Mark(None, self.time_ns)
         return replace(self, last=last, stations=(), failures=0)
 
+    def rewound(self, by_ns: int) -> Position:
+        """By time, and as much earlier."""
+        time_ns = None if self.time_ns is None else self.time_ns - by_ns
+        return replace(self, time_ns=time_ns).by_time()
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         stations = {name: [mark.sequence, mark.start_ns] for name, mark in self.stations}

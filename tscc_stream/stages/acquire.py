@@ -66,11 +66,15 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A packet that cannot be used and was dropped. reason: one word, as RecordError has it, or "format"."""
+    """A packet that cannot be used and was dropped. reason: one word, as RecordError has it, or "format".
+
+    station: NET_STA, empty where the packet does not say.
+    """
 
     reason: str
     text: str
     sequence: int
+    station: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,12 +462,13 @@ class SeedLinkSession:
     def _unpack(self, frame: Frame, now_ns: int) -> Record | Rejected:
         if frame.format[0] not in "23":
             text = f"packet {frame.sequence} of {frame.station} has format {frame.format!r}, not miniSEED"
-            return Rejected("format", text, frame.sequence)
+            return Rejected("format", text, frame.sequence, frame.station)
         try:
             return decode(frame.payload, now_ns)
         except (RecordError, UnicodeDecodeError) as error:  # the codes in a broken header may be no text
             reason = error.reason if isinstance(error, RecordError) else "malformed"
-            return Rejected(reason, f"packet {frame.sequence} of {frame.station}: {error}", frame.sequence)
+            text = f"packet {frame.sequence} of {frame.station}: {error}"
+            return Rejected(reason, text, frame.sequence, frame.station)
 
     # Ends
 

@@ -43,6 +43,10 @@ class _Channel:
     break_cause: str = ""
 
 
+AssembleState = dict[str, _Channel]
+"""By source id."""
+
+
 class Assemble:
     """Feeds on records of any channel in any interleaving; each channel on its own.
 
@@ -77,6 +81,14 @@ class Assemble:
                 )
         channel.next_ns = start_ns + offset_ns(samples.size, channel.rate_hz)
         return out
+
+    def snapshot(self) -> AssembleState:
+        """Every channel's state, to be written down before the next `feed`."""
+        return self._channels
+
+    def restore(self, state: AssembleState) -> None:
+        """Go on from a snapshot."""
+        self._channels = state
 
     def reached_ns(self, sid: str) -> int:
         """Where the next sample of a known channel is expected, be it within a break."""

@@ -34,7 +34,18 @@ def bandpass(low_hz: float, high_hz: float, corners: int, rate_hz: float) -> Flo
     return sections
 
 
+@dataclass(frozen=True, slots=True)
+class RatioMemory:
+    """Where a ratio stands: samples so far, and what it keeps of the short and of the long average."""
+
+    seen: int
+    sta: Float64Array
+    lta: Float64Array
+
+
 class _Ratio(Protocol):
+    memory: RatioMemory
+
     def feed(self, filtered: Float64Array) -> Float64Array: ...
 
 
@@ -49,6 +60,14 @@ class RecursiveRatio:
         self._nlta = nlta
         self._seen = 0
         self._sta, self._lta = np.zeros(1), np.zeros(1)
+
+    @property
+    def memory(self) -> RatioMemory:
+        return RatioMemory(self._seen, self._sta, self._lta)
+
+    @memory.setter
+    def memory(self, memory: RatioMemory) -> None:
+        self._seen, self._sta, self._lta = memory.seen, memory.sta, memory.lta
 
     def feed(self, filtered: Float64Array) -> Float64Array:
         """Ratio of the next samples."""
@@ -74,12 +93,12 @@ class _WindowSum:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._frames = np.zeros(length)
+        self.frames = np.zeros(length)
 
     def feed(self, values: Float64Array) -> Float64Array:
         """[n] values -> [n] sums over the last `length` of them (as if zeros came before)."""
         length = self._length
-        joined = np.concatenate((self._frames, values))
+        joined = np.concatenate((self.frames, values))
         rows = -(-joined.size // length)
         padded = np.zeros(rows * length)
         padded[: joined.size] = joined
@@ -88,10 +107,10 @@ class _WindowSum:
         tails = np.cumsum(frames[:, ::-1], axis=1)[:, ::-1]
         sums = heads.copy()
         sums[1:, :-1] += tails[:-1, 1:]
-        begin = self._frames.size
+        begin = self.frames.size
         whole = joined.size // length
         keep_from = (whole - 1) * length
-        self._frames = joined[keep_from:].copy()
+        self.frames = joined[keep_from:].copy()
         out: Float64Array = sums.reshape(-1)[begin : joined.size]
         return out
 
@@ -104,6 +123,14 @@ class ClassicRatio:
         self._blank = nlta - 1
         self._seen = 0
         self._sta, self._lta = _WindowSum(nsta), _WindowSum(nlta)
+
+    @property
+    def memory(self) -> RatioMemory:
+        return RatioMemory(self._seen, self._sta.frames, self._lta.frames)
+
+    @memory.setter
+    def memory(self, memory: RatioMemory) -> None:
+        self._seen, self._sta.frames, self._lta.frames = memory.seen, memory.sta, memory.lta
 
     def feed(self, filtered: Float64Array) -> Float64Array:
         """Ratio of the next samples."""
@@ -121,10 +148,25 @@ _METHODS: dict[str, Callable[[int, int], _Ratio]] = {"recursive": RecursiveRatio
 
 @dataclass(slots=True)
 class _Channel:
+    rate_hz: float
     sections: Float64Array
     memory: Float64Array
     first_value: float
     ratio: _Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class FilterState:
+    """What one channel's filter and ratio remember; the rest follows from its rate and its configuration."""
+
+    rate_hz: float
+    memory: Float64Array
+    first_value: float
+    ratio: RatioMemory
+
+
+ConditionState = dict[str, FilterState]
+"""By source id."""
 
 
 class Condition:
@@ -150,16 +192,28 @@ class Condition:
             self._channels.pop(message.sid, None)
             return []
         if message.index == 0:
-            self._channels[message.sid] = self._start(message)
+            self._channels[message.sid] = self._start(message.sid, message.sample_rate_hz, float(message.samples[0]))
         channel = self._channels[message.sid]
         centred = message.samples - channel.first_value
         filtered, channel.memory = sosfilt(channel.sections, centred, zi=channel.memory)
         return [Characteristic(message, read_only(channel.ratio.feed(filtered)))]
 
-    def _start(self, block: Block) -> _Channel:
-        condition, trigger = self._config_of(block.sid)
-        rate = block.sample_rate_hz
-        sections = bandpass(*condition.band_hz, condition.corners, rate)
-        nsta, nlta = (seconds_to_samples(s, rate) for s in (trigger.sta_seconds, trigger.lta_seconds))
+    def snapshot(self) -> ConditionState:
+        """Every channel's state, to be written down before the next `feed`."""
+        return {
+            sid: FilterState(channel.rate_hz, channel.memory, channel.first_value, channel.ratio.memory)
+            for sid, channel in self._channels.items()
+        }
+
+    def restore(self, state: ConditionState) -> None:
+        """Go on from a snapshot that was taken with the same configuration."""
+        for sid, stored in state.items():
+            channel = self._channels[sid] = self._start(sid, stored.rate_hz, stored.first_value)
+            channel.memory, channel.ratio.memory = stored.memory, stored.ratio
+
+    def _start(self, sid: str, rate_hz: float, first_value: float) -> _Channel:
+        condition, trigger = self._config_of(sid)
+        sections = bandpass(*condition.band_hz, condition.corners, rate_hz)
+        nsta, nlta = (seconds_to_samples(s, rate_hz) for s in (trigger.sta_seconds, trigger.lta_seconds))
         ratio = _METHODS[trigger.method](nsta, nlta)
-        return _Channel(sections, np.zeros((len(sections), 2)), float(block.samples[0]), ratio)
+        return _Channel(rate_hz, sections, np.zeros((len(sections), 2)), first_value, ratio)

@@ -36,6 +36,10 @@ class _State:
     earliest: int = 0
 
 
+DetectState = dict[str, _State]
+"""By source id."""
+
+
 class Detect:
     """Characteristic functions to triggers: sent when they open, again when they close.
 
@@ -55,6 +59,14 @@ class Detect:
         if state is None or state.open is None or not state.announced or retract:
             return []
         return [replace(state.open, off_index=state.last_index, off_ns=state.last_ns)]
+
+    def snapshot(self) -> DetectState:
+        """Every channel's state, to be written down before the next `feed`."""
+        return self._states
+
+    def restore(self, state: DetectState) -> None:
+        """Go on from a snapshot."""
+        self._states = state
 
     def _advance(self, message: Characteristic) -> list[Trigger]:
         block = message.block
@@ -191,6 +203,20 @@ class _Chain:
         return self.members[0][1], self.off_ns
 
 
+@dataclass(frozen=True, slots=True)
+class CoincidenceState:
+    """channels: how far each is processed, and its open trigger. The rest is as Coincidence has it."""
+
+    channels: dict[str, tuple[int, tuple[int, int, str] | None]]
+    closed: list[_Key]
+    head_needs_ns: int
+    last_off_ns: int
+    settled_ns: int
+    group_until_ns: int
+    unseen: list[int]
+    noticed: set[int]
+
+
 class Coincidence:
     """Triggers of single channels to network triggers, by obspy's rule, as soon as no later data can change them.
 
@@ -275,6 +301,27 @@ class Coincidence:
     def oldest_open_ns(self) -> int:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
         return min([key[0] for key in self._closed[:1]] + [key[0] for key in self._still_open()], default=_NEVER_NS)
+
+    def snapshot(self) -> CoincidenceState:
+        """To be written down before anything else is fed."""
+        return CoincidenceState(
+            {sid: (progress.processed_ns, progress.opened) for sid, progress in self._channels.items()},
+            self._closed,
+            self._head_needs_ns,
+            self._last_off_ns,
+            self._settled_ns,
+            self._group_until_ns,
+            self._unseen,
+            self._noticed,
+        )
+
+    def restore(self, state: CoincidenceState, now_ns: int) -> None:
+        """Go on from a snapshot; how long channels have been silent counts from now_ns."""
+        for sid, (processed_ns, opened) in state.channels.items():
+            self._progress(sid, processed_ns, now_ns).opened = opened
+        self._closed, self._unseen, self._noticed = state.closed, state.unseen, state.noticed
+        self._head_needs_ns, self._last_off_ns = state.head_needs_ns, state.last_off_ns
+        self._settled_ns, self._group_until_ns = state.settled_ns, state.group_until_ns
 
     def _progress(self, sid: str, from_ns: int, now_ns: int = 0) -> _Progress:
         progress = self._channels.get(sid)

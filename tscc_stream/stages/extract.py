@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tscc_stream.components import NEVER_NS, RATE_TOLERANCE, Flag, Sensor, Spot, cut_together
+from tscc_stream.components import NEVER_NS, RATE_TOLERANCE, Flag, Sensor, SensorState, Spot, cut_together
 from tscc_stream.messages import (
     Block,
     Characteristic,
@@ -68,6 +68,27 @@ class _Channel:
     latest_end: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryState:
+    """One channel as it can be written down: its plan follows from the package and the rate.
+
+    ratios: of the last samples of `history` only, those that a window may still ask for.
+    """
+
+    rate_hz: float
+    origin: int
+    history: Float64Array
+    ratios: Float64Array
+    flags: list[Flag]
+    pending: list[_Pending]
+    latest_uid: str
+    latest_end: int
+
+
+ExtractState = dict[str, HistoryState]
+"""By source id."""
+
+
 class Extract:
     """Triggers and blocks to windows of one channel each.
 
@@ -104,9 +125,43 @@ class Extract:
         """Nothing is held beyond the end of a channel."""
         return []
 
+    def snapshot(self) -> ExtractState:
+        """Every channel's state, to be written down before the next `feed`."""
+        return {sid: self._written(sid, channel) for sid, channel in self._channels.items()}
+
+    def _written(self, sid: str, channel: _Channel) -> HistoryState:
+        """No trigger that is still to be announced has an onset more than min_seconds ago."""
+        end = channel.origin + channel.ratios.size
+        unannounced = end - round(self._min_seconds_of(sid) * channel.plan.stream_rate_hz) - 1
+        first = min([unannounced, *(pending.onset_index for pending in channel.pending)])
+        return HistoryState(
+            channel.plan.stream_rate_hz,
+            channel.origin,
+            channel.history,
+            channel.ratios[max(0, first - channel.origin) :],
+            channel.flags,
+            channel.pending,
+            channel.latest_uid,
+            channel.latest_end,
+        )
+
+    def restore(self, state: ExtractState) -> None:
+        """Go on from a snapshot that was taken for the same package."""
+        for sid, kept in state.items():
+            ratios = np.zeros(kept.history.size)
+            ratios[kept.history.size - kept.ratios.size :] = kept.ratios
+            plan = plan_windows(self._spec, kept.rate_hz)
+            self._channels[sid] = _Channel(
+                plan, kept.origin, kept.history, ratios, kept.flags, kept.pending, kept.latest_uid, kept.latest_end
+            )
+
     def oldest_pending_ns(self) -> int:
         """Onset of the oldest window that still waits for samples; far in the future where none does."""
-        return min((p.onset_ns for channel in self._channels.values() for p in channel.pending), default=1 << 62)
+        return min(self.oldest_pending_by_channel().values(), default=1 << 62)
+
+    def oldest_pending_by_channel(self) -> dict[str, int]:
+        """Onset of the oldest window that still waits for samples, of channels that have one."""
+        return {sid: channel.pending[0].onset_ns for sid, channel in self._channels.items() if channel.pending}
 
     def feed(self, message: Trigger | Characteristic | Gap | EndOfStream) -> list[Window | WindowDropped]:
         """Windows that become complete, in order of onset, and windows that never will."""
@@ -265,9 +320,60 @@ class _Group:
     received_ns: int = 0
 
     @property
+    def onsets(self) -> list[_Onset]:
+        """Every trigger that is still spoken of, some more than once."""
+        latest = [] if self.latest is None else [self.latest]
+        return [*self.undecided, *self.pending, *latest, *self.last.values()]
+
+    def snapshot(self, place: dict[int, int]) -> GroupState:
+        """place: number of an onset, by its identity."""
+        return GroupState(
+            self.sensor.snapshot(),
+            [place[id(onset)] for onset in self.undecided],
+            [place[id(onset)] for onset in self.pending],
+            None if self.latest is None else place[id(self.latest)],
+            {component: place[id(onset)] for component, onset in self.last.items()},
+        )
+
+    @classmethod
+    def restored(cls, state: GroupState, onsets: list[_Onset], spec: PackageSpec) -> _Group:
+        return cls(
+            Sensor.restored(state.sensor, spec),
+            [onsets[place] for place in state.undecided],
+            [onsets[place] for place in state.pending],
+            None if state.latest is None else onsets[state.latest],
+            {component: onsets[place] for component, place in state.last.items()},
+        )
+
+    @property
     def oldest_ns(self) -> int:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
         return min((onset.trigger.on_ns for onset in (*self.pending[:1], *self.undecided[:1])), default=NEVER_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A sensor and its triggers as they can be written down; triggers by their place among TogetherState.onsets."""
+
+    sensor: SensorState
+    undecided: list[int]
+    pending: list[int]
+    latest: int | None
+    last: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TogetherState:
+    """groups: by sensor; places: sensor and component of every source id; remembered: of the last onsets."""
+
+    groups: dict[str, GroupState]
+    places: dict[str, tuple[str, str]]
+    onsets: list[_Onset]
+    remembered: int
+
+
+MOST_WRITTEN = 2_000
+"""Triggers remembered for network triggers that a snapshot holds: more than any of these is old."""
 
 
 class ExtractTogether:
@@ -327,6 +433,11 @@ class ExtractTogether:
         """Onset of the oldest trigger whose window is not settled; far in the future where none is."""
         return min((group.oldest_ns for group in self._groups.values()), default=NEVER_NS)
 
+    def oldest_pending_by_channel(self) -> dict[str, int]:
+        """Onset of the oldest trigger of its sensor whose window is not settled, of channels that have one."""
+        oldest = {sid: group.oldest_ns for sid, (group, _) in self._places.items()}
+        return {sid: onset_ns for sid, onset_ns in oldest.items() if onset_ns < NEVER_NS}
+
     def feed(self, message: Trigger | Characteristic | Gap | EndOfStream) -> list[Window | WindowDropped]:
         """Windows that become complete, by sensor in order of onset, and windows that never will."""
         if isinstance(message, Characteristic):
@@ -347,6 +458,26 @@ class ExtractTogether:
         """Everything before `reached_ns` was fed, be it a break."""
         group, component = self._place(sid)
         return self._settle(group) if group.sensor.tracks[component].advance(reached_ns) else []
+
+    def snapshot(self) -> TogetherState:
+        """Every sensor's state, to be written down before the next `feed`."""
+        remembered = list(self._onsets.values())[-MOST_WRITTEN:]
+        onsets = {id(onset): onset for group in self._groups.values() for onset in group.onsets}
+        for onset in remembered:
+            onsets.pop(id(onset), None)
+            onsets[id(onset)] = onset
+        place = {identity: number for number, identity in enumerate(onsets)}
+        groups = {name: group.snapshot(place) for name, group in self._groups.items()}
+        names = {id(group): name for name, group in self._groups.items()}
+        places = {sid: (names[id(group)], component) for sid, (group, component) in self._places.items()}
+        return TogetherState(groups, places, list(onsets.values()), len(remembered))
+
+    def restore(self, state: TogetherState) -> None:
+        """Go on from a snapshot that was taken for the same package."""
+        onsets = state.onsets
+        self._groups = {name: _Group.restored(group, onsets, self._spec) for name, group in state.groups.items()}
+        self._places = {sid: (self._groups[name], component) for sid, (name, component) in state.places.items()}
+        self._onsets = OrderedDict((onset.uid, onset) for onset in onsets[len(onsets) - state.remembered :])
 
     def flush(self) -> list[Window | WindowDropped]:
         """The end of all data: what still waits, waits for components that never came."""

@@ -18,6 +18,7 @@ from tscc_stream.sampling import NS_PER_SECOND
 
 UNKNOWN = "unknown"
 MOST_REMEMBERED = 65_536
+MOST_WRITTEN = 4_000
 """Windows whose outcome is kept for network triggers that may still name them."""
 MOST_WAITING = 1024
 """Network triggers that may wait for windows; beyond, the oldest goes out with the votes it has."""
@@ -59,6 +60,14 @@ class _Ballot:
     membership: float
 
 
+@dataclass(frozen=True, slots=True)
+class VoteState:
+    """outcomes: the latest windows and what became of them (None: dropped). waiting: triggers and what they lack."""
+
+    outcomes: list[tuple[str, _Ballot | None]]
+    waiting: list[tuple[NetworkTrigger, set[str]]]
+
+
 class NetworkVote:
     """Network triggers wait until every window they name is classified or dropped; then their channels vote."""
 
@@ -77,6 +86,17 @@ class NetworkVote:
         cluster = assignment.cluster if message.known else None
         uid = assignment.window.uid
         return self._resolve(uid, _Ballot(uid, cluster, message.name, best))
+
+    def snapshot(self) -> VoteState:
+        """To be written down before the next `feed`."""
+        return VoteState(list(self._outcomes.items())[-MOST_WRITTEN:], list(self._waiting.values()))
+
+    def restore(self, state: VoteState) -> None:
+        """Go on from a snapshot."""
+        self._outcomes = OrderedDict(state.outcomes)
+        self._waiting = OrderedDict(
+            ((trigger.uid, trigger.final), (trigger, lacks)) for trigger, lacks in state.waiting
+        )
 
     def oldest_waiting_ns(self) -> int:
         """Onset of the oldest network trigger that waits; far in the future where none does."""

@@ -1,0 +1,72 @@
+"""Why samples are missing: the server never had them, its ring had lost them, the link, or a record was unusable.
+
+A gap ends where a record starts. What happened between that record and the channel's one before it is the cause:
+
+- "bad record": a record of the station was dropped as unusable;
+- "ring overrun": the connection was lost meanwhile, and the server no longer had what was asked for;
+- "link": the connection was lost meanwhile, and only what is new could be asked for;
+- "server": neither, so the server did not have it to give.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from tscc_stream.messages import Gap, Record
+from tscc_stream.sampling import offset_ns
+
+LOST = ("server", "ring overrun", "link", "bad record", "shed")
+"""Causes by which data are lost; others (flat, invalid, rate, clock) are breaks in data that are there."""
+_SEAMS = 16
+"""Latest places of a channel that are remembered: gaps are told at once, or a few records later."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    """connection and rejected: as they were at the channel's last record. seams: (start ns of a record, cause)."""
+
+    connection: int
+    rejected: int
+    seams: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_SEAMS))
+
+
+class GapCauses:
+    """Told of connections, dropped records and records, in their order; then `named` says why a gap is there."""
+
+    def __init__(self) -> None:
+        self._connections: Counter[str] = Counter()
+        self._resumed: dict[str, bool] = {}
+        self._rejected: Counter[tuple[str, str]] = Counter()
+        self._channels: dict[str, _Channel] = {}
+
+    def linked(self, server: str, *, resumed: bool) -> None:
+        """A connection began. resumed: what came before was asked for, not only what is new."""
+        self._connections[server] += 1
+        self._resumed[server] = resumed
+
+    def rejected(self, server: str, station: str) -> None:
+        """A record was dropped. station: NET_STA, empty where it is not known."""
+        self._rejected[server, station] += 1
+
+    def record(self, server: str, station: str, record: Record) -> None:
+        """A record is about to be fed."""
+        connection = self._connections[server]
+        rejected = self._rejected[server, station] + self._rejected[server, ""]
+        channel = self._channels.setdefault(record.sid, _Channel(-1, rejected))
+        if rejected > channel.rejected:
+            channel.seams.append((record.start_ns, "bad record"))
+        elif connection != channel.connection:
+            channel.seams.append((record.start_ns, "ring overrun" if self._resumed.get(server, True) else "link"))
+        channel.connection, channel.rejected = connection, rejected
+
+    def named(self, gap: Gap, rate_hz: float) -> str:
+        """The cause of a gap; rate_hz: of the record that ends it. Other breaks keep their own."""
+        if gap.cause != "gap" or gap.to_ns is None:
+            return gap.cause
+        sample_ns = offset_ns(1, rate_hz)
+        channel = self._channels.get(gap.sid)
+        for start_ns, cause in channel.seams if channel else ():
+            if abs(start_ns - gap.to_ns) <= sample_ns:
+                return cause
+        return "server"
