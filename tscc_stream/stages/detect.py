@@ -318,17 +318,19 @@ class Coincidence:
     def restore(self, state: CoincidenceState, now_ns: int) -> None:
         """Go on from a snapshot; how long channels have been silent counts from now_ns."""
         for sid, (processed_ns, opened) in state.channels.items():
-            self._progress(sid, processed_ns, now_ns).opened = opened
+            self._add(sid, _Progress(next(self._serials), processed_ns, now_ns, opened))
         self._closed, self._unseen, self._noticed = state.closed, state.unseen, state.noticed
         self._head_needs_ns, self._last_off_ns = state.head_needs_ns, state.last_off_ns
         self._settled_ns, self._group_until_ns = state.settled_ns, state.group_until_ns
 
     def _progress(self, sid: str, from_ns: int, now_ns: int = 0) -> _Progress:
         progress = self._channels.get(sid)
-        if progress is None:
-            progress = self._channels[sid] = _Progress(next(self._serials), from_ns, now_ns)
-            self._certain.hold(sid, progress)
-            self._processed.hold(sid, progress)
+        return progress or self._add(sid, _Progress(next(self._serials), from_ns, now_ns))
+
+    def _add(self, sid: str, progress: _Progress) -> _Progress:
+        self._channels[sid] = progress
+        self._certain.hold(sid, progress)
+        self._processed.hold(sid, progress)
         return progress
 
     def _lowest(self, lowest: _Lowest, now_ns: int) -> int:

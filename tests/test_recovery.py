@@ -1,0 +1,252 @@
+"""Snapshots: taken anywhere, written down and read back, they change nothing; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_streams import SECOND, T0, FakeEncoder, noise_with_bursts, package_spec, records, sid_of
+from test_stage_battery import _plain as plain
+
+from tscc_stream import recovery
+from tscc_stream.config import Config
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import NetworkTrigger, Record, Window, WindowDropped
+from tscc_stream.package import PackageSpec
+from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
+from tscc_stream.recovery import Barrier, Barriers, made_of, resume, snapshot_at
+from tscc_stream.seedlink.position import Mark, Position
+from tscc_stream.stages.interpret import VoteState
+from tscc_stream.stages.journal import StoredSnapshot
+
+RATE = 100.0
+SAMPLES = 1500
+TOGETHER = package_spec(channels=3, components=("Z", "N", "E"))
+TRIGGER = {"sta_seconds": 0.2, "lta_seconds": 2.0, "trigger_on": 4.0, "max_seconds": 2.0}
+
+
+def config_with(**trigger: object) -> Config:
+    return Config.model_validate(
+        {
+            "condition": {"band_hz": (5.0, 20.0)},
+            "trigger": {**TRIGGER, **trigger},
+            "network": {"min_channels": 3},
+            "inference": {"max_batch": 4},
+        }
+    )
+
+
+def stream(seed: int, sids: list[str]) -> list[Record]:
+    """Records of some channels, interleaved, with a burst on all, a gap, a flat line and an invalid sample."""
+    order, queues = random.Random(seed), []  # noqa: S311
+    for number, sid in enumerate(sids):
+        data = noise_with_bursts(seed + number, SAMPLES, [500 + 5 * number, 610, 1150 + 3 * number], gain=60.0)
+        data[800 : 840 + number] = 5.0
+        data[900 + number] = np.nan if number == 1 else data[900 + number]
+        cuts = sorted(order.sample(range(1, SAMPLES), 25))
+        parts = records(data, RATE, cuts, sid=sid, quality=frozenset({"timing"} if number else ()))
+        del parts[5 + number]
+        queues.append(parts)
+    mixed: list[Record] = []
+    while any(queues):
+        mixed.append(order.choice([queue for queue in queues if queue]).pop(0))
+    return mixed
+
+
+class Daemon:
+    """Both halves as the daemon drives them, with a snapshot wherever it is told to."""
+
+    def __init__(self, config: Config, spec: PackageSpec) -> None:
+        self._config, self._spec = config, spec
+        self.out: list[Any] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._front = FrontHalf(self._config, self._spec)
+        self._back = BackHalf(FakeEncoder(), str, np.linspace(0, 1, 1000), self._config)
+
+    def feed(self, record: Record) -> None:
+        for item in self._front.feed(record):
+            self.out.append(item)
+            if isinstance(item, Window | WindowDropped | NetworkTrigger):
+                self.out += self._back.feed(item)
+        self.out += self._back.flush()
+
+    def restart(self) -> None:
+        """Everything written down, forgotten and read back."""
+        front, vote = recovery.encode(self._front.snapshot()), recovery.encode(self._back.snapshot())
+        self._start()
+        self._front.restore(recovery.decode(front, FrontState), 0)
+        self._back.restore(recovery.decode(vote, VoteState))
+        assert recovery.encode(self._front.snapshot()) == front
+
+    def end(self) -> list[Any]:
+        for item in self._front.flush():
+            self.out.append(item)
+            if isinstance(item, Window | WindowDropped | NetworkTrigger):
+                self.out += self._back.feed(item)
+        self.out += self._back.end()
+        return [plain(item) for item in self.out]
+
+
+CASES: dict[str, tuple[Config, PackageSpec, list[str]]] = {
+    "single channels": (config_with(), package_spec(), [sid_of(number) for number in range(3)]),
+    "late announcement": (config_with(min_seconds=0.15), package_spec(), [sid_of(number) for number in range(3)]),
+    "classic": (config_with(method="classic"), package_spec(), [sid_of(number) for number in range(3)]),
+    "components": (config_with(), TOGETHER, [sid_of(0)[:-1] + code for code in "ZNE"]),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@given(seed=st.integers(0, 20), restarts=st.sets(st.integers(0, 75), max_size=12))
+def test_a_restart_anywhere_changes_nothing(case: str, seed: int, restarts: set[int]) -> None:
+    config, spec, sids = CASES[case]
+    whole, cut = Daemon(config, spec), Daemon(config, spec)
+    for number, record in enumerate(stream(seed, sids)):
+        whole.feed(record)
+        cut.feed(record)
+        if number in restarts:
+            cut.restart()
+    expected = whole.end()
+    assert any(item[0] == "Window" for item in expected)
+    assert cut.end() == expected
+
+
+def test_counts_of_recorders_take_four_bytes_and_any_other_sample_comes_back_bit_by_bit() -> None:
+    front = FrontHalf(config_with(), package_spec(warmup_seconds=100.0))
+    front.feed(records(noise_with_bursts(1, 5000).astype(np.int32), RATE)[0])
+    state = front.snapshot()
+    assert state.extract is not None
+    ((sid, kept),) = state.extract.items()
+    odd = kept.history + 0.25
+    odd[:3] = [np.nan, -0.0, 1e300]
+    for history, bytes_each in ((kept.history, 4), (odd, 8)):
+        written = recovery.encode(replace(state, extract={sid: replace(kept, history=history)}))
+        assert len(written) < bytes_each * history.size + 1500
+        again = recovery.decode(written, FrontState).extract
+        assert again is not None
+        assert again[sid].history.tobytes() == history.tobytes()
+
+
+POSITION = Position(4, Mark(17, T0), (("XX_S000", Mark(17, T0)),), T0)
+
+
+def barrier_of(front: FrontHalf) -> Barrier:
+    return Barriers(0).take(front, {"mine:18000": POSITION}, 0)
+
+
+@pytest.fixture
+def stored() -> StoredSnapshot:
+    config, spec = config_with(), package_spec()
+    front = FrontHalf(config, spec)
+    for record in stream(3, [sid_of(0)])[:12]:
+        front.feed(record)
+    snapshot = snapshot_at(barrier_of(front), VoteState([], []), made_of(config, spec))
+    return StoredSnapshot(snapshot, 5, intact=True)
+
+
+def test_what_fits_is_gone_on_from(stored: StoredSnapshot) -> None:
+    found = resume(stored, config_with(), package_spec(version="2", clusters=7))
+    assert found.positions == {"mine:18000": POSITION}
+    assert found.front is not None
+    assert found.vote == VoteState([], [])
+    assert found.floors == {}
+    assert found.told == "going on from the snapshot at seq 5, 1 channels"
+
+
+@pytest.mark.parametrize(
+    ("config", "spec", "named"),
+    [
+        (config_with(trigger_on=5.0), package_spec(), "trigger"),
+        (Config.model_validate({**config_with().model_dump(), "channels": {"*": {}}}), package_spec(), "channels"),
+        (config_with(), package_spec(onset_sample=12), "the model's windows"),
+    ],
+)
+def test_another_configuration_is_refused_by_name_and_warms_up(
+    stored: StoredSnapshot, config: Config, spec: PackageSpec, named: str
+) -> None:
+    found = resume(stored, config, spec)
+    assert (found.front, found.vote) == (None, None)
+    assert f"made with another {named} and is refused: reading 14 s more" in found.told
+    position = found.positions["mine:18000"]
+    assert position.time_ns is not None
+    assert (position.last, position.stations) == (Mark(None, position.time_ns), ())
+    assert T0 - position.time_ns == round(13.8 * SECOND)
+    assert set(found.floors) == {sid_of(0)}
+
+
+def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot) -> None:
+    config = Config.model_validate(
+        {**config_with().model_dump(), "channels": {"*": {"trigger": {"lta_seconds": 60.0}}}}
+    )
+    assert "reading 72 s more" in resume(stored, config, package_spec()).told
+
+
+def test_another_format_or_program_is_refused_by_name(stored: StoredSnapshot) -> None:
+    older = replace(stored, snapshot=replace(stored.snapshot, format=0, state=b"whatever"))
+    assert "another format 0 instead of 1 and is refused" in resume(older, config_with(), package_spec()).told
+    program = json.dumps({**json.loads(stored.snapshot.made_of), "program": "0.0.1"}).encode()
+    other = replace(stored, snapshot=replace(stored.snapshot, made_of=program))
+    assert "another program and is refused" in resume(other, config_with(), package_spec()).told
+
+
+def test_what_is_damaged_or_not_there_starts_where_the_configuration_says(stored: StoredSnapshot) -> None:
+    damaged = resume(replace(stored, intact=False), config_with(), package_spec())
+    nothing = resume(None, config_with(), package_spec())
+    assert "the snapshot is damaged" in damaged.told
+    assert "no snapshot yet" in nothing.told
+    for found in (damaged, nothing):
+        assert (found.positions, found.front, found.floors) == ({}, None, {})
+
+
+def test_a_window_that_waits_holds_the_floor_of_its_channel() -> None:
+    front = FrontHalf(config_with(), package_spec())
+    data = noise_with_bursts(1, 540, [500], gain=60.0)
+    out = front.feed(records(data, RATE)[0])
+    assert not [item for item in out if isinstance(item, Window)]
+    (floor,) = front.reached_ns().values()
+    assert T0 + 5 * SECOND <= floor < T0 + 5.3 * SECOND
+    assert floor == front.unsettled_ns()
+
+
+def test_snapshots_are_as_seldom_as_their_size_wants() -> None:
+    barriers, front = Barriers(0), FrontHalf(config_with(), package_spec(warmup_seconds=10_000.0))
+    assert not barriers.due(2 * SECOND - 1)
+    assert barriers.due(2 * SECOND)
+    barriers.take(front, {}, 2 * SECOND)
+    assert not barriers.due(4 * SECOND - 1)
+    front.feed(records(noise_with_bursts(1, 500_000), RATE)[0])
+    size = len(barriers.take(front, {}, 4 * SECOND).state)
+    assert size > 2_000_000
+    assert not barriers.due(4 * SECOND + size * SECOND // recovery.BYTES_PER_SECOND - 1)
+    assert barriers.due(4 * SECOND + size * SECOND // recovery.BYTES_PER_SECOND)
+
+
+def flips(count: int, size: int) -> Iterator[int]:
+    return iter(random.Random(1).sample(range(size), count))  # noqa: S311
+
+
+def test_the_journal_keeps_one_snapshot_and_notices_any_damage(stored: StoredSnapshot, tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with JournalFile(path) as journal:
+        assert journal.snapshot() is None
+        journal.append([], snapshot=replace(stored.snapshot, state=b"earlier"))
+        journal.append([], snapshot=stored.snapshot)
+    with JournalFile(path) as journal:
+        assert journal.snapshot() == replace(stored, head=0)
+        for column in ("state", "positions", "reached", "made_of"):
+            value = bytearray(getattr(stored.snapshot, column))
+            value[next(flips(1, len(value)))] ^= 1
+            journal._db.execute(f"UPDATE snapshot SET {column} = ?", (bytes(value),))  # noqa: S608
+            found = journal.snapshot()
+            assert found is not None
+            assert not found.intact
+            journal.append([], snapshot=stored.snapshot)
