@@ -1,0 +1,130 @@
+"""Why samples are missing, and the ledger that says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_site import finished
+from made_streams import SECOND, T0, sid_of
+
+from tscc_stream.edges.sqlite import JournalFile, JournalReader
+from tscc_stream.gap_causes import LOST, GapCauses
+from tscc_stream.messages import Gap, Record, read_only
+from tscc_stream.stages.journal import GapEntry
+
+SID = sid_of(0)
+STATION = "XX_S000"
+
+
+def record_at(second: int, sid: str = SID) -> Record:
+    return Record(sid, T0 + second * SECOND, 100.0, read_only(np.arange(100)))
+
+
+def gap(first: int, last: int | None, cause: str = "gap", sid: str = SID) -> Gap:
+    return Gap(sid, T0 + first * SECOND, None if last is None else T0 + last * SECOND, cause)
+
+
+@pytest.fixture
+def causes() -> GapCauses:
+    made = GapCauses()
+    made.linked("a", resumed=True)
+    made.record("a", STATION, record_at(0))
+    return made
+
+
+def test_what_one_connection_brought_with_a_hole_the_server_did_not_have(causes: GapCauses) -> None:
+    causes.record("a", STATION, record_at(5))
+    assert causes.named(gap(1, 5), 100.0) == "server"
+
+
+@pytest.mark.parametrize(("resumed", "cause"), [(True, "ring overrun"), (False, "link")])
+def test_a_hole_across_connections_is_the_rings_where_the_rest_was_asked_for(
+    causes: GapCauses, resumed: bool, cause: str
+) -> None:
+    causes.linked("a", resumed=resumed)
+    causes.record("a", STATION, record_at(5))
+    causes.record("a", STATION, record_at(8))
+    assert causes.named(gap(6, 8), 100.0) == "server"
+    assert causes.named(gap(1, 5), 100.0) == cause  # told late, as by a stage that waits for stragglers
+
+
+def test_after_a_restart_the_first_hole_is_the_rings() -> None:
+    causes = GapCauses()
+    causes.linked("a", resumed=True)
+    causes.record("a", STATION, record_at(5))
+    assert causes.named(gap(-3, 5), 100.0) == "ring overrun"
+
+
+def test_a_dropped_record_makes_the_hole_of_its_own_station_only(causes: GapCauses) -> None:
+    other = sid_of(1)
+    causes.record("a", "XX_S001", record_at(0, other))
+    causes.rejected("a", STATION)
+    causes.record("a", STATION, record_at(2))
+    causes.record("a", "XX_S001", record_at(2, other))
+    assert causes.named(gap(1, 2), 100.0) == "bad record"
+    assert causes.named(gap(1, 2, sid=other), 100.0) == "server"
+    causes.rejected("a", "")
+    causes.record("a", "XX_S001", record_at(4, other))
+    assert causes.named(gap(3, 4, sid=other), 100.0) == "bad record"
+
+
+def test_other_breaks_keep_their_names(causes: GapCauses) -> None:
+    assert [causes.named(gap(1, last, cause), 100.0) for last, cause in ((2, "flat"), (None, "gap"), (2, "rate"))] == [
+        "flat",
+        "gap",
+        "rate",
+    ]
+    assert causes.named(gap(1, 2, sid=sid_of(9)), 100.0) == "server"
+
+
+def test_the_ledger_keeps_the_first_cause_and_closes_what_was_open(tmp_path: Path) -> None:
+    with JournalFile(tmp_path / "journal.sqlite", lambda: 77) as journal:
+        journal.append([], [gap(1, None, "flat"), gap(10, 12, "link")])
+        journal.append([], [gap(1, 4, "flat"), gap(10, 12, "ring overrun"), gap(10, 12, "flat"), gap(1, 9, "flat")])
+    reader = JournalReader(tmp_path / "journal.sqlite")
+    found = [((e.from_ns - T0) // SECOND, (e.to_ns or 0) - T0, e.cause, e.noted_ns) for e in reader.gaps()]
+    assert sorted(found) == [(1, 4 * SECOND, "flat", 77), (10, 12 * SECOND, "flat", 77), (10, 12 * SECOND, "link", 77)]
+    assert len(reader.gaps(T0 + 5 * SECOND)) == 2
+    reader.close()
+
+
+def test_the_command_prints_it(tmp_path: Path) -> None:
+    with JournalFile(tmp_path / "journal.sqlite") as journal:
+        journal.append([], [gap(1, None, "flat"), gap(10, 12, "link"), gap(20, 21, "server", sid_of(1))])
+    done = finished("gaps", "--state-dir", tmp_path)
+    assert done.returncode == 0
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith("XX.S000..EHZ      2010-05-27T16:24:01.000000Z  still lasts")
+    assert second.split()[1:] == ["2010-05-27T16:24:10.000000Z", "2010-05-27T16:24:12.000000Z", "2.000", "s", "link"]
+    assert third.startswith("XX.S001..EHZ")
+    assert done.stderr == "3 gaps; lost: link 2.000 s, server 1.000 s\n"
+    lost = finished("gaps", "--state-dir", tmp_path, "--lost", "--jsonl", "--channel", "XX.S000.*")
+    (entry,) = map(json.loads, lost.stdout.splitlines())
+    assert GapEntry(**entry).cause == "link"
+    late = finished("gaps", "--state-dir", tmp_path, "--since", "2010-05-27T16:24:15", "--lost")
+    assert [line.split()[0] for line in late.stdout.splitlines()] == ["XX.S001..EHZ"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--state-dir", "."), "journal journal.sqlite: no such file"),
+        (("--state-dir", "here", "--since", "soon"), "--since soon: expected a time such as 2026-11-26T06:00:00"),
+    ],
+)
+def test_what_cannot_be_printed_is_one_sentence(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    JournalFile(tmp_path / "here" / "journal.sqlite").close()
+    done = finished("gaps", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
+def test_the_causes_of_loss_are_those_of_the_ledger() -> None:
+    assert LOST == ("server", "ring overrun", "link", "bad record", "shed")

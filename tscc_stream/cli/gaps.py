@@ -1,0 +1,102 @@
+"""The command that prints the ledger of gaps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from tscc_stream.cli.command import Commands, UsageError, add_command
+from tscc_stream.cli.site_models import state_dir_of
+from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.gap_causes import LOST
+from tscc_stream.sampling import NS_PER_SECOND
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.journal import GapEntry
+from tscc_stream.stages.publish import iso_time
+
+
+def add(commands: Commands) -> None:
+    """Add it."""
+    parser = add_command(
+        commands,
+        "gaps",
+        "which data of which channel never came, and why",
+        "gaps --config config.yaml --since 2026-11-26 --lost",
+        _gaps,
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--state-dir", type=Path, metavar="DIR", help="of the daemon, which may be running")
+    where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir")
+    parser.add_argument("--since", metavar="TIME", help="gaps that end later, UTC: 2026-11-26 or 2026-11-26T06:00:00")
+    parser.add_argument("--channel", default="*", metavar="PATTERN", help="over NET.STA.LOC.CHA, * and ? allowed")
+    parser.add_argument("--lost", action="store_true", help="only missing data, no flat or invalid ones")
+    parser.add_argument("--jsonl", action="store_true", help="one gap per line as JSON")
+
+
+def _gaps(options: argparse.Namespace) -> int:
+    state_dir, _ = state_dir_of(options)
+    path = state_dir / "journal.sqlite"
+    if not path.is_file():
+        raise UsageError(f"journal {path}: no such file; expected the state folder of a daemon that has run")
+    reader = JournalReader(path)
+    try:
+        entries = reader.gaps(_time_ns(options.since))
+    finally:
+        reader.close()
+    chosen = [
+        entry
+        for entry in entries
+        if fnmatchcase(_channel(entry), options.channel) and (entry.cause in LOST or not options.lost)
+    ]
+    for entry in chosen:
+        print(_json(entry) if options.jsonl else _line(entry))
+    if not options.jsonl:
+        print(_total(chosen), file=sys.stderr)
+    return 0
+
+
+def _time_ns(text: str | None) -> int:
+    if text is None:
+        return -(2**63)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--since {text}: expected a time such as 2026-11-26T06:00:00") from error
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()) * NS_PER_SECOND
+
+
+def _channel(entry: GapEntry) -> str:
+    try:
+        return to_nslc(entry.sid)
+    except ValueError:
+        return entry.sid
+
+
+def _seconds(entry: GapEntry) -> float | None:
+    return None if entry.to_ns is None else (entry.to_ns - entry.from_ns) / NS_PER_SECOND
+
+
+def _json(entry: GapEntry) -> str:
+    return msgspec.json.encode(entry).decode()
+
+
+def _line(entry: GapEntry) -> str:
+    to_ns, seconds = entry.to_ns, _seconds(entry)
+    until = "still lasts" if to_ns is None else iso_time(to_ns)
+    lasted = "" if seconds is None else f"{seconds:.3f} s"
+    return f"{_channel(entry):<16}  {iso_time(entry.from_ns)}  {until:<27}  {lasted:>14}  {entry.cause}"
+
+
+def _total(entries: list[GapEntry]) -> str:
+    lost: Counter[str] = Counter()
+    for entry in entries:
+        if entry.cause in LOST:
+            lost[entry.cause] += round(1000 * (_seconds(entry) or 0.0))
+    parts = ", ".join(f"{cause} {milliseconds / 1000:.3f} s" for cause, milliseconds in lost.most_common())
+    return f"{len(entries)} gaps; lost: {parts or 'nothing'}"
