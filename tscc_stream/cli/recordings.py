@@ -45,6 +45,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--start-at", choices=("recorded", "now"), default="recorded", help="which times records bear")
     parser.add_argument("--once", action="store_true", help="end when everything was played and read")
     parser.add_argument("--wait-for-client", action="store_true", help="begin with the first client's request for data")
+    parser.add_argument("--ring-mib", type=float, default=256.0, metavar="X", help="MiB of records that are kept")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -54,6 +55,8 @@ def _serve(options: argparse.Namespace) -> int:
         speed = parse_speed(options.speed)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
+    if not 0.0 < options.ring_mib < float("inf"):
+        raise UsageError(f"--ring-mib {options.ring_mib:g}: expected a number above 0")
     return serve_command(
         options.paths,
         options.bind,
@@ -62,6 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
         start_at=options.start_at,
         once=options.once,
         wait_for_client=options.wait_for_client,
+        ring_bytes=round(options.ring_mib * 2**20),
     )
 
 
