@@ -115,6 +115,10 @@ class Running:
             self._process.send_signal(number)
         return self._process.wait(timeout)
 
+    def send(self, number: int) -> None:
+        """A signal that does not end it."""
+        self._process.send_signal(number)
+
     def wait(self, timeout: float = 60.0) -> int:
         return self._process.wait(timeout)
 

@@ -264,3 +264,59 @@ def _check(everything: list[Received], tailed: list[dict[str, Any]], expected: l
     for got in (bodies, tailed):
         assert_same(found_in(got), found_in(expected))
         assert events_in(got) == events_in(expected)
+
+
+def _until(subscriber: Subscriber, second: float) -> None:
+    """A detection with an onset at or after a second of the archive has come."""
+    deadline = time.monotonic() + 60.0
+    while True:
+        received = subscriber.receive(1.0)
+        if received is not None and received.body["data"]["onset_ns"] >= START_NS + second * 1e9:
+            return
+        assert time.monotonic() < deadline, f"no detection at or after {second} s"
+
+
+def test_what_is_lost_is_exactly_what_the_ledger_says(tmp_path: Path) -> None:
+    """The server is killed and comes back without a stretch; its ring passes a daemon that is dead, then stalled."""
+    seconds, speed, ring_seconds = 700, 20, 60
+    archive = write_archive(tmp_path / "archive", seconds)
+    sids = [from_nslc(nslc) for nslc in CHANNELS]
+    late = [GapEntry(sid, START_NS, START_NS + 170 * 10**9, "server", 0) for sid in sids]
+    without_beginning = write_archive(tmp_path / "late", seconds, late)
+    site = Site(tmp_path / "site", archive, ring_seconds, speed)
+    with site.daemon() as running:
+        running.wait_for("ready: ")
+        follow = Subscriber(site.publish["bind"], site.publish["replay_bind"], since=0, topic="detection.")
+        with follow:
+            with site.serve() as server:
+                _until(follow, 90.0)
+                server.stop(signal.SIGKILL)
+            with site.serve(without_beginning):
+                _until(follow, 250.0)
+                running.stop(signal.SIGKILL)
+                time.sleep(2.0 * ring_seconds / speed)  # until the ring has passed
+                with site.daemon() as again:
+                    again.wait_for("going on from the snapshot")
+                    _until(follow, 480.0)
+                    again.send(signal.SIGSTOP)
+                    time.sleep(2.0 * ring_seconds / speed)
+                    again.send(signal.SIGCONT)
+                    _until(follow, seconds - 60.0)
+                    everything = site.everything(1)
+                    assert again.stop() == 0
+    lost = site.gaps()
+    assert {entry.cause for entry in lost} == {"ring overrun"}
+    assert sorted(entry.sid for entry in lost) == sorted([*sids, *sids])
+    bodies = [one.body for one in everything if one.topic.startswith("detection.")]
+    left = found_in(classified(write_archive(tmp_path / "left", seconds, lost), site.settings))
+    assert len(left) < len(found_in(classified(archive, site.settings)))
+    before_the_kill = [body["id"] for body in bodies if body["id"] not in left]
+    _within(before_the_kill, bodies, lost)
+    assert_same(found_in([body for body in bodies if body["id"] in left]), left)
+
+
+def _within(uids: Sequence[str], bodies: Sequence[dict[str, Any]], lost: Sequence[GapEntry]) -> None:
+    """Published after the last snapshot before the kill: in the ledger, since a restart knows no better."""
+    onset_of = {body["id"]: body["data"]["onset_ns"] for body in bodies}
+    for uid in uids:
+        assert any((entry.to_ns or 0) > onset_of[uid] >= entry.from_ns - 2e9 for entry in lost), uid
