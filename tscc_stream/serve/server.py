@@ -116,7 +116,14 @@ class ReplayServer:
 
     def start(self) -> tuple[str, int]:
         """Binds and starts serving; the address. Raises ServeError where the address cannot be had."""
-        host, port = self._bind
+        self._listen(*self._bind)
+        address = self.address
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread.start()
+        return address
+
+    def _listen(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listener = socket.create_server((host, port), family=family, backlog=128)
@@ -124,12 +131,7 @@ class ReplayServer:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise ServeError(f"cannot listen on {host}:{port}: {reason}") from error
         self._listener.setblocking(False)
-        address = self.address
-        self._woken.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        self._thread.start()
-        return address
 
     def request_stop(self) -> None:
         """Asks the server to end, from any thread or signal handler, without waiting for it."""
@@ -221,15 +223,20 @@ class ReplayServer:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # else a vanished client keeps its place for ever
-        session = Session(
+        self._admit(sock, f"{peer[0]}:{peer[1]}")
+
+    def _session(self, peer: str) -> Session:
+        return Session(
             self.ring,
             self._identity,
-            peer=f"{peer[0]}:{peer[1]}",
+            peer=peer,
             from_oldest=self.options.replay.speed == "max",
             end_when_complete=self.options.once,
             connections=self._connections,
         )
-        client = _Client(sock, session, time.monotonic())
+
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        client = _Client(sock, self._session(peer), time.monotonic())
         self._clients[sock.fileno()] = client
         self._selector.register(sock, selectors.EVENT_READ, client)
 
