@@ -36,7 +36,7 @@ FORMAT = 1
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
 SHORTEST_NS = 2 * NS_PER_SECOND
 BYTES_PER_SECOND = 500_000
-"""What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 1.5 MB."""
+"""What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 0.8 MB."""
 SETTLE_SECONDS = 10.0
 """What a warm-up restart reads beyond the long average and the window's history, so that filters have settled."""
 _SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
