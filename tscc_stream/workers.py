@@ -39,6 +39,8 @@ _Item = TypeVar("_Item")
 TURN_SECONDS = 0.5
 """Longest sleep of any loop, so that it shows that it lives."""
 BYTES_PER_GIB = 2**30
+_BROKEN_PACKET = ("frame", "size", "line")
+"""Reasons for which a link ends whose next request may step over a packet."""
 COMMIT_TOGETHER = 64
 """Lists from the front thread that go into one transaction at most."""
 
@@ -105,6 +107,7 @@ class FrontWorker:
         self._inbox, self._outbox = inbox, outbox
         self._positions = dict(positions)
         self._barriers = Barriers(time.monotonic_ns())
+        self._moved = False  # since the last barrier
         self._causes = GapCauses()
         self._counted: dict[str, float] = {}
         self._links: dict[str, tuple[bool, str]] = {}
@@ -116,7 +119,7 @@ class FrontWorker:
                 break
             out = self._turn(item)
             self._count()
-            if self._barriers.due(time.monotonic_ns()):
+            if self._moved and self._barriers.due(time.monotonic_ns()):
                 out.append(self._barrier())
             if out:
                 self._shared.put(self._outbox, out, self.NAME)
@@ -125,6 +128,7 @@ class FrontWorker:
         self._shared.put(self._outbox, STOP, self.NAME)
 
     def _barrier(self) -> Barrier:
+        self._moved = False
         with self._shared.timer("snapshot"):
             return self._barriers.take(self._front, self._positions, time.monotonic_ns())
 
@@ -166,6 +170,7 @@ class FrontWorker:
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
         self._positions[arrival.server] = arrival.position
+        self._moved = True
         return out
 
     def _reject(self, server: str, rejected: Rejected) -> None:
@@ -189,6 +194,8 @@ class FrontWorker:
         metrics.seedlink_connected[server].set(state.connected)
         if state.connected:
             self._causes.linked(server, resumed=True)
+        elif state.reason in _BROKEN_PACKET:
+            self._causes.rejected(server, station="")
         self._shared.health.link(server, state.connected)
         before = self._links.get(server)
         if before is not None and before[0] and not state.connected:
