@@ -1,4 +1,4 @@
-"""Secrets come from files: those that systemd hands over (LoadCredential=), or files of the site. Never from config.yaml.
+"""Secrets come from files: those that systemd hands over (LoadCredential=), or the site's. Never from config.yaml.
 
 Source: systemd.exec(5), "Credentials": CREDENTIALS_DIRECTORY names a folder that only the service can read.
 """
