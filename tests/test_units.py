@@ -89,4 +89,4 @@ def test_the_two_units_differ_only_in_names() -> None:
     one, many = (settings_of(name) for name in NAMES)
     as_one = {key: [value.replace("/%i", "") for value in values] for key, values in many.items()}
     differing = {key for key in one.keys() | many.keys() if one.get(key) != as_one.get(key)}
-    assert differing == {"Description", "ExecStart", "LoadCredential"}
+    assert differing == {"Description", "ExecStart", "LoadCredential", "User"}
