@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import pty
 import re
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_site import finished
+from made_site import command, finished
 
 from tscc_stream import cli, passwords
 from tscc_stream.credentials import CredentialError
@@ -135,6 +139,34 @@ def test_the_command_reads_the_password_from_its_input(
     path = tmp_path / "users"
     path.write_text(capsys.readouterr().out)
     assert read_users(str(path), "users_file")["anna"].matches(RIGHT)
+
+
+def test_the_command_does_not_show_what_is_typed() -> None:
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(
+        command("http-user", "anna"),
+        stdin=its_end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for prompt in (b"Password: ", b"Again: "):
+            asked = b""
+            while prompt not in asked:
+                asked += process.stderr.read(1) or pytest.fail(f"it ended without asking: {asked!r}")
+            os.write(terminal, RIGHT.encode() + b"\n")
+        line = process.stdout.read().decode()
+        assert process.wait(60) == 0
+    os.close(its_end)
+    shown = b""
+    with suppress(OSError):  # what Linux answers at the end of a terminal
+        while data := os.read(terminal, 4096):
+            shown += data
+    os.close(terminal)
+    assert RIGHT.encode() not in shown
+    assert passwords._hashed(line.strip().partition(":")[2]).matches(RIGHT)
 
 
 def test_the_command_on_a_bad_password() -> None:
