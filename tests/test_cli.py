@@ -57,6 +57,15 @@ def test_check_config_names_every_mistake_with_its_line(tmp_path: Path, capsys: 
     assert [line.split(": ")[1] for line in lines] == ["line 1", "line 3", "line 4", "line 5"]
 
 
+def test_check_config_warns_of_metrics_that_other_machines_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check-config", str(write_settings(tmp_path, metrics={"bind": "0.0.0.0:9108"}))]) == 0
+    assert "tscc-stream: warning: metrics.bind 0.0.0.0:9108: other machines can read" in capsys.readouterr().err
+    assert cli.main(["check-config", str(write_settings(tmp_path))]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_check_config_looks_at_the_model_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check-config", str(write_settings(tmp_path))]) == 0
     assert "good" in capsys.readouterr().out

@@ -216,6 +216,62 @@ def test_good_values_of_every_kind() -> None:
     assert (made.inference.threads, made.publish.replay_bind, made.seedlink[0].tls) == (4, "tcp://[::1]:0", True)
 
 
+def metrics(bind: str, *files: str) -> config.MetricsConfig:
+    return config.MetricsConfig.model_validate({"bind": bind, **dict.fromkeys(files, "file")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seedlink: [{server: 'a:1', streams: ['A_B:EHZ'], password_file: 47151623}]",
+        "seedlink: [{server: 'a:1', streams: ['A_B:EHZ'], password_file: 047151623}]",
+        "seedlink: [{server: 'a:1', streams: ['A_B:EHZ'], password: '47151623'}]",
+        "metrics: {tls_key: [47151623], tls_certificate: c}",
+        "metrics: {users_file: {anna: '47151623'}}",
+        "metrics: {tls_key: c, users_file: '47151623', bind: '10.0.0.1:1'}",
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(text: str) -> None:
+    assert [mistake for mistake in _mistakes(text) if "7151623" in mistake] == []
+
+
+LOCAL = ("127.0.0.1:9108", "127.3.2.1:1", "[::1]:9108", "localhost:9108", "LocalHost:1")
+OPEN = ("0.0.0.0:9108", "[::]:9108", "10.0.0.5:9108", "mine.example:9108", "localhost.example:1")
+TLS = ("tls_certificate", "tls_key")
+
+
+def test_metrics_on_this_machine_need_nothing() -> None:
+    for bind in LOCAL:
+        for files in ((), TLS, ("users_file",)):
+            assert metrics(bind, *files).warnings() == ()
+
+
+def test_metrics_that_other_machines_can_read_are_warned_of() -> None:
+    for bind in OPEN:
+        (warning,) = metrics(bind).warnings()
+        assert warning == (
+            f"metrics.bind {bind}: other machines can read the metrics, without TLS (tls_certificate, tls_key) and "
+            "without users (users_file)"
+        )
+        (warning,) = metrics(bind, *TLS).warnings()
+        assert warning.endswith("can read the metrics, without users (users_file)")
+        assert metrics(bind, *TLS, "users_file").warnings() == ()
+
+
+def test_passwords_do_not_cross_the_network_in_the_clear() -> None:
+    for bind in OPEN:
+        (mistake,) = _mistakes(f"metrics: {{bind: '{bind}', users_file: users}}")
+        assert mistake.startswith(
+            f"line 1: metrics: users_file: passwords would cross the network to {bind} in the clear"
+        )
+
+
+@pytest.mark.parametrize("key", TLS)
+def test_certificate_and_key_belong_together(key: str) -> None:
+    (mistake,) = _mistakes(f"metrics: {{{key}: file}}")
+    assert mistake == "line 1: metrics: expected tls_certificate and tls_key together, or neither"
+
+
 @pytest.mark.parametrize(
     ("text", "parts"), [("a:1", ("a", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.1:0", ("10.0.0.1", 0))]
 )

@@ -25,6 +25,14 @@ def test_a_plain_name_is_a_credential_of_the_service_where_there_is_one(
     assert credentials.read(str(tmp_path / "password"), "password_file") == "from the site"
 
 
+def test_a_file_of_the_folder_that_the_unit_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "credentials_password").write_text("from the folder")
+    assert credentials.read("password", "password_file") == "from the folder"
+    (tmp_path / "password").write_text("by its own name")
+    assert credentials.read("password", "password_file") == "by its own name"
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

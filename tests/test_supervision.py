@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tscc_stream.edges.supervision import Notifier
+from tscc_stream.edges.supervision import Notifier, name_this_thread
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -25,10 +26,10 @@ def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
 
 def test_everything_that_is_said(supervisor: tuple[socket.socket, str]) -> None:
     receiver, address = supervisor
-    notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
+    notifier = Notifier.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
     notifier.ready("running:\n 2 servers")
     notifier.status("draining\nREADY=1")
-    notifier.watchdog()
+    notifier.watchdog(17.0)
     notifier.stopping()
     assert [receiver.recv(4096) for _ in range(4)] == [
         b"READY=1\nSTATUS=running: 2 servers",
@@ -38,11 +39,46 @@ def test_everything_that_is_said(supervisor: tuple[socket.socket, str]) -> None:
     ]
 
 
+def test_the_watchdog_is_fed_four_times_per_interval_however_often_we_turn(
+    supervisor: tuple[socket.socket, str],
+) -> None:
+    receiver, address = supervisor
+    notifier = Notifier(address, 2.0)
+    for turn in range(100, 200):
+        notifier.watchdog(turn / 25)
+    notifier.stopping()
+    fed = 0
+    while receiver.recv(4096) != b"STOPPING=1":
+        fed += 1
+    assert fed == 8
+
+
+def test_a_supervisor_that_does_not_watch_is_not_fed(supervisor: tuple[socket.socket, str]) -> None:
+    receiver, address = supervisor
+    notifier = Notifier(address, None)
+    notifier.watchdog(1.0)
+    notifier.stopping()
+    assert receiver.recv(4096) == b"STOPPING=1"
+
+
+def test_a_thread_shows_its_name() -> None:
+    shown = []
+
+    def look() -> None:
+        name_this_thread("seedlink 10.0.0.5:18000")
+        shown.append(Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert shown == ["seedlink 10.0.0\n"]
+
+
 def test_without_a_supervisor_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": ""}):
         notifier = Notifier.from_environment(environment)
         notifier.ready("")
-        notifier.watchdog()
+        notifier.watchdog(0.0)
         assert notifier.watchdog_seconds is None
     assert caplog.records == []
 
@@ -50,7 +86,7 @@ def test_without_a_supervisor_nothing_happens(caplog: pytest.LogCaptureFixture) 
 def test_a_supervisor_that_is_gone_is_logged_and_no_reason_to_stop(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Notifier(str(tmp_path / "gone")).watchdog()
+    Notifier(str(tmp_path / "gone"), 1.0).watchdog(0.0)
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert "cannot notify the supervisor" in record.getMessage()

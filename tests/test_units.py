@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parent.parent / "systemd" / "tscc-stream.service"
+UNITS = Path(__file__).parent.parent / "systemd"
+NAMES = ("tscc-stream.service", "tscc-stream@.service")
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
 HIGHEST_EXPOSURE = 1.5
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit as it is shipped, with a program that this machine has: verify looks for it."""
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text(encoding="utf-8").replace(PROGRAM, "/bin/true"), encoding="utf-8")
+@pytest.fixture(params=NAMES)
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
+    shipped = (UNITS / request.param).read_text(encoding="utf-8")
+    copy = tmp_path / request.param.replace("@.", "@north.")
+    copy.write_text(shipped.replace(PROGRAM, "/bin/true"), encoding="utf-8")
     return copy
 
 
@@ -31,7 +33,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 @needs_systemd
 def test_verify_finds_nothing(unit: Path) -> None:
     done = analyze("verify", "--man=no", str(unit))
-    assert (done.returncode, [line for line in done.stderr.splitlines() if unit.name in line]) == (0, [])
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "tscc-stream" in line]) == (0, [])
 
 
 @needs_systemd
@@ -42,16 +44,49 @@ def test_exposure_stays_low(unit: Path) -> None:
     assert float(found.group(1)) <= HIGHEST_EXPOSURE, done.stdout
 
 
-def test_what_the_program_relies_on() -> None:
+def settings_of(name: str) -> dict[str, list[str]]:
+    """Each setting of a unit with its values in order."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / name).read_text(encoding="utf-8").splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "configuration", "folder"),
+    [(NAMES[0], "/etc/tscc-stream/config", "tscc-stream"), (NAMES[1], "/etc/tscc-stream/%i", "tscc-stream/%i")],
+)
+def test_what_the_program_relies_on(name: str, configuration: str, folder: str) -> None:
     """Settings whose loss no analysis reports: without them it is killed, runs slowly, or cannot store anything."""
-    lines = [line.strip() for line in UNIT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("SystemCallFilter"))
-    assert settings["Type"] == "notify"
-    assert settings["ExecStart"] == f"{PROGRAM} run --config /etc/tscc-stream/config.yaml"
-    assert int(settings["WatchdogSec"]) > 0
-    assert settings["DynamicUser"] == "yes"
-    assert settings["StateDirectory"] == settings["CacheDirectory"] == "tscc-stream"
-    assert settings["RestartPreventExitStatus"] == "2"
-    assert "NUMBA_CACHE_DIR=/var/cache/tscc-stream" in settings["Environment"]
+    settings = settings_of(name)
+    assert settings["Type"] == ["notify"]
+    assert settings["ExecStart"] == [f"{PROGRAM} run --config {configuration}.yaml"]
+    assert int(settings["WatchdogSec"][0]) > 0
+    assert settings["DynamicUser"] == ["yes"]
+    assert settings["StateDirectory"] == settings["CacheDirectory"] == [folder]
+    assert settings["WorkingDirectory"] == [f"/var/lib/{folder}"]
+    assert settings["RestartPreventExitStatus"] == ["2"]
+    assert f"NUMBA_CACHE_DIR=/var/cache/{folder}" in settings["Environment"][0].split()
+    assert settings["LoadCredential"] == [f"credentials:{configuration}.credentials"]
+    assert settings["SetCredential"] == ["credentials:none"], "a missing folder must not keep it from starting"
     assert "MemoryDenyWriteExecute" not in settings, "code is compiled at run time"
     assert "ProcSubset" not in settings, "torch needs /proc/cpuinfo"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_zeromq_aborts_without(name: str) -> None:
+    """Seen when the unit was really started: libzmq ends the process where these are refused."""
+    settings = settings_of(name)
+    assert {"AF_NETLINK", "AF_INET", "AF_INET6", "AF_UNIX"} == set(settings["RestrictAddressFamilies"][0].split())
+    allowed, refused, again = settings["SystemCallFilter"]
+    assert (allowed, refused) == ("@system-service", "~@privileged @resources")
+    assert "sched_setscheduler" in again.split()
+
+
+def test_the_two_units_differ_only_in_names() -> None:
+    one, many = (settings_of(name) for name in NAMES)
+    as_one = {key: [value.replace("/%i", "") for value in values] for key, values in many.items()}
+    differing = {key for key in one.keys() | many.keys() if one.get(key) != as_one.get(key)}
+    assert differing == {"Description", "ExecStart", "LoadCredential", "User"}

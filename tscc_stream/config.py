@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,6 +86,8 @@ def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
+SecretFile = Annotated[str, Field(min_length=1)]
+"""A credential's name or a path, never the secret itself."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -215,8 +218,55 @@ class PublishConfig(_Section):
         return self
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. Of names, localhost alone: others may mean anything tomorrow."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class MetricsConfig(_Section):
+    """HTTP for /metrics and /healthz. The three files: a credential of the service, or a path."""
+
     bind: HostPort = "127.0.0.1:9108"
+    tls_certificate: SecretFile | None = None
+    tls_key: SecretFile | None = None
+    users_file: SecretFile | None = None
+
+    @model_validator(mode="after")
+    def _kept_secret(self) -> MetricsConfig:
+        wrong = []
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            wrong.append("expected tls_certificate and tls_key together, or neither")
+        elif self.users_file is not None and self.tls_key is None and not self._local:
+            wrong.append(
+                f"users_file: passwords would cross the network to {self.bind} in the clear; expected tls_certificate "
+                "and tls_key, or an address of this machine such as 127.0.0.1:9108"
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @property
+    def _local(self) -> bool:
+        return is_loopback(split_host_port(self.bind)[0])
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and hardly meant, one sentence each."""
+        missing = [
+            text
+            for text, value in (
+                ("TLS (tls_certificate, tls_key)", self.tls_key),
+                ("users (users_file)", self.users_file),
+            )
+            if value is None
+        ]
+        if self._local or not missing:
+            return ()
+        return (
+            f"metrics.bind {self.bind}: other machines can read the metrics, without {' and without '.join(missing)}",
+        )
 
 
 _OVERRIDABLE: dict[str, type[_Section]] = {
@@ -347,8 +397,9 @@ class _StrictLoader(yaml.SafeLoader):
         else:
             silent = plain is None or plain.fullmatch(node.value) is None
         if silent:
+            value = "the value" if _may_be_secret(path) else node.value
             self.mistakes.append(
-                f"line {line}: {_dotted(path)}: {node.value} has more than one reading in YAML; "
+                f"line {line}: {_dotted(path)}: {value} has more than one reading in YAML; "
                 "expected a quoted text, true or false, or a plain number such as 12 or 0.001"
             )
 
@@ -375,6 +426,11 @@ def _dotted(path: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in path) or "file"
 
 
+def _may_be_secret(path: tuple[str | int, ...]) -> bool:
+    """Whether somebody may have written a secret here, who should have written where it lies."""
+    return any(word in str(part).lower() for part in path for word in ("password", "secret", "key", "users_file"))
+
+
 _IN_YAML_TERMS = {
     "extra_forbidden": "unknown key",
     "model_type": "expected keys with values",
@@ -387,7 +443,8 @@ def _sentence(error: ErrorDetails) -> str:
     """`key: what is wrong` of one pydantic error, in the words of the file."""
     message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
     message = message.replace("Tuple", "list").replace(" after validation", "")
-    shown = "" if error["type"] in ("value_error", "missing", "extra_forbidden") else f", got {error['input']!r:.80}"
+    untold = error["type"] in ("value_error", "missing", "extra_forbidden") or _may_be_secret(error["loc"])
+    shown = "" if untold else f", got {error['input']!r:.80}"
     return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
 
 

@@ -30,7 +30,7 @@ from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
-from tscc_stream.edges.supervision import Notifier
+from tscc_stream.edges.supervision import Notifier, name_this_thread
 from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
 from tscc_stream.metrics import Metrics
@@ -85,7 +85,7 @@ class Daemon:
             journal = stack.enter_context(JournalFile(self._state_dir / "journal.sqlite"))
             served = self._keeper.start()
             bus = self._start_bus(stack)
-            http = HttpServer(self._config.metrics.bind, self._shared.metrics.registry, self._health_report)
+            http = HttpServer(self._config.metrics, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
             beside = Beside(self._shared.metrics, self._config, served)
@@ -182,6 +182,7 @@ class Daemon:
         """A thread whose failure ends the daemon."""
 
         def guarded() -> None:
+            name_this_thread(name)
             try:
                 target()
             except BaseException as error:  # noqa: BLE001 kept and raised by the main thread
@@ -207,7 +208,7 @@ class Daemon:
         except OSError as error:
             raise JournalError(f"state_dir {self._state_dir}: cannot write {fresh.name}: {error.strerror}") from error
         _log.info("journal in %s", self._state_dir.resolve())
-        _log.info("publishing on %s, replay on %s, metrics on http://%s/metrics", *list(where.values())[:3])
+        _log.info("publishing on %s, replay on %s, metrics on %s/metrics", bus.endpoint, bus.replay_endpoint, http.url)
 
     def _ready(self) -> None:
         self._shared.health.ready = True
@@ -221,9 +222,11 @@ class Daemon:
         while not self._shared.stopping.wait(TURN_SECONDS):
             stalled = self._shared.health.stalled(time.monotonic_ns(), STALLED_NS)
             if not stalled:
-                self._notifier.watchdog()
+                self._notifier.watchdog(time.monotonic())
             if stalled != reported:
-                _log.log(logging.ERROR if stalled else logging.INFO, "stuck threads: %s", ", ".join(stalled) or "none")
+                told = f"stuck threads: {', '.join(stalled) or 'none'}"
+                _log.log(logging.ERROR if stalled else logging.INFO, told)
+                self._notifier.status(told)
             reported = stalled
 
     def _health_report(self) -> tuple[bool, dict[str, Any]]:
@@ -265,6 +268,8 @@ def run(config: Config, folder: Path) -> int:
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for warning in config.metrics.warnings():
+        _log.warning("%s", warning)
     shadow = None if config.shadow is None else package.find(config.shadow, folder)
     daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir), shadow)
 

@@ -1,18 +1,19 @@
-"""Commands of the running site: run, demo, tail, check-config."""
+"""Commands of the running site: run, demo, tail, check-config, http-user."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 from pathlib import Path
 
-from tscc_stream import config, package
+from tscc_stream import config, package, passwords
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
 
 def add(commands: Commands) -> None:
     """Add them all."""
-    for add_one in (_add_run, _add_demo, _add_tail, _add_check_config):
+    for add_one in (_add_run, _add_demo, _add_tail, _add_check_config, _add_http_user):
         add_one(commands)
 
 
@@ -121,8 +122,39 @@ def _check_config(options: argparse.Namespace) -> int:
         _check_shadow(settings, options.file.resolve().parent, served)
     except package.PackageError as error:
         raise config.ConfigError([f"model: {error}"]) from error
+    for warning in settings.metrics.warnings():
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     if not settings.seedlink:
         print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
         return 0
     print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
     return 0
+
+
+def _add_http_user(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "http-user",
+        "a line for metrics.users_file: who may read /metrics and /healthz",
+        "http-user prometheus >> users",
+        _http_user,
+    )
+    parser.add_argument("name", metavar="NAME")
+
+
+def _http_user(options: argparse.Namespace) -> int:
+    """The password comes from the terminal, unseen, or as the first line of standard input; never as an argument."""
+    try:
+        print(passwords.line_for(options.name, _new_password()))
+    except ValueError as error:
+        raise UsageError(f"http-user: {error}") from error
+    return 0
+
+
+def _new_password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(2 * passwords.LONGEST).rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise UsageError("http-user: the two passwords differ")
+    return password

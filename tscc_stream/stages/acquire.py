@@ -290,6 +290,7 @@ class SeedLinkSession:
             self._on_greeting(line, events)
             return
         verdict = line.split(maxsplit=1)[0].upper() if line.strip() else ""
+        line = self._without_password(line)
         if verdict not in ("OK", "ERROR"):
             raise FrameError("protocol", f"expected OK or ERROR to {self._state.value}, got {line[:80]!r}")
         if self._state is State.SUBSCRIBE:
@@ -297,6 +298,11 @@ class SeedLinkSession:
             self._subscribe(events)
         else:
             self._on_turn(verdict == "OK", line, events)
+
+    def _without_password(self, line: str) -> str:
+        """A server may say its commands back, and lines are told to people."""
+        password = self._words["password"]
+        return line.replace(password, "***") if password else line
 
     def _on_greeting(self, line: str, events: list[Event]) -> None:
         self._greeting.append(line)
