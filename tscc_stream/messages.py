@@ -97,6 +97,22 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A channel that breaks again and again, and why in one sentence; it is left out until it has been well."""
+
+    sid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A channel that was quarantined has been well, as the sentence says, and starts afresh."""
+
+    sid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
     """One excursion of the characteristic function; sent when it opens (off_* None) and again when it closes.
 

@@ -68,6 +68,12 @@ class Metrics:
             "last_sample_timestamp_seconds", "Data time of the newest sample of a channel, Unix time.", "sid"
         )
         self.gaps = self._counters("gaps", "Breaks in a channel's data after which it started afresh.", "sid")
+        self.samples_left_out = self._counters("samples_left_out", "Samples that were not used, by reason.", "reason")
+        self.channels_quarantined = Gauge(
+            "tscc_channels_quarantined",
+            "Channels left out at present since they broke again and again.",
+            registry=self.registry,
+        )
 
     def _add_connections(self) -> None:
         self.records_rejected = self._counters("records_rejected", "Records that were not used, by reason.", "reason")
