@@ -191,7 +191,7 @@ class Assemble:
         """A record far ahead: together with others near it, it is held as after any gap."""
         suspects = channel.suspects
         if suspects and not -FAR_NS <= record.start_ns - suspects[-1].start_ns <= FAR_NS:
-            if not channel.doubt_ns and record.start_ns > suspects[-1].start_ns:
+            if len(suspects) > 1 or (not channel.doubt_ns and record.start_ns > suspects[0].start_ns):
                 return self._take_held(channel) + self._arrive(channel, record, now_ns)
             self._drop_suspects(channel)
         if any(other.start_ns == record.start_ns for other in suspects):
@@ -204,11 +204,11 @@ class Assemble:
         return []
 
     def _take_held(self, channel: _Channel) -> list[Block | Gap]:
-        """Everything that is held, in order; but no suspects that the channel went on without."""
-        if channel.doubt_ns:
+        """Everything that is held, in order; but no single suspect that the channel went on without."""
+        if channel.doubt_ns and len(channel.suspects) == 1:
             self._drop_suspects(channel)
         held = [*channel.held, *channel.suspects]
-        channel.held, channel.suspects = [], []
+        channel.held, channel.suspects, channel.doubt_ns = [], [], 0
         return [part for record in held for part in self._take(channel, record)]
 
     def _drop_suspects(self, channel: _Channel) -> None:
