@@ -45,6 +45,7 @@ from tscc_stream.windows import uid_of
 
 FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal | Quarantined | Released
 BackMessage = Detection | NetworkEvent
+_Sections = tuple[AssembleConfig, ConditionConfig, TriggerConfig]
 Timer = Callable[[str], AbstractContextManager[object]]
 """Given a stage's name, measures what runs within."""
 
@@ -73,10 +74,12 @@ class FrontHalf:
         self, config: Config, spec: PackageSpec, timer: Timer = _untimed, most_channels: int = MOST_CHANNELS
     ) -> None:
         self._timer = timer
+        distinct: dict[_Sections, _Sections] = {}
 
         @lru_cache(maxsize=65_536)
-        def sections_of(sid: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
-            return config.for_channel(to_nslc(sid))
+        def sections_of(sid: str) -> _Sections:
+            sections = config.for_channel(to_nslc(sid))
+            return distinct.setdefault(sections, sections)
 
         self._sections_of = sections_of
         self.assemble = Assemble(lambda sid: sections_of(sid)[0])

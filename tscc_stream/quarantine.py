@@ -51,10 +51,12 @@ class Quarantine:
             if not breaks:
                 return None
             trouble = self._troubles[sid] = _Trouble()
-        lasts_ns = sum(offset_ns(p.samples.size, p.sample_rate_hz) for p in parts if isinstance(p, Block))
+        blocks = [p for p in parts if isinstance(p, Block)]
         if trouble.held:
-            return self._watch(sid, trouble, breaks, lasts_ns)
-        trouble.level_ns = max(0, trouble.level_ns - lasts_ns) + breaks * self._within_ns // self._config.breaks
+            return self._watch(sid, trouble, breaks, _duration_ns([p for p in blocks if p.index]))
+        trouble.level_ns = (
+            max(0, trouble.level_ns - _duration_ns(blocks)) + breaks * self._within_ns // self._config.breaks
+        )
         if trouble.level_ns > self._within_ns:
             return self.put(sid, f"more than {self._config.breaks} breaks in {self._config.within_seconds:g} s")
         if not trouble.level_ns:
@@ -75,8 +77,13 @@ class Quarantine:
         self.held -= trouble is not None and trouble.held
 
     def _watch(self, sid: str, trouble: _Trouble, breaks: int, lasts_ns: int) -> Released | None:
+        """lasts_ns: of the samples that continued what came before."""
         trouble.well_ns = 0 if breaks else trouble.well_ns + lasts_ns
         if trouble.well_ns < self._release_ns:
             return None
         self.forget(sid)
         return Released(sid, f"{self._config.release_seconds:g} s of it came without a break")
+
+
+def _duration_ns(blocks: Sequence[Block]) -> int:
+    return sum(offset_ns(block.samples.size, block.sample_rate_hz) for block in blocks)
