@@ -576,14 +576,19 @@ def test_a_mark_that_knows_nothing_asks_for_everything() -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 @pytest.mark.parametrize(
-    "payload",
-    [b"\0" * 512, b"junk" * 128, record()[:70].ljust(512, b"\xff"), record()[:15] + b"\xff" + record()[16:]],
+    ("payload", "reason"),
+    [
+        (b"\0" * 512, "malformed"),
+        (b"junk" * 128, "malformed"),
+        (record()[:70].ljust(512, b"\xff"), "corrupt"),
+        (record()[:15] + b"\xff" + record()[16:], "source"),
+    ],
 )
-def test_a_bad_payload_is_dropped_counted_and_passed(protocol: int, payload: bytes) -> None:
+def test_a_bad_payload_is_dropped_counted_and_passed(protocol: int, payload: bytes, reason: str) -> None:
     session = connected(FakeServer(hello=PLAIN_V4 if protocol == 4 else PLAIN_V3))
     frame = v4 if protocol == 4 else v3
     bad, good = session.receive(frame(8, payload) + frame(9, record()), 0)
-    assert (type(bad), bad.reason, bad.sequence) == (Rejected, "malformed", 8)
+    assert (type(bad), bad.reason, bad.sequence) == (Rejected, reason, 8)
     assert good.sequence == 9
 
 

@@ -13,13 +13,22 @@ from made_streams import SECOND, SID, T0, cuts_of, records
 
 from tscc_stream.config import AssembleConfig
 from tscc_stream.messages import Block, EndOfStream, Gap, Record, read_only
-from tscc_stream.sampling import offset_ns
-from tscc_stream.stages.assemble import LONGEST_RESEND_NS, Assemble
+from tscc_stream.sampling import offset_ns, seconds_to_ns
+from tscc_stream.stages.assemble import (
+    FAR_NS,
+    LONGEST_RESEND_NS,
+    MOST_GAPS,
+    MOST_HELD,
+    MOST_HELD_SAMPLES,
+    SET_BACK_NS,
+    Assemble,
+)
 
 RATE = 100.0
 STEP = SECOND // 100
 RAIL = 1000.0
 CONFIG = AssembleConfig(flat_seconds=0.1, clip_counts=RAIL)
+AT_ONCE = CONFIG.model_copy(update={"reorder_seconds": 0.0})
 FLAT = 32
 
 
@@ -30,6 +39,7 @@ def _assemble(config: AssembleConfig = CONFIG) -> Assemble:
 def _feed(stream: list[Record], config: AssembleConfig = CONFIG) -> list[Block | Gap]:
     assemble = _assemble(config)
     out = [part for record in stream for part in assemble.feed(record)]
+    out += [part for sid in {record.sid for record in stream} for part in assemble.feed(EndOfStream(sid))]
     assert all(part.samples.dtype == np.float64 and not part.samples.flags.writeable and part.samples.size
                for part in out if isinstance(part, Block))  # fmt: skip
     return out
@@ -104,11 +114,14 @@ def test_flat_and_invalid_samples_equal_the_literal_restatement_for_any_cut(
 
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_records_of_any_overlap_order_and_gap(data: st.DataObject, seed: int) -> None:
-    """Records are stretches of one line of time; what they cover, in the order of their ends, comes out once."""
+    """Records are stretches of one line of time; what they cover, in the order of their ends, comes out once.
+
+    None is waited for.
+    """
     line = np.random.default_rng(seed).permutation(400).astype(np.int32)
     spans = data.draw(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 90)), min_size=1, max_size=12))
     jitter = data.draw(st.lists(st.integers(-STEP // 2 + 1, STEP // 2), min_size=len(spans), max_size=len(spans)))
-    assemble = _assemble()
+    assemble = _assemble(AT_ONCE)
     expected: list[tuple[int, int]] = []
     reached, drift, index, skipped = -1, 0, 0, 0
     blocks: list[Block] = []
@@ -249,3 +262,294 @@ def test_old_data_among_new_do_not_turn_the_clock_back() -> None:
     out = [part for pair in zip(live, backfill, strict=True) for record in pair for part in assemble.feed(record)]
     assert all(isinstance(part, Block) for part in out)
     assert len(out) == 30
+
+
+# Order
+
+LENGTH = 600
+LINE = np.random.default_rng(7).permutation(LENGTH).astype(np.int32)
+TOLERANCE = seconds_to_ns(CONFIG.reorder_seconds)
+
+
+def _piece(first: int, last: int, start_ns: int = T0, sid: str = SID, rate: float = RATE) -> Record:
+    """Samples of the line, stamped with their own times."""
+    values = LINE[np.arange(first, last) % LENGTH]
+    return Record(sid, start_ns + offset_ns(first, rate), rate, read_only(values))
+
+
+@st.composite
+def _shuffled(draw: st.DrawFn) -> tuple[list[Record], list[Record]]:
+    """Records of one line with some missing and of two rates, in order of time and in another.
+
+    In that, none comes after a record that starts more than the tolerance later; the first stays the first.
+    """
+    cuts = sorted({0, LENGTH, *draw(st.lists(st.integers(1, LENGTH - 1), min_size=3, max_size=25))})
+    spans = list(pairwise(cuts))
+    missing = draw(st.sets(st.integers(1, len(spans) - 1), max_size=len(spans) // 2))
+    faster = draw(st.integers(0, len(spans)))
+    line = []
+    for i, (first, last) in enumerate(spans):
+        at = T0 + first * STEP + draw(st.integers(-STEP // 8, STEP // 8))
+        half = read_only(LINE[first : (first + last) // 2]) if i == faster and last - first > 1 else None
+        line.append(Record(SID, at, RATE / 2, half) if half is not None else Record(SID, at, RATE, LINE[first:last]))
+    kept = [record for i, record in enumerate(line) if i not in missing]
+    order, left = [kept[0]], kept[1:]
+    while left:
+        may = [record for record in left if record.start_ns <= left[0].start_ns + TOLERANCE]
+        order.append(may[draw(st.integers(0, len(may) - 1))])
+        left = [record for record in left if record is not order[-1]]
+    return kept, order
+
+
+@given(both=_shuffled())
+def test_any_order_within_the_tolerance_gives_what_the_order_of_time_gives(
+    both: tuple[list[Record], list[Record]],
+) -> None:
+    kept, order = both
+    assert _flattened(_feed(order)) == _flattened(_feed(kept)) == _flattened(_feed(kept, AT_ONCE))
+
+
+def test_a_record_that_leaves_a_gap_waits_for_the_missing_one() -> None:
+    assemble = _assemble()
+    (first,) = assemble.feed(_piece(0, 50))
+    assert assemble.oldest_held_ns() == 1 << 62
+    assert assemble.feed(_piece(100, 150)) == assemble.feed(_piece(150, 170)) == []
+    assert (assemble.reached_ns(SID), assemble.oldest_held_ns()) == (T0 + 50 * STEP, T0 + 100 * STEP)
+    out = assemble.feed(_piece(50, 100))
+    assert [part.index for part in (first, *out) if isinstance(part, Block)] == [0, 50, 100, 150]
+    assert assemble.reached_ns(SID) == T0 + 170 * STEP
+    assert assemble.oldest_held_ns() == 1 << 62
+    assert not assemble.counts
+
+
+def test_once_the_channel_has_gone_on_the_gap_is_told_and_what_comes_for_it_is_late() -> None:
+    assemble = _assemble()
+    assemble.feed(_piece(0, 50))
+    out = [part for first in range(100, 310, 10) for part in assemble.feed(_piece(first, first + 10))]
+    assert out == []
+    out = assemble.feed(_piece(310, 320))
+    assert out[0] == Gap(SID, T0 + 50 * STEP, T0 + 100 * STEP, "gap")
+    assert _flattened(out[1:]) == [(i, T0 + (100 + i) * STEP, float(LINE[100 + i])) for i in range(220)]
+    assert assemble.feed(_piece(40, 110)) == assemble.feed(_piece(60, 70)) == []
+    assert dict(assemble.counts) == {("late", SID): 60, ("duplicate", SID): 20}
+    (block,) = assemble.feed(_piece(90, 330))
+    assert isinstance(block, Block)
+    assert (block.index, block.samples.size) == (220, 10)
+    assert dict(assemble.counts) == {("late", SID): 70, ("duplicate", SID): 20, ("overlap", SID): 220}
+    assert assemble.left_out == {"late": 70, "duplicate": 20, "overlap": 220}
+
+
+def test_a_second_gap_waits_for_itself() -> None:
+    assemble = _assemble()
+    for first, last in ((0, 10), (20, 30), (30, 40), (220, 230)):
+        assert len(assemble.feed(_piece(first, last))) == (first == 0)
+    out = assemble.feed(_piece(230, 240))
+    assert [(part.from_ns, part.to_ns) for part in out if isinstance(part, Gap)] == [(T0 + 10 * STEP, T0 + 20 * STEP)]
+    assert assemble.reached_ns(SID) == T0 + 40 * STEP
+    assert [part.index for part in assemble.feed(_piece(40, 220)) if isinstance(part, Block)] == [20, 200, 210]
+
+
+def test_the_end_of_a_channel_releases_what_is_held() -> None:
+    assemble = _assemble()
+    assemble.feed(_piece(0, 10))
+    assemble.feed(_piece(20, 30))
+    assert [type(part) for part in assemble.release(SID)] == [Gap, Block]
+    assert assemble.release(SID) == []
+    assemble.feed(_piece(40, 50))
+    assert [type(part) for part in assemble.feed(EndOfStream(SID))] == [Gap, Block]
+    assert assemble.oldest_held_ns() == 1 << 62
+
+
+def test_a_channel_that_falls_silent_releases_what_is_held() -> None:
+    assemble, now = _assemble(), 10**15
+    other = "FDSN:XX_B__E_H_Z"
+    assemble.feed(_piece(0, 10), now)
+    assert assemble.next_deadline() is None
+    assemble.feed(_piece(20, 30), now)
+    assemble.feed(_piece(30, 40), now + SECOND)
+    assemble.feed(_piece(0, 10, sid=other), now)
+    assemble.feed(_piece(20, 30, sid=other))  # out of a file: its time does not pass
+    assert assemble.next_deadline() == now + SECOND + TOLERANCE
+    assert assemble.poll(now + SECOND + TOLERANCE - 1) == []
+    out = assemble.poll(now + SECOND + TOLERANCE)
+    assert [(type(part), part.sid) for part in out] == [(Gap, SID), (Block, SID), (Block, SID)]
+    assert assemble.next_deadline() is None
+    assert assemble.poll(now + 10**15) == []
+    assert assemble.oldest_held_ns() == T0 + 20 * STEP
+
+
+def test_what_is_held_is_bounded_in_records_and_in_samples() -> None:
+    config = CONFIG.model_copy(update={"reorder_seconds": 60.0})
+    assemble = _assemble(config)
+    assemble.feed(_piece(0, 1))
+    out = [assemble.feed(_piece(2 + i, 3 + i)) for i in range(MOST_HELD + 1)]
+    assert [len(parts) for parts in out] == [0] * MOST_HELD + [MOST_HELD + 2]
+    assemble.feed(_piece(1000, 1000 + MOST_HELD_SAMPLES))
+    assert assemble.reached_ns(SID) < T0 + 1000 * STEP
+    assert [type(part) for part in assemble.feed(_piece(1001, 1002))] == [Gap, Block]
+
+
+def test_a_thousand_gaps_are_not_remembered() -> None:
+    assemble = _assemble(AT_ONCE)
+    for first in range(0, 2000, 2):
+        assemble.feed(_piece(first, first + 1))
+    assert len(assemble._channels[SID].gaps) == MOST_GAPS
+    assemble.feed(_piece(0, 1999))
+    assert dict(assemble.counts) == {("late", SID): MOST_GAPS, ("duplicate", SID): 1999 - MOST_GAPS}
+    assemble.forget(SID)
+    assert not assemble.counts
+    assert assemble.left_out["late"] == MOST_GAPS
+
+
+# Clocks
+
+YEAR = 365 * 86_400 * SECOND
+
+
+def test_one_record_with_a_wrong_date_is_left_out_and_costs_nothing() -> None:
+    for away in (YEAR, FAR_NS + 60 * SECOND, 50 * YEAR):
+        assemble = _assemble()
+        stream = [_piece(first, first + 10) for first in range(0, 400, 10)]
+        out = [part for record in stream[:20] for part in assemble.feed(record)]
+        assert assemble.feed(_piece(200, 210, T0 + away)) == []
+        out += [part for record in stream[20:] for part in assemble.feed(record)]
+        out += assemble.feed(EndOfStream(SID))
+        assert _flattened(out) == _flattened(_feed(stream))
+        assert dict(assemble.counts) == {("clock", SID): 10}
+
+
+def test_a_wrong_date_that_nothing_confirms_is_not_kept_until_its_day_comes() -> None:
+    assemble = _assemble()
+    assemble.feed(_piece(0, 10))
+    assemble.feed(_piece(0, 10, T0 + FAR_NS + SECOND))
+    assemble.feed(_piece(0, 10, T0 + FAR_NS + SECOND))
+    assert dict(assemble.counts) == {("duplicate", SID): 10}
+    minutes = [_piece(first, first + 6000) for first in range(10, 66_010, 6000)]
+    out = [part for record in minutes for part in assemble.feed(record)]
+    assert all(isinstance(part, Block) for part in out)
+    assert assemble.counts["clock", SID] == 10
+    assert assemble.counts["overlap", SID] == 0
+
+
+@given(
+    away=st.integers(FAR_NS + 10 * SECOND, 100 * YEAR),
+    wrong=st.lists(st.integers(1, 38), max_size=6, unique=True),
+    other=st.booleans(),
+)
+def test_wrong_dates_among_right_ones_change_nothing(away: int, wrong: list[int], other: bool) -> None:
+    """Each repeats a date, or has one of its own: none is near another."""
+    stream = [_piece(first, first + 10) for first in range(0, 400, 10)]
+    mixed: list[Record] = []
+    for i, record in enumerate(stream):
+        mixed.append(record)
+        if i in wrong:
+            mixed.append(_piece(0, 10, T0 + away + (i * YEAR if other else 0)))
+    right = _flattened(_feed(stream))
+    assert _flattened(_feed(mixed))[: len(right)] == right
+
+
+def test_after_a_long_outage_the_second_record_confirms_the_first() -> None:
+    for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+        assemble = _assemble()
+        assemble.feed(_piece(0, 10))
+        later = [_piece(i * 150, i * 150 + 150, T0 + YEAR) for i in order]
+        assert assemble.feed(later[0]) == []
+        out = [part for record in later[1:] for part in assemble.feed(record)] + assemble.feed(EndOfStream(SID))
+        assert out[0] == Gap(SID, T0 + 10 * STEP, T0 + YEAR, "gap")
+        assert [part.index for part in out if isinstance(part, Block)] == [0, 150, 300]
+        assert not assemble.counts
+
+
+def test_records_of_files_with_long_times_between_are_all_taken() -> None:
+    hours = [_piece(0, 500, T0 + hour * 3600 * SECOND) for hour in range(5)]
+    out = _feed(hours)
+    assert [type(part) for part in out] == [Block] + [Gap, Block] * 4
+    assert _flattened(out) == _flattened(_feed(hours, AT_ONCE))
+
+
+def test_live_data_are_not_lost_among_old_ones_that_a_recorder_sends_again() -> None:
+    """A channel begins with old data, between which the present ones come."""
+    assemble = _assemble()
+    old = [_piece(first, first + 6000) for first in range(0, 60_000, 6000)]
+    live = [_piece(first, first + 100, T0 + YEAR) for first in range(0, 1000, 100)]
+    out = [part for pair in zip(old, live, strict=True) for record in pair for part in assemble.feed(record)]
+    taken = [part for part in out if isinstance(part, Block) and part.start_ns >= T0 + YEAR]
+    assert sum(part.samples.size for part in taken) == 1000
+    assert assemble.counts["clock", SID] == 0
+
+
+def test_a_later_wrong_date_takes_the_place_of_an_earlier_one() -> None:
+    assemble = _assemble()
+    assemble.feed(_piece(0, 10))
+    assemble.feed(_piece(0, 10, T0 + 9 * YEAR))
+    assemble.feed(_piece(0, 10, T0 + YEAR))
+    assert dict(assemble.counts) == {("clock", SID): 10}
+    assemble.feed(_piece(10, 20))
+    assemble.feed(_piece(0, 10, T0 + 5 * YEAR))
+    assert dict(assemble.counts) == {("clock", SID): 20}
+    assert assemble.feed(EndOfStream(SID)) != []
+
+
+def test_two_far_records_are_taken_before_one_of_yet_another_time() -> None:
+    assemble = _assemble()
+    for record in (_piece(0, 10), _piece(0, 10, T0 + YEAR), _piece(10, 20)):
+        assemble.feed(record)
+    assert assemble.feed(_piece(10, 20, T0 + YEAR)) == []
+    assert [type(part) for part in assemble.feed(_piece(0, 10, T0 + 2 * YEAR))] == [Gap, Block, Block]
+    assert not assemble.counts
+
+
+def test_a_far_record_alone_stays_when_the_channel_falls_silent() -> None:
+    assemble = _assemble()
+    assemble.feed(_piece(0, 10), SECOND)
+    assemble.feed(_piece(20, 30), SECOND)
+    assemble.feed(_piece(0, 10, T0 + YEAR), SECOND)
+    assert [type(part) for part in assemble.poll(SECOND + TOLERANCE)] == [Gap, Block]
+    assert assemble.next_deadline() is None
+    assert assemble.feed(_piece(10, 20, T0 + YEAR), 5 * SECOND) == []
+    assert [type(part) for part in assemble.poll(5 * SECOND + TOLERANCE)] == [Gap, Block, Block]
+
+
+def test_a_clock_set_back_deafens_for_half_a_minute_that_passes() -> None:
+    assemble, now = _assemble(), 10**15
+    assemble.feed(_piece(0, 100, T0 + YEAR), now)
+    assemble.feed(_piece(200, 300, T0 + YEAR), now)
+    found: list[Block | Gap] = []
+    seconds = 0
+    while not found:
+        seconds += 1
+        found = assemble.feed(_piece(seconds * 100, seconds * 100 + 100), now + seconds * SECOND)
+    assert seconds == SET_BACK_NS // SECOND + 2
+    assert [part.cause for part in found if isinstance(part, Gap)] == ["gap", "clock"]
+    assert found[-2] == Gap(SID, T0 + YEAR + 300 * STEP, T0 + seconds * SECOND, "clock")
+    (more,) = assemble.feed(_piece(seconds * 100 + 100, seconds * 100 + 200), now + (seconds + 1) * SECOND)
+    assert isinstance(more, Block)
+    assert more.index == 100
+
+
+def test_what_a_server_sends_again_at_once_turns_no_clock_back() -> None:
+    assemble, now = _assemble(), 10**15
+    stream = [_piece(first, first + 100) for first in range(0, 40_000, 100)]
+    for i, record in enumerate(stream):
+        assemble.feed(record, now + i * SECOND)
+    again = [part for record in stream for part in assemble.feed(record, now + 400 * SECOND)]
+    assert again == []
+    assert assemble.counts["duplicate", SID] == 40_000
+
+
+@pytest.mark.parametrize("step", [-SECOND, SECOND])
+def test_a_leap_second_costs_one_second(step: int) -> None:
+    """A recorder that repeats a second, or leaves one out."""
+    assemble = _assemble()
+    before = [_piece(first, first + 40) for first in range(0, 2000, 40)]
+    after = [_piece(first, first + 40, T0 + step) for first in range(2000, 4000, 40)]
+    out = [part for record in (*before, *after) for part in assemble.feed(record)] + assemble.feed(EndOfStream(SID))
+    samples = sum(part.samples.size for part in out if isinstance(part, Block))
+    gaps = [part for part in out if isinstance(part, Gap)]
+    if step < 0:
+        assert (samples, gaps, sum(assemble.counts.values())) == (3900, [], 100)
+    else:
+        assert (samples, [(gap.from_ns, gap.to_ns, gap.cause) for gap in gaps]) == (
+            4000,
+            [(T0 + 20 * SECOND, T0 + 21 * SECOND, "gap")],
+        )

@@ -95,18 +95,21 @@ def _one(version: Any = 2, **changes: Any) -> bytes:
 RECORDS = {version: _one(version) for version in (2, 3)}
 
 
+REASONS = {"malformed", "corrupt", "encoding", "empty", "text", "rate", "time", "source"}
+
+
 def _decodes_or_refuses(payload: bytes) -> None:
     for reader in (miniseed.decode, miniseed.header, miniseed.repacked):
         try:
             reader(payload)
         except RecordError as error:
-            assert error.reason in {"malformed", "empty", "text", "rate"}  # noqa: PT017  # a record may also decode
+            assert error.reason in REASONS  # noqa: PT017  # a record may also decode
     try:
         assert all(0 <= offset < len(payload) for offset, _ in miniseed.split(payload))
         miniseed.shifted(payload, 100_000)
         miniseed.decode_run(payload, 3)
     except RecordError as error:
-        assert error.reason in {"malformed", "empty"}  # noqa: PT017  # as above
+        assert error.reason in REASONS  # noqa: PT017  # as above
     assert 0 <= miniseed.find_record(payload, 0) <= len(payload)
 
 
@@ -143,12 +146,12 @@ def _crc32c(data: bytes) -> int:
 
 
 def _version_3(extra: bytes = b"", *, flags: int = 0, sid: bytes = SID.encode(), samples: int = 2, rate: float = 100.0,
-               encoding: int = 3, payload: bytes | None = None) -> bytes:  # fmt: skip
+               encoding: int = 3, payload: bytes | None = None,
+               time: tuple[int, ...] = (210_000_000, 2010, 147, 16, 24, 33)) -> bytes:  # fmt: skip
     """A version 3 record by hand (FDSN miniSEED 3, table 1)."""
     data = np.arange(samples, dtype="<i4").tobytes() if payload is None else payload
-    start = (210_000_000, 2010, 147, 16, 24, 33)
     head = b"MS\x03" + struct.pack(
-        "<BIHHBBBBdIIBBHI", flags, *start, encoding, rate, samples, 0, 1, len(sid), len(extra), len(data)
+        "<BIHHBBBBdIIBBHI", flags, *time, encoding, rate, samples, 0, 1, len(sid), len(extra), len(data)
     )
     raw = head + sid + extra + data
     return raw[:28] + struct.pack("<I", _crc32c(raw)) + raw[32:]
@@ -190,29 +193,88 @@ def test_flags_of_version_2_are_read_too() -> None:
     assert miniseed.decode(bytes(raw)).quality == {"clipped", "timing"}
 
 
+def _version_2(at: int, value: bytes) -> bytes:
+    """A version 2 record of 100 Steim2 samples with some bytes of it changed."""
+    return RECORDS[2][:at] + value + RECORDS[2][at + len(value) :]
+
+
+def _year(year: int) -> tuple[int, ...]:
+    return 0, year, 147, 16, 24, 33
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
+        (b"", "malformed"),
+        (_version_3()[:-1], "malformed"),
+        (RECORDS[2][:300], "malformed"),
+        (_version_2(54, b"\x0c"), "malformed"),  # says 4096 bytes
+        (_version_2(54, b"\x01"), "malformed"),  # says 2 bytes
+        (_version_3(sid=b"F" * 255), "malformed"),
+        (_version_3(time=(0, 2010, 147, 16, 24, 61)), "malformed"),
+        (_version_3()[:-1] + b"\7", "corrupt"),
+        (_version_2(100, b"\xff" * 60), "corrupt"),
+        (_version_2(72, b"\1\2\3\4"), "corrupt"),  # not its last sample
+        (_version_2(84, bytes([RECORDS[2][84] ^ 5])), "corrupt"),  # one difference is another
+        (_version_2(30, b"\xff\xff"), "corrupt"),  # 65535 samples
+        (_version_2(44, b"\2\x58"), "corrupt"),  # samples begin behind the record's end
+        (_version_3(encoding=11, payload=b"", samples=5), "corrupt"),
+        (_version_3(encoding=5), "corrupt"),  # half the bytes of two doubles
+        (_version_3(encoding=2), "encoding"),
+        (_version_3(encoding=19), "encoding"),
+        (_version_3(encoding=255), "encoding"),
+        (_version_2(52, b"\x63"), "encoding"),
         (_version_3(samples=0), "empty"),
+        (_version_2(30, b"\0\0"), "empty"),
+        (_version_3(encoding=0, payload=b"text", samples=4), "text"),
         (_version_3(rate=0.0), "rate"),
         (_version_3(rate=1e10), "rate"),
-        (_version_3(rate=float("nan")), "malformed"),
-        (_version_3(sid=b"FDSN:\xff_A__E_H_Z"), "malformed"),
-        (_version_3(sid="FDSN:Ä_A__E_H_Z".encode()), "malformed"),
-        (_version_3(encoding=0, payload=b"text", samples=4), "text"),
-        (_version_3()[:-1], "malformed"),
-        (_version_3()[:-1] + b"\7", "malformed"),
+        (_version_3(rate=1e-300), "rate"),
+        (_version_3(rate=-1e12), "rate"),
+        (_version_3(rate=float("nan")), "rate"),
+        (_version_3(rate=float("-inf")), "rate"),
+        (_version_2(32, b"\0\0\0\0"), "rate"),
+        (_version_2(32, b"\x7f\xff\x7f\xff"), "rate"),
+        (_version_3(time=_year(1)), "time"),
+        (_version_3(time=_year(1800)), "time"),
+        (_version_3(time=_year(2200)), "time"),
+        (_version_3(time=_year(9999)), "time"),
+        (_version_3(time=(0, 2010, 366, 16, 24, 33)), "time"),
+        (_version_3(time=(4_000_000_000, 2010, 147, 16, 24, 33)), "time"),
+        (_version_2(20, b"\0\1"), "time"),
+        (_version_2(20, b"\x27\x0f"), "time"),
+        (_version_3(sid=b"FDSN:\xff_A__E_H_Z"), "source"),
+        (_version_3(sid="FDSN:Ä_A__E_H_Z".encode()), "source"),
+        (_version_3(sid=b"FDSN:XX_A\n__E_H_Z"), "source"),
+        (_version_3(sid=b"FDSN:XX_A.B__E_H_Z"), "source"),
+        (_version_3(sid=b""), "source"),
     ],
 )
 def test_records_that_cannot_be_used_are_refused_with_a_word_for_the_counters(raw: bytes, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
         miniseed.decode(raw)
     assert caught.value.reason == reason
+    assert str(caught.value).isprintable()
     if reason in {"empty", "text"}:
         for reader in (miniseed.repacked, lambda payload: miniseed.shifted(payload, 5)):
             with pytest.raises(RecordError) as caught:
                 reader(raw)
             assert caught.value.reason == "empty"
+
+
+def test_a_run_with_a_corrupt_record_is_looked_at_record_by_record() -> None:
+    with pytest.raises(RecordError, match="last sample") as caught:
+        miniseed.decode_run(_version_2(84, bytes([RECORDS[2][84] ^ 5])), 100)
+    assert caught.value.reason == "corrupt"
+    assert miniseed.decode_run(RECORDS[2], 100).size == 100
+
+
+def test_a_leap_second_is_the_second_after_it() -> None:
+    """Stamped 23:59:60, as recorders do that know of it: the same as 00:00:00."""
+    midnight = 1_277_942_400 * SECOND
+    assert miniseed.decode(_version_3(time=(0, 2010, 181, 23, 59, 60))).start_ns == midnight
+    (raw,) = miniseed.encode(SID, midnight - SECOND, 100.0, np.arange(100))
+    assert miniseed.decode(raw[:26] + b"\x3c" + raw[27:]).start_ns == midnight
 
 
 def test_a_rate_given_as_a_period() -> None:

@@ -238,8 +238,8 @@ def test_a_gap_is_told_and_drops_the_window_that_it_cuts() -> None:
     front = _front(channels=0)
     before = _records(0, [], _signal(0)[: EVENT + 20])[0]
     after = records(_signal(1), RATE, sid=sid_of(0), start_ns=T0 + 60 * SECOND)[0]
-    found = [message for record in (before, after) for message in front.feed(record)]
-    assert [type(message) for message in found] == [WindowDropped, Gap, Window]
+    assert [message for record in (before, after) for message in front.feed(record)] == []
+    assert [type(message) for message in front.flush()] == [WindowDropped, Gap, Window]
     assert front.counts["triggers"] == 2
 
 
@@ -249,7 +249,10 @@ def test_a_trigger_that_a_gap_cuts_is_still_a_member() -> None:
         m for number in range(2) for r in _records(number, [], _signal(number)[: EVENT + 20]) for m in front.feed(r)
     ]
     for number in range(2):
-        found += front.feed(records(np.arange(9), RATE, sid=sid_of(number), start_ns=T0 + 60 * SECOND)[0])
+        found += front.feed(records(np.arange(9), RATE, sid=sid_of(number), start_ns=T0 + 60 * SECOND)[0], SECOND)
+    assert front.next_deadline() == 3 * SECOND
+    assert front.poll(3 * SECOND - 1) == []
+    found += front.poll(3 * SECOND)
     assert [len(m.members) for m in found if isinstance(m, NetworkTrigger) and m.final] == [2]
 
 
@@ -295,7 +298,8 @@ def test_a_clock_set_back_holds_nothing_for_ever() -> None:
         m for n in range(2) for r in records(_signal(n), RATE, sid=sid_of(n), start_ns=later) for m in front.feed(r)
     ]
     assert [message.final for message in found if isinstance(message, NetworkTrigger)] == []
-    found = front.feed(Record(sid_of(2), T0 + 900 * SECOND, RATE, rng.normal(0, 9, 6000)))
+    found = front.feed(Record(sid_of(2), T0 + 900 * SECOND, RATE, rng.normal(0, 9, 6000)), SECOND)
+    found += front.poll(3 * SECOND)
     assert [message.final for message in found if isinstance(message, NetworkTrigger)] == [True]
 
 
@@ -307,7 +311,8 @@ def test_without_a_network_section_there_are_no_network_events() -> None:
     later = records(_signal(0), RATE, sid=sid_of(0), start_ns=T0 + 60 * SECOND)
     assert [type(message) for message in _front(config).feed(later[0])] == [Window]
     gapped = FrontHalf(config, package_spec())
-    assert [type(m) for r in (*_records(0), *later) for m in gapped.feed(r)] == [Window, Gap, Window]
+    assert [type(m) for r in (*_records(0), *later) for m in gapped.feed(r)] == [Window]
+    assert [type(m) for m in gapped.flush()] == [Gap, Window]
     assert front.poll(0) == []
     assert front.next_deadline() is None
     assert front.unsettled_ns() == 1 << 62

@@ -18,7 +18,7 @@ from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges import archive, obspy_formats
 from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
-from tscc_stream.messages import Gap, Message, Record, Refusal
+from tscc_stream.messages import Gap, Message, Quarantined, Record, Refusal, Released
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
@@ -35,13 +35,14 @@ _CSV_COLUMNS = (
 
 @dataclass(slots=True)
 class Summary:
-    """What one pass met. refused: source id -> why."""
+    """What one pass met. refused, quarantined (for a while): source id -> why."""
 
     records: int = 0
     samples: int = 0
     gaps: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
 
 
 class Classifier:
@@ -82,7 +83,9 @@ class Classifier:
                 self.summary.refused[message.sid] = message.reason
             elif isinstance(message, Gap):
                 self.summary.gaps += 1
-            else:
+            elif isinstance(message, Quarantined):
+                self.summary.quarantined[message.sid] = message.reason
+            elif not isinstance(message, Released):
                 self._hold(self._back.feed(message))
 
     def _hold(self, results: list[BackMessage]) -> None:
@@ -128,6 +131,8 @@ def _with_progress(records: Iterator[Record], start_ns: int, stop_ns: int) -> It
 def _report(summary: Summary, faults: archive.Faults) -> None:
     for sid, reason in sorted(summary.refused.items()):
         print(f"tscc-stream: channel {to_nslc(sid)} left out: {reason}", file=sys.stderr)  # noqa: T201 a command's own output
+    for sid, reason in sorted(summary.quarantined.items()):
+        print(f"tscc-stream: channel {to_nslc(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201
     for text in faults.texts:
         print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201
     if faults.count > len(faults.texts):

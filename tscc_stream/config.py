@@ -113,10 +113,24 @@ class AssembleConfig(_Section):
     """flat_seconds: a constant value that lasts as long is a dead sensor (never under 32 samples).
 
     clip_counts: at and beyond this amplitude a sample is clipped; null where the recorder's full scale is unknown.
+    reorder_seconds: for as long a missing record is waited for once later ones are there; 0: not at all.
     """
 
     flat_seconds: Positive = 0.1
     clip_counts: Positive | None = 8_388_000.0
+    reorder_seconds: Annotated[float, Field(ge=0, le=60)] = 2.0
+
+
+class QuarantineConfig(_Section):
+    """When a channel that breaks again and again is left out, and how long it must be well to come back.
+
+    breaks: so many within within_seconds of its data, where a change of rate or of clock counts as ten.
+    release_seconds: of its data without a break.
+    """
+
+    breaks: Annotated[int, Field(ge=10)] = 60
+    within_seconds: Positive = 60.0
+    release_seconds: Positive = 60.0
 
 
 class ConditionConfig(_Section):
@@ -311,6 +325,7 @@ class Config(_Section):
     model: str = "models/demo"
     shadow: str | None = None
     assemble: AssembleConfig = AssembleConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
     condition: ConditionConfig = ConditionConfig()
     trigger: TriggerConfig = TriggerConfig()
     network: NetworkConfig | None = None

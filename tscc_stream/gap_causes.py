@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from tscc_stream.messages import Gap, Record
 from tscc_stream.sampling import offset_ns
 
-LOST = ("server", "ring overrun", "link", "bad record", "shed")
-"""Causes by which data are lost; others (flat, invalid, rate, clock) are breaks in data that are there."""
+LOST = ("server", "ring overrun", "link", "bad record", "shed", "quarantined")
+"""Causes by which data are lost, or left out; others (flat, invalid, rate, clock) are breaks in data that are there."""
 _SEAMS = 16
 """Latest places of a channel that are remembered: gaps are told at once, or a few records later."""
 

@@ -71,7 +71,8 @@ class Gap:
     """A break in one channel: what follows is a fresh start.
 
     cause: "gap" (samples missing), "rate" (sampling rate changed), "clock" (the recorder's clock was set back; to_ns is
-    before from_ns), "flat" (a dead sensor's constant value), "invalid" (not finite, or beyond any recorder's range).
+    before from_ns), "flat" (a dead sensor's constant value), "invalid" (not finite, or beyond any recorder's range),
+    "quarantined" (left out since it broke again and again). For the ledger gap_causes tells "gap" apart.
     to_ns is None while the break still lasts.
     """
 
@@ -94,6 +95,24 @@ class Refusal:
 
     sid: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A channel that breaks again and again, and why in one sentence; from from_ns it is left out until it is well."""
+
+    sid: str
+    reason: str
+    from_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A channel that was quarantined from from_ns on has been well, as the sentence says, and starts afresh."""
+
+    sid: str
+    reason: str
+    from_ns: int
 
 
 @dataclass(frozen=True, slots=True)

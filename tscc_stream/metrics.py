@@ -70,6 +70,12 @@ class Metrics:
         self.gaps = self._counters("gaps", "Breaks in a channel's data after which it started afresh.", "sid")
         self.gaps_by_cause = self._counters("gaps_by_cause", "Breaks in channels' data, by cause.", "cause")
         self.lost_seconds = self._counters("lost_seconds", "Data of a channel that never came.", "sid")
+        self.samples_left_out = self._counters("samples_left_out", "Samples that were not used, by reason.", "reason")
+        self.channels_quarantined = Gauge(
+            "tscc_channels_quarantined",
+            "Channels left out at present since they broke again and again.",
+            registry=self.registry,
+        )
 
     def _add_connections(self) -> None:
         self.records_rejected = self._counters("records_rejected", "Records that were not used, by reason.", "reason")

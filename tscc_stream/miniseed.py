@@ -32,6 +32,11 @@ _RECORD_START = re.compile(
 )
 _TENTH_MS = 100_000
 _YEARS, _DAYS = range(1900, 2101), range(1, 367)  # swapped bytes make no such year, except 2056
+_SOURCE_ID = re.compile(r"[A-Za-z0-9:_-]{1,64}")
+_ERAS_NS = (-2_208_988_800_000_000_000, 7_258_118_400_000_000_000)  # 1900 and 2200: beyond them, no recording
+_RATES_HZ = (1e-5, 1e8)  # from years of one sample a day to the laboratory
+_UNPACKED = frozenset({0, 1, 3, 4, 5, 10, 11, 12, 13, 14, 16, 30, 32})  # encodings that libmseed knows
+_HEADER_FAULTS = (("start time", "time"), ("sample rate", "rate"))  # as libmseed words them
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
 
@@ -40,7 +45,12 @@ Header = pymseed.MS3Record
 
 
 class RecordError(ValueError):
-    """A record that cannot be used. `reason` is one word for counters, the text says what is wrong."""
+    """A record that cannot be used. `reason` is one word for counters, the text says what is wrong.
+
+    malformed: no miniSEED, or of the wrong length. corrupt: its samples, or its checksum, are damaged. encoding: packed
+    in a way that nobody here knows. empty: without samples. text: a log or an event. rate, time, source: its header
+    states a sampling rate, a start or a name that no recording has.
+    """
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -76,32 +86,65 @@ def quality_of(msr: pymseed.MS3Record) -> frozenset[str]:
 
 
 def _parsed(payload: bytes | memoryview, *, with_samples: bool) -> pymseed.MS3Record:
-    """One record with a readable source id. Raises RecordError ("malformed")."""
+    """One record with a readable source id. Raises RecordError; "corrupt" and "encoding" only with samples."""
     try:
         msr = pymseed.MS3Record.parse(payload, unpack_data=with_samples)
         msr.sourceid.encode("ascii")
     except (pymseed.MiniSEEDError, ValueError) as error:
-        raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+        reason = _reason_of(error, payload, with_samples=with_samples)
+        raise RecordError(reason, f"not a readable miniSEED record: {error}") from error
     return msr
 
 
-def decode(payload: bytes | memoryview, received_ns: int = 0) -> Record:
-    """One miniSEED record (version 2 or 3) as samples in counts.
+def _reason_of(error: Exception, payload: bytes | memoryview, *, with_samples: bool) -> str:
+    """Why a record cannot be read: its header by what is said of it, its samples where the header alone can be."""
+    text = str(error)
+    if isinstance(error, UnicodeError):
+        return "source"
+    if "CRC" in text:
+        return "corrupt"
+    try:
+        encoding = pymseed.MS3Record.parse(payload).encoding if with_samples else None
+    except (pymseed.MiniSEEDError, ValueError):
+        encoding = None
+    if encoding is not None:
+        return "corrupt" if encoding in _UNPACKED else "encoding"
+    return next((reason for words, reason in _HEADER_FAULTS if words in text), "malformed")
 
-    Raises RecordError with reason "malformed" (not miniSEED, wrong length, corrupt), "empty" (no samples), "text"
-    (log or event records) or "rate" (no positive sampling rate).
+
+def _checked(msr: pymseed.MS3Record) -> None:
+    """Raises RecordError where a header that can be read states what cannot be."""
+    rate = float(msr.samprate)
+    if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
+        raise RecordError("rate", f"record of {msr.sourceid!r} states a sampling rate of {rate:g} Hz")
+    if not _ERAS_NS[0] <= msr.starttime < _ERAS_NS[1]:
+        raise RecordError("time", f"record of {msr.sourceid!r} starts {msr.starttime} ns after 1970, not in 1900-2199")
+    if _SOURCE_ID.fullmatch(msr.sourceid) is None:
+        raise RecordError("source", f"record of {msr.sourceid!r}: expected letters, digits and dashes as codes")
+
+
+def decode(payload: bytes | memoryview, received_ns: int = 0) -> Record:
+    """One miniSEED record (version 2 or 3) as samples in counts. Raises RecordError, with any of its reasons.
+
+    Steim records close with their last sample; where that differs from what came out, they are corrupt.
     """
     msr = _parsed(payload, with_samples=True)
+    if _fails_its_check():
+        raise RecordError("corrupt", f"record of {msr.sourceid}: its last sample is not what its header says")
     if msr.numsamples <= 0:
-        raise RecordError("empty", f"record of {msr.sourceid} holds no samples")
+        raise RecordError("empty", f"record of {msr.sourceid!r} holds no samples")
     dtype = _DTYPES.get(msr.sampletype or "")
     if dtype is None:
-        raise RecordError("text", f"record of {msr.sourceid} holds text, not samples")
-    rate = float(msr.samprate)
-    if not 0.0 < rate < 1e9:
-        raise RecordError("rate", f"record of {msr.sourceid} states a sampling rate of {rate:g} Hz")
+        raise RecordError("text", f"record of {msr.sourceid!r} holds text, not samples")
+    _checked(msr)
     samples = np.array(msr.np_datasamples, dtype=dtype)
+    rate = float(msr.samprate)
     return Record(msr.sourceid, int(msr.starttime), rate, read_only(samples), quality_of(msr), received_ns)
+
+
+def _fails_its_check() -> bool:
+    """Whether the record parsed last, on this thread, came out with another last sample than it states."""
+    return any("integrity" in message for message in pymseed.get_error_messages())
 
 
 def split(data: bytes | memoryview) -> Iterator[tuple[int, pymseed.MS3Record]]:
@@ -163,22 +206,25 @@ def find_record(data: bytes | mmap.mmap, offset: int) -> int:
 def decode_run(data: bytes | memoryview, samples: int) -> AnyArray:
     """All samples [n] of records of one channel that follow one another without a break; n must be `samples`.
 
-    Several times as fast as record by record. Raises RecordError ("malformed") where a record is corrupt or the
-    records do not make one unbroken run, so that the caller can look at each by itself.
+    Several times as fast as record by record. Raises RecordError ("malformed", "corrupt") where a record is damaged or
+    the records do not make one unbroken run, so that the caller can look at each by itself.
     """
     try:
         with pymseed.MS3TraceList.from_buffer(data, unpack_data=True) as traces:
             segments = [segment for trace in traces for segment in trace]
             if len(segments) != 1 or segments[0].numsamples != samples:
                 raise RecordError("malformed", f"records do not make one run of {samples} samples")
+            damaged = _fails_its_check()
             run: AnyArray = segments[0].take_np_datasamples()
     except (pymseed.MiniSEEDError, ValueError) as error:
         raise RecordError("malformed", f"not a readable run of miniSEED records: {error}") from error
+    if damaged:
+        raise RecordError("corrupt", "a record's last sample is not what its header says")
     return read_only(run)
 
 
 def header(payload: bytes | memoryview) -> Header:
-    """The header of one record, its samples left packed. Raises RecordError ("malformed")."""
+    """The header of one record, its samples left packed. Raises RecordError."""
     return _parsed(payload, with_samples=False)
 
 

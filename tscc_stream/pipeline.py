@@ -22,14 +22,17 @@ from tscc_stream.messages import (
     Gap,
     NetworkEvent,
     NetworkTrigger,
+    Quarantined,
     Record,
     Refusal,
+    Released,
     Trigger,
     Window,
     WindowDropped,
 )
 from tscc_stream.package import PackageSpec
-from tscc_stream.sampling import seconds_to_ns
+from tscc_stream.quarantine import Quarantine, QuarantineState
+from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.assemble import Assemble, AssembleState
 from tscc_stream.stages.condition import Condition, ConditionState
@@ -40,10 +43,20 @@ from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.interpret import Interpret, NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 
-FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal
+FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal | Quarantined | Released
 BackMessage = Detection | NetworkEvent
+_Sections = tuple[AssembleConfig, ConditionConfig, TriggerConfig]
 Timer = Callable[[str], AbstractContextManager[object]]
 """Given a stage's name, measures what runs within."""
+
+MOST_CHANNELS = 50_000
+"""What a server can make the front half grow to, by sending ever new channels."""
+MOST_TURNED_AWAY = 100
+"""Channels beyond that number which are named; the others are counted only."""
+FORGET_NS = 86_400 * NS_PER_SECOND
+"""A channel that was silent for as long (monotonic) makes room for a new one."""
+MOST_RATES = 8
+"""Sampling rates of one channel."""
 
 
 def _untimed(_stage: str) -> AbstractContextManager[object]:
@@ -55,6 +68,7 @@ class FrontState:
     """The stages of a FrontHalf as they can be written down. extract: of single channels, together: of sensors."""
 
     assemble: AssembleState
+    quarantine: QuarantineState
     condition: ConditionState
     detect: DetectState
     extract: ExtractState | None
@@ -65,24 +79,33 @@ class FrontState:
 class FrontHalf:
     """Records to windows and network triggers, of any number of channels in any interleaving.
 
-    counts: "triggers", "suppressed" (inside a pending window) and "refused" (records of refused channels).
+    counts: "triggers", "suppressed" (inside a pending window), and records left out: "refused" (of refused channels),
+    "quarantined" and "turned away" (of channels beyond most_channels).
     """
 
-    def __init__(self, config: Config, spec: PackageSpec, timer: Timer = _untimed) -> None:
+    def __init__(
+        self, config: Config, spec: PackageSpec, timer: Timer = _untimed, most_channels: int = MOST_CHANNELS
+    ) -> None:
         self._timer = timer
+        distinct: dict[_Sections, _Sections] = {}
 
         @lru_cache(maxsize=65_536)
-        def sections_of(sid: str) -> tuple[AssembleConfig, ConditionConfig, TriggerConfig]:
-            return config.for_channel(to_nslc(sid))
+        def sections_of(sid: str) -> _Sections:
+            sections = config.for_channel(to_nslc(sid))
+            return distinct.setdefault(sections, sections)
 
         self._sections_of = sections_of
         self.assemble = Assemble(lambda sid: sections_of(sid)[0])
+        self.quarantine = Quarantine(config.quarantine)
         self._condition = Condition(lambda sid: sections_of(sid)[1:])
         self._detect = Detect(lambda sid: sections_of(sid)[2])
         self._extract = extract_for(
             spec, lambda sid: sections_of(sid)[0].clip_counts, lambda sid: sections_of(sid)[2].min_seconds
         )
         self._coincidence = Coincidence(config.network, uid_of) if config.network else None
+        self._most_channels = most_channels
+        self._heard: dict[str, int] = {}
+        self._turned_away: set[str] = set()
         self._served: dict[str, dict[float, bool | None]] = {}
         self.counts: Counter[str] = Counter()
 
@@ -94,20 +117,22 @@ class FrontHalf:
     def feed(self, message: Record | EndOfStream, now_ns: int = 0) -> list[FrontMessage]:
         """What a record completes. now_ns: monotonic, 0 throughout for archives."""
         if isinstance(message, EndOfStream):
-            return self._end(message, now_ns)
-        out = self._admit(message, now_ns)
-        if not self._served[message.sid][message.sample_rate_hz]:
-            self.counts["refused"] += 1
+            return self._end(message.sid, now_ns)
+        sid = message.sid
+        out = self._make_room(sid, now_ns)
+        if sid not in self._heard:
+            self.counts["turned away"] += 1
             return out
+        if not self.quarantine.holds(sid):
+            out += self._admit(message, now_ns)
+            if not self._served[sid].get(message.sample_rate_hz):
+                self.counts["refused"] += 1
+                return out
         with self._timer("assemble"):
-            parts = self.assemble.feed(message)
-        for part in parts:
-            out += self._block(part) if isinstance(part, Block) else self._gap(part, now_ns)
-        reached_ns = self.assemble.reached_ns(message.sid)
-        out += self._extract.advance(message.sid, reached_ns)
+            parts = self.assemble.feed(message, now_ns)
+        out += self._judged(sid, parts, now_ns)
+        self.counts["quarantined"] += self.quarantine.holds(sid)
         self.counts["suppressed"] = self._extract.counts["suppressed"]
-        if self._coincidence:
-            out += self._named(self._coincidence.advance(message.sid, self._known_ns(message.sid), now_ns))
         return out
 
     def snapshot(self) -> FrontState:
@@ -115,6 +140,7 @@ class FrontHalf:
         extract = self._extract
         return FrontState(
             self.assemble.snapshot(),
+            self.quarantine.snapshot(),
             self._condition.snapshot(),
             self._detect.snapshot(),
             extract.snapshot() if isinstance(extract, Extract) else None,
@@ -125,7 +151,10 @@ class FrontHalf:
     def restore(self, state: FrontState, now_ns: int) -> None:
         """Go on from a snapshot that a front half with the same configuration and package has taken."""
         self.assemble.restore(state.assemble)
-        self._served = {sid: {} for sid in state.assemble}
+        self.quarantine.restore(state.quarantine)
+        known = dict.fromkeys([*state.assemble, *state.quarantine])
+        self._served = {sid: {} for sid in known}
+        self._heard = dict.fromkeys(known, now_ns)
         self._condition.restore(state.condition)
         self._detect.restore(state.detect)
         if isinstance(self._extract, Extract):
@@ -138,31 +167,39 @@ class FrontHalf:
     def reached_ns(self) -> dict[str, int]:
         """By source id: every window with an earlier onset has been given out, or never will be."""
         pending = self._extract.oldest_pending_by_channel()
-        known = {sid: self._known_ns(sid) for sid in self.assemble.snapshot()}
-        return {sid: min(at_ns, pending.get(sid, at_ns)) for sid, at_ns in known.items()}
+        reached = {sid: self._known_ns(sid) for sid in self.assemble.snapshot()}
+        return {sid: min(at_ns, pending.get(sid, at_ns)) for sid, at_ns in reached.items()}
 
     def _known_ns(self, sid: str) -> int:
         """Every trigger of a channel with an earlier onset is known."""
         return self.assemble.reached_ns(sid) - seconds_to_ns(self._sections_of(sid)[2].min_seconds)
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
-        """What time alone settles: network events that a silent channel held up."""
-        return self._named(self._coincidence.poll(now_ns)) if self._coincidence else []
+        """What time alone settles: records held of a silent channel, network events that it held up."""
+        out: list[FrontMessage] = []
+        parts = self.assemble.poll(now_ns)
+        for sid in dict.fromkeys(part.sid for part in parts):
+            out += self._judged(sid, [part for part in parts if part.sid == sid], now_ns)
+        return out + (self._named(self._coincidence.poll(now_ns)) if self._coincidence else [])
 
     def next_deadline(self) -> int | None:
         """When `poll` may have something to say (monotonic ns)."""
-        return self._coincidence.next_deadline() if self._coincidence else None
+        network = self._coincidence.next_deadline() if self._coincidence else None
+        return min((at_ns for at_ns in (self.assemble.next_deadline(), network) if at_ns is not None), default=None)
 
     def unsettled_ns(self) -> int:
         """No window or network trigger that is still to come out of the data fed so far has an earlier onset."""
-        pending = self._extract.oldest_pending_ns()
+        pending = min(self._extract.oldest_pending_ns(), self.assemble.oldest_held_ns())
         return min(pending, self._coincidence.oldest_open_ns()) if self._coincidence else pending
 
     def flush(self, now_ns: int = 0) -> list[FrontMessage]:
         """The end of all data."""
         out: list[FrontMessage] = []
         for sid in self._served:
-            out += self._end(EndOfStream(sid), now_ns)
+            if parts := self.assemble.release(sid):
+                out += self._judged(sid, parts, now_ns)
+        for sid in self._served:
+            out += self._end(sid, now_ns)
         out += self._extract.flush()
         self.counts["suppressed"] = self._extract.counts["suppressed"]
         if self._coincidence:
@@ -177,6 +214,33 @@ class FrontHalf:
             for trigger in triggers
         ]
 
+    def _make_room(self, sid: str, now_ns: int) -> list[FrontMessage]:
+        """The channel was heard of, where there is room for it; what that ends, or the refusal."""
+        out: list[FrontMessage] = []
+        if self._heard.pop(sid, None) is None and len(self._heard) >= self._most_channels:
+            oldest = next(iter(self._heard))
+            if now_ns - self._heard[oldest] < FORGET_NS:
+                return self._turn_away(sid)
+            out += self._forget(oldest, now_ns)
+        self._heard[sid] = now_ns
+        return out
+
+    def _turn_away(self, sid: str) -> list[FrontMessage]:
+        if sid in self._turned_away or len(self._turned_away) >= MOST_TURNED_AWAY:
+            return []
+        self._turned_away.add(sid)
+        return [Refusal(sid, f"{self._most_channels} channels are served, and none was silent for a day")]
+
+    def _forget(self, sid: str, now_ns: int) -> list[FrontMessage]:
+        """Nothing of a channel is kept."""
+        out = self._end(sid, now_ns)
+        out += self._extract.forget(sid)
+        self.assemble.forget(sid)
+        self.quarantine.forget(sid)
+        self._served.pop(sid, None)
+        del self._heard[sid]
+        return out
+
     def _admit(self, record: Record, now_ns: int) -> list[FrontMessage]:
         """Whether a channel can be served at its rate is looked at once per rate; what a refusal ends.
 
@@ -185,15 +249,48 @@ class FrontHalf:
         rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
         if rates.get(rate) is not None:
             return []
+        if rate not in rates and len(rates) >= MOST_RATES:
+            verdict = self.quarantine.put(record.sid, f"more than {MOST_RATES} rates", record.start_ns)
+            return self._isolate(record.sid, verdict, now_ns)
         try:
             self._condition.check(record.sid, rate)
             self._extract.check(rate, record.sid)
         except ValueError as error:  # a RateError, a ComponentError, or no source id
             told = rate in rates
             rates[rate] = None if isinstance(error, RatesDifferError) else False
-            return [] if told else [*self._end(EndOfStream(record.sid), now_ns), Refusal(record.sid, str(error))]
+            return [] if told else [*self._end(record.sid, now_ns), Refusal(record.sid, str(error))]
         rates[rate] = True
         return []
+
+    def _judged(self, sid: str, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
+        """Blocks and gaps of one channel through the other stages, unless it is quarantined."""
+        held = self.quarantine.holds(sid)
+        verdict = self.quarantine.judge(sid, parts)
+        if verdict is not None:
+            return self._isolate(sid, verdict, now_ns)
+        return [] if held else self._through(sid, parts, now_ns)
+
+    def _isolate(self, sid: str, verdict: Quarantined | Released, now_ns: int) -> list[FrontMessage]:
+        """A channel is left out from now on, or starts afresh: either way what came of it last is left out."""
+        until_ns = self.assemble.reached_ns(sid) if isinstance(verdict, Released) else None
+        left_out = Gap(sid, verdict.from_ns, until_ns, "quarantined")
+        self.assemble.feed(EndOfStream(sid))
+        self._served[sid].clear()
+        return [*(self._close(sid, now_ns) if isinstance(verdict, Quarantined) else []), left_out, verdict]
+
+    def _through(self, sid: str, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
+        out = self._parts(parts, now_ns)
+        reached_ns = self.assemble.reached_ns(sid)
+        out += self._extract.advance(sid, reached_ns)
+        if self._coincidence:
+            out += self._named(self._coincidence.advance(sid, self._known_ns(sid), now_ns))
+        return out
+
+    def _parts(self, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
+        out: list[FrontMessage] = []
+        for part in parts:
+            out += self._block(part) if isinstance(part, Block) else self._gap(part, now_ns)
+        return out
 
     def _block(self, block: Block) -> list[FrontMessage]:
         out: list[FrontMessage] = []
@@ -225,13 +322,19 @@ class FrontHalf:
                 out += self._named(self._coincidence.end(gap.sid, now_ns))
         return out
 
-    def _end(self, end: EndOfStream, now_ns: int) -> list[FrontMessage]:
-        self.assemble.feed(end)
+    def _end(self, sid: str, now_ns: int) -> list[FrontMessage]:
+        """No more data of this channel: what is held of it, and what that ends."""
+        held = self.assemble.feed(EndOfStream(sid))
+        out = [] if self.quarantine.holds(sid) else self._parts(held, now_ns)
+        return out + self._close(sid, now_ns)
+
+    def _close(self, sid: str, now_ns: int) -> list[FrontMessage]:
+        end = EndOfStream(sid)
         self._condition.feed(end)
         out = self._triggers(self._detect.feed(end))
         out += self._extract.feed(end)
         if self._coincidence:
-            out += self._named(self._coincidence.end(end.sid, now_ns))
+            out += self._named(self._coincidence.end(sid, now_ns))
         return out
 
 

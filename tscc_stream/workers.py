@@ -22,7 +22,17 @@ from tscc_stream.edges.sqlite import TRIM_ROWS, JournalFile
 from tscc_stream.edges.zeromq import Bus
 from tscc_stream.gap_causes import LOST, GapCauses
 from tscc_stream.health import Health
-from tscc_stream.messages import Committed, Detection, Gap, Message, Record, Refusal, WindowDropped
+from tscc_stream.messages import (
+    Committed,
+    Detection,
+    Gap,
+    Message,
+    Quarantined,
+    Record,
+    Refusal,
+    Released,
+    WindowDropped,
+)
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.recovery import Barrier, Barriers, snapshot_at
@@ -226,6 +236,12 @@ class FrontWorker:
         elif isinstance(message, Refusal):
             _log.error("channel %s is left out: %s", message.sid, message.reason)
             return Note("channel", {"sid": message.sid, "refused": message.reason})
+        elif isinstance(message, Quarantined):
+            _log.error("channel %s is quarantined: %s", message.sid, message.reason)
+            return Note("channel", {"sid": message.sid, "quarantined": message.reason})
+        elif isinstance(message, Released):
+            _log.warning("channel %s is back: %s", message.sid, message.reason)
+            return Note("channel", {"sid": message.sid, "released": message.reason})
         return message
 
     def _count(self) -> None:
@@ -233,6 +249,11 @@ class FrontWorker:
         self._advance("triggers", counts["triggers"], metrics.triggers.inc)
         self._advance("suppressed", counts["suppressed"], metrics.windows_dropped["pending"].inc)
         self._advance("refused", counts["refused"], metrics.records_rejected["rate"].inc)
+        self._advance("quarantined", counts["quarantined"], metrics.records_rejected["quarantined"].inc)
+        self._advance("turned away", counts["turned away"], metrics.records_rejected["channels"].inc)
+        for reason, samples in self._front.assemble.left_out.items():
+            self._advance(f"samples {reason}", samples, metrics.samples_left_out[reason].inc)
+        metrics.channels_quarantined.set(self._front.quarantine.held)
 
     def _advance(self, name: str, value: float, add: Callable[[float], None]) -> None:
         """Move a metric on by what a stage has counted since the last time."""
@@ -348,7 +369,7 @@ class BackWorker:
                 self._gaps.append(item)
             elif isinstance(item, Barrier):
                 self._at_barrier(item)
-            elif not isinstance(item, Refusal):
+            elif not isinstance(item, Refusal | Quarantined | Released):
                 self._hold(self._back.feed(item))
             if self._back.batch_sizes:
                 self._commit()

@@ -172,6 +172,10 @@ def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> lis
             for part in assemble.feed(record):
                 cuts += cutters[record.sid].feed(part)
             cuts += cutters[record.sid].advance(record.sid, assemble.reached_ns(record.sid))
+    for sid, cutter in cutters.items():
+        if parts := assemble.release(sid):
+            cuts += [cut for part in parts for cut in cutter.feed(part)]
+            cuts += cutter.advance(sid, assemble.reached_ns(sid))
     return cuts
 
 

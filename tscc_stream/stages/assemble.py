@@ -1,22 +1,31 @@
-"""Records to contiguous blocks: duplicates, overlaps, gaps, rate changes, dead sensors and invalid samples.
+"""Records to contiguous blocks: order, duplicates, gaps, clock jumps, rate changes, dead sensors, invalid samples.
 
 A segment is a run of samples without a break. A record continues the segment when it starts within half a sample of
-where the last one ended; every break is announced by a Gap before the next segment's first block. Samples that lie
-behind are duplicates, unless nothing else comes for a while: then the recorder's clock was set back.
+where the last one ended; every break is announced by a Gap before the next segment's first block.
+
+A record that leaves a gap is held until what is missing has come, or the channel has gone on by more than
+`reorder_seconds` of data since, or has been silent for as long. Any order of arrival in which no record comes after one
+that starts more than that later gives what the order of start times gives; a channel's first record begins it.
+
+A record far ahead (FAR_NS) may bear a wrong date. It is taken only once another one lies near it, or time went on
+beyond it and nothing came for the time before; if the channel goes on where it was instead, it is dropped ("clock").
+Samples that lie behind are duplicates or too late, unless nothing else comes for a while: then the clock was set back.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 
 from tscc_stream.config import AssembleConfig
 from tscc_stream.messages import AnyArray, Block, EndOfStream, Float64Array, Gap, Record, read_only
-from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in
+from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in, seconds_to_ns
 
 LARGEST_VALID = 1e15
 """Counts. No recorder reaches it, and its square is still finite through every later stage."""
@@ -24,23 +33,53 @@ FEWEST_FLAT_SAMPLES = 32
 """Healthy recordings hold runs of up to 7 equal samples."""
 RATE_TOLERANCE = 1e-4
 """Relative. Headers of one stream state its rate with differing precision."""
+FAR_NS = 600 * NS_PER_SECOND
+"""Farther ahead than this, a record needs another one beside it. For so much data of the time before, it waits."""
 LONGEST_RESEND_NS = 600 * NS_PER_SECOND
-"""Duplicates of this duration, one after the other, are no resend: without a limit, one record with a date in the far
-future would deafen its channel until then."""
+"""Duplicates of this duration, one after the other, are no resend: the clock was set back."""
+SET_BACK_NS = 30 * NS_PER_SECOND
+"""The same in time that passes (monotonic), or three records where these last longer. What a recorder sends again of
+an outage comes between new records, what a server sends again comes at once, unlike what a wrong clock stamps."""
+MOST_HELD = 256
+"""Records of one channel that are held."""
+MOST_HELD_SAMPLES = 65_536
+MOST_GAPS = 16
+"""Gaps of a channel that are remembered, to tell late data from duplicates."""
+LEFT_OUT = ("duplicate", "overlap", "late", "clock")
+
+_start_of = attrgetter("start_ns")
 
 
 @dataclass(slots=True)
 class _Channel:
-    """behind_ns: duration of the duplicates since the last new sample. run: how often last_value came in a row."""
+    """next_ns: where the next sample is expected. run: how often last_value came in a row.
+
+    behind_ns: duration of what lay behind since the last new sample, from behind_since_ns on. held: records after a
+    gap, suspects: records far ahead, both in order of start. doubt_ns: duration of new samples of the time before
+    since the suspects came. heard_ns: when the last record came. gaps: the latest, from and to. behind_since_ns and
+    heard_ns are monotonic, 0 where unknown.
+    """
 
     rate_hz: float
     next_ns: int
     behind_ns: int = 0
+    behind_since_ns: int = 0
     index: int = 0
     last_value: float = float("nan")
     run: int = 0
     break_from: int | None = None
     break_cause: str = ""
+    heard_ns: int = 0
+    held: list[Record] = field(default_factory=list)
+    suspects: list[Record] = field(default_factory=list)
+    doubt_ns: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+
+    def begin(self, rate_hz: float, start_ns: int) -> None:
+        """Start afresh with what comes next."""
+        self.rate_hz, self.next_ns = rate_hz, start_ns
+        self.behind_ns = self.behind_since_ns = self.index = self.run = 0
+        self.last_value, self.break_from, self.break_cause = float("nan"), None, ""
 
 
 AssembleState = dict[str, _Channel]
@@ -48,29 +87,215 @@ AssembleState = dict[str, _Channel]
 
 
 class Assemble:
-    """Feeds on records of any channel in any interleaving; each channel on its own.
+    """Feeds on records of any channel in any interleaving; each channel on its own. Times passed in are monotonic.
 
-    counts: what was left out, by (reason, source id): "duplicate" and "overlap" in samples.
+    counts: samples that were left out, by (reason, source id): "duplicate", "overlap" (of a record that also brings new
+    ones), "late" (for a gap that was announced) and "clock" (with a date that nothing confirmed). left_out: the same by
+    reason, also of channels that are forgotten.
     """
 
     def __init__(self, config_of: Callable[[str], AssembleConfig]) -> None:
         self._config_of = config_of
         self._channels: dict[str, _Channel] = {}
+        self._holding: dict[str, _Channel] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.left_out: Counter[str] = Counter()
 
-    def feed(self, record: Record | EndOfStream) -> list[Block | Gap]:
-        """Blocks and gaps that a record completes, in time order; the end of a channel forgets it."""
+    def feed(self, record: Record | EndOfStream, now_ns: int = 0) -> list[Block | Gap]:
+        """Blocks and gaps that a record completes, in time order; the end of a channel, what is held, and forgets it.
+
+        now_ns: 0 throughout for archives, whose time does not pass.
+        """
         if isinstance(record, EndOfStream):
+            out = self.release(record.sid)
             self._channels.pop(record.sid, None)
-            return []
+            return out
         channel = self._channels.get(record.sid)
         if channel is None:
             channel = self._channels[record.sid] = _Channel(record.sample_rate_hz, record.start_ns)
-        samples, start_ns, gaps = self._place(channel, record)
-        if samples.size == 0:
+        channel.heard_ns = now_ns
+        out = self._arrive(channel, record, now_ns)
+        if channel.held:
+            out += self._settle(channel, self._tolerance_ns(record.sid))
+        self._note(record.sid, channel)
+        return out
+
+    def release(self, sid: str) -> list[Block | Gap]:
+        """What is held of a channel, since nothing more is to be waited for."""
+        channel = self._holding.pop(sid, None)
+        return [] if channel is None else self._take_held(channel)
+
+    def poll(self, now_ns: int) -> list[Block | Gap]:
+        """What is held of channels that have been silent for longer than it waits; one record with a far date stays."""
+        out: list[Block | Gap] = []
+        for sid, channel in list(self._holding.items()):
+            until_ns = self._until_ns(sid, channel)
+            if until_ns is not None and now_ns >= until_ns:
+                out += self._take_held(channel) if len(channel.suspects) > 1 else self._settle(channel, 0)
+                self._note(sid, channel)
+        return out
+
+    def next_deadline(self) -> int | None:
+        """When `poll` may release something."""
+        until = [self._until_ns(sid, channel) for sid, channel in self._holding.items()]
+        return min((at_ns for at_ns in until if at_ns is not None), default=None)
+
+    def forget(self, sid: str) -> None:
+        """Nothing of a channel is kept, nor what was counted of it."""
+        self._channels.pop(sid, None)
+        self._holding.pop(sid, None)
+        for reason in LEFT_OUT:
+            self.counts.pop((reason, sid), None)
+
+    def snapshot(self) -> AssembleState:
+        """Every channel's state, to be written down before the next `feed`."""
+        return self._channels
+
+    def restore(self, state: AssembleState) -> None:
+        """Go on from a snapshot. Monotonic times in it are those of another process: what is held waits anew."""
+        self._channels = state
+        for sid, channel in state.items():
+            channel.heard_ns = channel.behind_since_ns = 0
+            self._note(sid, channel)
+
+    def reached_ns(self, sid: str) -> int:
+        """Where the next sample of a known channel is expected, be it within a break; before what is held."""
+        return self._channels[sid].next_ns
+
+    def oldest_held_ns(self) -> int:
+        """Start of the earliest record that is held; far in the future where none is."""
+        return min((r.start_ns for c in self._holding.values() for r in (*c.held, *c.suspects)), default=1 << 62)
+
+    def _tolerance_ns(self, sid: str) -> int:
+        return seconds_to_ns(self._config_of(sid).reorder_seconds)
+
+    def _note(self, sid: str, channel: _Channel) -> None:
+        if channel.held or channel.suspects:
+            self._holding[sid] = channel
+        elif sid in self._holding:
+            del self._holding[sid]
+
+    def _until_ns(self, sid: str, channel: _Channel) -> int | None:
+        waits = channel.held or len(channel.suspects) > 1
+        return channel.heard_ns + self._tolerance_ns(sid) if waits and channel.heard_ns else None
+
+    # Order
+
+    def _arrive(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+        """What a record gives at once."""
+        ahead = _ahead(channel, record)
+        if -ahead >= record.samples.size:
+            return self._behind(channel, record, now_ns)
+        if ahead <= 0:
+            return self._take(channel, record)
+        newest_ns = max(channel.next_ns, channel.held[-1].start_ns) if channel.held else channel.next_ns
+        if record.start_ns - newest_ns > FAR_NS:
+            return self._suspect(channel, record, now_ns)
+        insort(channel.held, record, key=_start_of)
+        return []
+
+    def _settle(self, channel: _Channel, tolerance_ns: int) -> list[Block | Gap]:
+        """Of what is held: what continues by now, and what has been waited for for long enough."""
+        out: list[Block | Gap] = []
+        held = channel.held
+        while held and (_ahead(channel, held[0]) <= 0 or not tolerance_ns or _exceeds(held, tolerance_ns)):
+            out += self._take(channel, held.pop(0))
+        return out
+
+    def _suspect(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+        """A record far ahead: together with others near it, it is held as after any gap."""
+        suspects = channel.suspects
+        if suspects and not -FAR_NS <= record.start_ns - suspects[-1].start_ns <= FAR_NS:
+            if len(suspects) > 1 or (not channel.doubt_ns and record.start_ns > suspects[0].start_ns):
+                return self._take_held(channel) + self._arrive(channel, record, now_ns)
+            self._drop_suspects(channel)
+        if any(other.start_ns == record.start_ns for other in suspects):
+            self._leave_out("duplicate", record, record.samples.size)
             return []
-        channel = self._channels[record.sid]
-        out: list[Block | Gap] = list(gaps)
+        insort(suspects, record, key=_start_of)
+        if len(suspects) > 1 and _exceeds(suspects, self._tolerance_ns(record.sid)):
+            channel.held = sorted([*channel.held, *suspects], key=_start_of)
+            channel.suspects, channel.doubt_ns = [], 0
+        return []
+
+    def _take_held(self, channel: _Channel) -> list[Block | Gap]:
+        """Everything that is held, in order; but no single suspect that the channel went on without."""
+        if channel.doubt_ns and len(channel.suspects) == 1:
+            self._drop_suspects(channel)
+        held = [*channel.held, *channel.suspects]
+        channel.held, channel.suspects, channel.doubt_ns = [], [], 0
+        return [part for record in held for part in self._take(channel, record)]
+
+    def _drop_suspects(self, channel: _Channel) -> None:
+        for record in channel.suspects:
+            self._leave_out("clock", record, record.samples.size)
+        channel.suspects.clear()
+        channel.doubt_ns = 0
+
+    def _leave_out(self, reason: str, record: Record, samples: int) -> None:
+        if samples:
+            self.counts[reason, record.sid] += samples
+            self.left_out[reason] += samples
+
+    def _behind(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+        """A record that brings nothing new: left out, unless it shows that the clock was set back."""
+        lasts_ns = offset_ns(record.samples.size, record.sample_rate_hz)
+        channel.behind_ns += lasts_ns
+        since_ns = channel.behind_since_ns = channel.behind_since_ns or now_ns
+        for_long = bool(since_ns) and now_ns - since_ns > max(SET_BACK_NS, 3 * lasts_ns)
+        if channel.behind_ns <= LONGEST_RESEND_NS and not for_long:
+            self._leave_out_behind(channel, record, record.samples.size)
+            return []
+        self._drop_suspects(channel)
+        out = self._settle(channel, 0)
+        out += self._restart(channel, record, record.start_ns, "clock")
+        return out + self._blocks(channel, record, record.start_ns, record.samples)
+
+    def _leave_out_behind(self, channel: _Channel, record: Record, samples: int) -> None:
+        """The first `samples` of a record lie behind: late where they would have filled a gap, else there already."""
+        end_ns = record.start_ns + offset_ns(samples, record.sample_rate_hz)
+        late_ns = sum(max(0, min(to_ns, end_ns) - max(from_ns, record.start_ns)) for from_ns, to_ns in channel.gaps)
+        late = min(samples, samples_in(late_ns, record.sample_rate_hz))
+        self._leave_out("late", record, late)
+        self._leave_out("duplicate" if samples == record.samples.size else "overlap", record, samples - late)
+
+    # Blocks
+
+    def _take(self, channel: _Channel, record: Record) -> list[Block | Gap]:
+        """A record's new samples, whatever lies before them."""
+        ahead = _ahead(channel, record)
+        skip = min(max(0, -ahead), record.samples.size)
+        if skip:
+            self._leave_out_behind(channel, record, skip)
+        if skip == record.samples.size:
+            return []
+        channel.behind_ns = channel.behind_since_ns = 0
+        start_ns = record.start_ns + offset_ns(skip, record.sample_rate_hz)
+        out: list[Block | Gap] = []
+        changed = abs(record.sample_rate_hz - channel.rate_hz) > RATE_TOLERANCE * channel.rate_hz
+        if ahead > 0 or changed:
+            out += self._restart(channel, record, start_ns, "rate" if changed else "gap")
+        out += self._blocks(channel, record, start_ns, record.samples[skip:])
+        if channel.suspects:
+            channel.doubt_ns += channel.next_ns - start_ns
+            if channel.doubt_ns > FAR_NS:
+                self._drop_suspects(channel)
+        return out
+
+    @staticmethod
+    def _restart(channel: _Channel, record: Record, start_ns: int, cause: str) -> list[Gap]:
+        """The channel begins anew at `start_ns`."""
+        gaps = []
+        if channel.break_from is not None:
+            gaps.append(Gap(record.sid, channel.break_from, channel.next_ns, channel.break_cause))
+        gaps.append(Gap(record.sid, channel.next_ns, start_ns, cause))
+        channel.gaps = [] if cause == "clock" else [*channel.gaps[1 - MOST_GAPS :], (channel.next_ns, start_ns)]
+        channel.begin(record.sample_rate_hz, start_ns)
+        return gaps
+
+    def _blocks(self, channel: _Channel, record: Record, start_ns: int, samples: AnyArray) -> list[Block | Gap]:
+        """New samples that begin at `start_ns`, without those that are dead or invalid."""
+        out: list[Block | Gap] = []
         for part in self._split(channel, record.sid, start_ns, samples):
             if isinstance(part, Gap):
                 out.append(part)
@@ -81,47 +306,6 @@ class Assemble:
                 )
         channel.next_ns = start_ns + offset_ns(samples.size, channel.rate_hz)
         return out
-
-    def snapshot(self) -> AssembleState:
-        """Every channel's state, to be written down before the next `feed`."""
-        return self._channels
-
-    def restore(self, state: AssembleState) -> None:
-        """Go on from a snapshot."""
-        self._channels = state
-
-    def reached_ns(self, sid: str) -> int:
-        """Where the next sample of a known channel is expected, be it within a break."""
-        return self._channels[sid].next_ns
-
-    def _place(self, channel: _Channel, record: Record) -> tuple[AnyArray, int, list[Gap]]:
-        """What of a record is new, when that starts, and the gap before it."""
-        ahead = -samples_in(channel.next_ns - record.start_ns, record.sample_rate_hz)  # half a sample is no gap
-        skip = max(0, -ahead)
-        if skip >= record.samples.size:
-            channel.behind_ns += offset_ns(record.samples.size, record.sample_rate_hz)
-            if channel.behind_ns > LONGEST_RESEND_NS:
-                return record.samples, record.start_ns, self._restart(channel, record, record.start_ns, "clock")
-            self.counts["duplicate", record.sid] += record.samples.size
-            return record.samples[:0], record.start_ns, []
-        channel.behind_ns = 0
-        if skip:
-            self.counts["overlap", record.sid] += skip
-        start_ns = record.start_ns + offset_ns(skip, record.sample_rate_hz)
-        gaps = []
-        changed = abs(record.sample_rate_hz - channel.rate_hz) > RATE_TOLERANCE * channel.rate_hz
-        if ahead > 0 or changed:
-            gaps = self._restart(channel, record, start_ns, "rate" if changed else "gap")
-        return record.samples[skip:], start_ns, gaps
-
-    def _restart(self, channel: _Channel, record: Record, start_ns: int, cause: str) -> list[Gap]:
-        """The channel begins anew at `start_ns`."""
-        gaps = []
-        if channel.break_from is not None:
-            gaps.append(Gap(record.sid, channel.break_from, channel.next_ns, channel.break_cause))
-        gaps.append(Gap(record.sid, channel.next_ns, start_ns, cause))
-        self._channels[record.sid] = _Channel(record.sample_rate_hz, start_ns)
-        return gaps
 
     def _split(
         self, channel: _Channel, sid: str, start_ns: int, samples: AnyArray
@@ -179,6 +363,18 @@ class Assemble:
             cursor = end
         if cursor < values.size:
             yield cursor, values.size
+
+
+def _ahead(channel: _Channel, record: Record) -> int:
+    """Samples between where a channel is and where a record starts; half a sample is none."""
+    return -samples_in(channel.next_ns - record.start_ns, record.sample_rate_hz)
+
+
+def _exceeds(held: list[Record], tolerance_ns: int) -> bool:
+    """Whether the first of the records has been waited for for long enough, or there are too many."""
+    if held[-1].start_ns - held[0].start_ns > tolerance_ns or len(held) > MOST_HELD:
+        return True
+    return sum(record.samples.size for record in held) > MOST_HELD_SAMPLES
 
 
 def _validity_runs(values: Float64Array) -> Iterator[tuple[int, int, bool]]:

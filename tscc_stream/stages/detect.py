@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count, islice
 
 import numpy as np
@@ -141,6 +141,7 @@ def _first_from(indices: list[int], earliest: int, otherwise: int) -> int:
 _Key = tuple[int, int, str, str]
 """(on, off, source id, uid of the window that covers the onset): obspy's order."""
 _NEVER_NS = 1 << 62
+_SPARE_ENTRIES = 64
 
 
 @dataclass(slots=True)
@@ -178,6 +179,13 @@ class _Lowest:
             self._held.add(progress.serial)
             heappush(self._heap, (self._value_of(progress), progress.serial, sid))
 
+    def drop(self, progress: _Progress) -> None:
+        """The channel has ended. Its entry goes with others, so that the heap stays in proportion."""
+        self._held.discard(progress.serial)
+        if len(self._heap) > 2 * len(self._held) + _SPARE_ENTRIES:
+            self._heap = [entry for entry in self._heap if entry[1] in self._held]
+            heapify(self._heap)
+
     def top(self, awake: Callable[[str], _Progress | None]) -> tuple[int, str] | None:
         """The lowest value and its channel, without those that are not awake: these must be held anew."""
         while self._heap:
@@ -185,7 +193,7 @@ class _Lowest:
             progress = awake(sid)
             if progress is None or progress.serial != serial:
                 heappop(self._heap)
-                self._held.remove(serial)
+                self._held.discard(serial)
             elif self._value_of(progress) > noted:
                 heapreplace(self._heap, (self._value_of(progress), serial, sid))
             else:
@@ -276,7 +284,10 @@ class Coincidence:
 
     def end(self, sid: str, now_ns: int) -> list[NetworkTrigger]:
         """No more data of this channel; what that settles."""
-        self._channels.pop(sid, None)
+        ended = self._channels.pop(sid, None)
+        if ended is not None:
+            self._certain.drop(ended)
+            self._processed.drop(ended)
         return self.poll(now_ns)
 
     def flush(self) -> list[NetworkTrigger]:

@@ -155,6 +155,10 @@ class Extract:
                 plan, kept.origin, kept.history, ratios, kept.flags, kept.pending, kept.latest_uid, kept.latest_end
             )
 
+    def forget(self, _sid: str) -> list[Window | WindowDropped]:
+        """Nothing is kept beyond the end of a channel."""
+        return []
+
     def oldest_pending_ns(self) -> int:
         """Onset of the oldest window that still waits for samples; far in the future where none does."""
         return min(self.oldest_pending_by_channel().values(), default=1 << 62)
@@ -482,6 +486,17 @@ class ExtractTogether:
     def flush(self) -> list[Window | WindowDropped]:
         """The end of all data: what still waits, waits for components that never came."""
         return [drop for group in self._groups.values() for drop in self._drop_all(group, "component")]
+
+    def forget(self, sid: str) -> list[Window | WindowDropped]:
+        """A channel that has ended is not kept; with its last component the sensor goes, and what waits for others."""
+        if sid not in self._places:
+            return []
+        group, component = self._places.pop(sid)
+        group.last.pop(component, None)
+        name, _ = split_component(sid)
+        if any(with_component(name, other) in self._places for other in self._spec.components):
+            return []
+        return self._drop_all(self._groups.pop(name), "component")
 
     def _place(self, sid: str) -> tuple[_Group, str]:
         if sid not in self._places:
