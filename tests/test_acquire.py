@@ -851,13 +851,39 @@ class Middle:
         return (a + b) / 2
 
 
+def delays_of(backoff: Backoff, now_ns: int, count: int) -> list[float]:
+    """Waits in seconds, each begun when the one before was over."""
+    delays = []
+    for _ in range(count):
+        delays.append(backoff.delay_ns(now_ns))
+        now_ns += delays[-1]
+    return [delay / 1e9 for delay in delays]
+
+
+class Longest:
+    def uniform(self, a: float, b: float, /) -> float:
+        return b
+
+
 def test_back_off_doubles_from_a_fifth_of_a_second_to_half_a_minute() -> None:
-    backoff = Backoff(Middle())
+    backoff = Backoff(Longest())
     backoff.attempt(0)
-    delays = [backoff.delay_ns(2 * SECOND) for _ in range(12)]
-    assert delays == [0, *(round(0.75 * s * SECOND) for s in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30))]
+    assert delays_of(backoff, 2 * SECOND, 13) == [0, 0.2, 0.4, 0.8, 1.5, 1.5, 1.5, 3, 6, 12, 24, 30, 30]
     backoff.reset()
     assert backoff.delay_ns(2 * SECOND) == 0
+
+
+@given(st.integers(0, 2**32), st.floats(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_a_server_that_comes_back_is_found_in_time(seed: int, outage_s: float) -> None:
+    """Within 1.5 s after less than 5 s, else within the longest wait so far, doubled."""
+    backoff, at_ns, waits = Backoff(random.Random(seed)), 0, [0]  # noqa: S311 - jitter, no secret
+    while at_ns < outage_s * SECOND:
+        waits.append(backoff.delay_ns(at_ns))
+        at_ns += max(waits[-1], 1)
+    found_after = at_ns - outage_s * SECOND
+    assert found_after <= (1.5 * SECOND if outage_s < 5 else waits[-1]) + 1
+    assert max(waits) <= 30 * SECOND
 
 
 def test_a_connection_that_broke_at_once_is_not_retried_at_once() -> None:
@@ -867,7 +893,7 @@ def test_a_connection_that_broke_at_once_is_not_retried_at_once() -> None:
     backoff.reset()
     backoff.attempt(2 * SECOND)
     assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.2 * SECOND)
-    assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.2 * SECOND)
+    assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.4 * SECOND)
 
 
 def test_back_off_is_spread() -> None:

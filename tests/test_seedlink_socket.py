@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, FakeServer, Packet, record
+from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, START_NS, FakeServer, Packet, record
 
 from tscc_stream.config import SeedLinkConfig
-from tscc_stream.edges import seedlink_socket
+from tscc_stream.edges import seedlink_dial, seedlink_socket
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState, SeedLinkReader
 from tscc_stream.seedlink.backoff import Backoff
-from tscc_stream.seedlink.position import Position
+from tscc_stream.seedlink.position import Mark, Position
 
 PATIENCE = 10.0  # seconds: how long a test waits before it fails
 
@@ -213,9 +213,21 @@ def test_goes_on_from_a_stored_position() -> None:
     with serving(FakeServer(packets[:2])) as server, reading(server.address) as running:
         running.sequences(2)
         stored = running.reader.position.as_dict()
-    again = Position.from_dict(stored)
-    with serving(FakeServer(packets)) as server, reading(server.address, position=again) as running:
-        assert running.sequences(3) == [3, 4, 5]
+        assert stored["server"] == server.address
+    with serving(FakeServer(packets)) as server:
+        again = Position.from_dict({**stored, "server": server.address})
+        with reading(server.address, position=again) as running:
+            assert running.next(LinkState).step == "sequence"
+            assert running.sequences(3) == [3, 4, 5]
+
+
+def test_a_position_of_another_server_goes_on_by_time() -> None:
+    """Its sequences mean nothing here, however alike the servers are."""
+    theirs = Position(4, Mark(9, START_NS), (), START_NS, server="other.mine:18000")
+    with serving(FakeServer(ring(2))) as server, reading(server.address, position=theirs) as running:
+        assert running.next(LinkState).step == "time"
+        assert running.sequences(2) == [1, 2]
+        assert running.reader.position.server == server.address
 
 
 def test_bad_packets_and_unwanted_records_are_handed_on_as_counts() -> None:
@@ -252,7 +264,7 @@ def test_a_name_without_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_slow_name_server_times_out_while_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE) and [])
-    monkeypatch.setattr(seedlink_socket, "TURN_NS", 10_000_000)
+    monkeypatch.setattr(seedlink_dial, "TURN_NS", 10_000_000)
     with reading("slow.mine:18000", timeout_seconds=0.2) as running:
         state = running.down()
         assert (state.reason, "within 0.2 s" in state.text) == ("dns", True)
@@ -476,7 +488,7 @@ def test_a_thousand_commands_go_out_though_the_server_reads_slowly() -> None:
 
 
 def test_the_heart_beats_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seedlink_socket, "TURN_NS", 5_000_000)
+    monkeypatch.setattr(seedlink_dial, "TURN_NS", 5_000_000)
     beats: queue.Queue[int] = queue.Queue()
     with serving(FakeServer()) as server:
         config = SeedLinkConfig(server=server.address, streams=("BW_*",))
