@@ -127,7 +127,6 @@ class FrontWorker:
         elif isinstance(item, LinkState):
             out += self._link(item)
         elif isinstance(item, LinkNotice):
-            _log.warning("%s: %s", item.server, item.text)
             out.append(Note("seedlink-notice", {"server": item.server, "reason": item.reason, "text": item.text}))
         elif item is not None:
             out.append(item)
@@ -138,7 +137,9 @@ class FrontWorker:
         out: list[FrontMessage] = []
         for record in arrival.records:
             out += self._front.feed(record, now_ns)
-            self._record(record, now_ns)
+            self._record(arrival.server, record, now_ns)
+        if arrival.received:
+            self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         for rejected in arrival.rejected:
             self._shared.metrics.records_rejected[rejected.reason].inc()
             _log.warning("%s: packet %d dropped: %s", arrival.server, rejected.sequence, rejected.text)
@@ -151,22 +152,27 @@ class FrontWorker:
         metrics, server = self._shared.metrics, state.server
         metrics.seedlink_connected[server].set(state.connected)
         self._shared.health.link(server, state.connected)
+        self._shared.health.data.link(server, state.connected, time.monotonic_ns())
+        if state.connected:
+            metrics.seedlink_linked(server, state.actual, state.step or "")
+        else:
+            metrics.seedlink_unlinked(server)
         before = self._links.get(server)
         if before is not None and before[0] and not state.connected:
             metrics.seedlink_reconnects[server].inc()
-        self._links[server] = (state.connected, state.reason)
+        self._links[server] = (state.connected, state.actual if state.connected else state.reason)
         if before == self._links[server]:
             return []
         _log.log(logging.INFO if state.connected else logging.WARNING, "%s: %s", server, state.text)
-        return [Note("seedlink", {"server": server, "connected": state.connected, "reason": state.reason,
-                                  "text": state.text})]  # fmt: skip
+        return [Note("seedlink", {"server": server, "actual": state.actual, "connected": state.connected,
+                                  "reason": state.reason, "step": state.step, "text": state.text})]  # fmt: skip
 
-    def _record(self, record: Record, now_ns: int) -> None:
+    def _record(self, server: str, record: Record, now_ns: int) -> None:
         metrics = self._shared.metrics
         metrics.samples[record.sid].inc(record.samples.size)
         last_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
         metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
-        self._shared.health.record(record.sid, now_ns)
+        self._shared.health.data.arrived(server, record.sid, now_ns, last_ns - record.start_ns)
 
     def _seen(self, message: FrontMessage | Note) -> FrontMessage | Note:
         metrics = self._shared.metrics

@@ -126,7 +126,8 @@ class RingWatch:
             return None
         self._told = (now_ns, overrun)
         if overrun:
-            return f"not reading, and the server's ring has passed the last packet read: {left.lost} sequences are lost"
+            lost = f"up to {left.lost} sequences are lost"  # some of them may lie in the network's buffers
+            return f"not reading, and the server's ring has passed the last packet read: {lost}"
         pace = "" if seconds is None else f", about {seconds:.0f} s at this pace"
         return f"not reading, and {left.share:.0%} of the server's ring is left before data are lost{pace}"
 
