@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -194,6 +195,13 @@ def test_refused_credentials_end_the_session_without_telling_the_password() -> N
     assert "joe" in error.text
     assert "open" not in error.text
     assert session.closed
+
+
+def test_a_server_that_says_the_password_back_is_not_repeated() -> None:
+    session = new_session(user="joe")
+    join(session, FakeServer(silent=("AUTH",)))
+    (error,) = session.receive(b"ERROR UNAUTHORIZED not with open\r\n", 7)
+    assert error.text.endswith("not with ***")
 
 
 @pytest.mark.parametrize("password", ["", "two words", "line\nbreak"])
@@ -556,6 +564,42 @@ def test_a_position_survives_json(hello: str) -> None:
     assert Position.from_dict(json.loads(json.dumps(Position().as_dict()))) == Position()
 
 
+@pytest.mark.parametrize("hello", HELLOS)
+def test_a_connection_says_how_it_goes_on(hello: str) -> None:
+    """Down the ladder: after the last packet; where the sequences start again by time; else from the oldest."""
+
+    def step(position: Position | None, **keys: object) -> str:
+        (link,) = of(Connected, join(new_session(position=position, **keys), FakeServer(ring(), hello)))
+        return link.step
+
+    session = connected(FakeServer(ring(), hello))
+    assert step(None) == "oldest"
+    assert step(None, start="now") == "now"
+    assert step(session.position, start="now") == "sequence"
+    assert step(session.position.by_time()) == "time"
+    server = FakeServer(ring(), hello)
+    again = connected(server, position=session.position)
+    assert [event.reason for event in again.receive(server.frame(Packet(1, record(second=9))), 0)] == ["reset"]
+    assert step(again.position) == "time"
+
+
+def test_a_position_belongs_to_its_server() -> None:
+    here = connected(FakeServer(ring()), position=Position(server="mine:1")).position
+    assert here.server == "mine:1"
+    assert here.at("mine:1") is here
+    there = replace(here, refused=("time",)).at("mine:2")
+    assert there == Position(4, Mark(None, here.time_ns), (), here.time_ns, server="mine:2")
+    assert Position.from_dict({k: v for k, v in here.as_dict().items() if k != "server"}).server == ""
+
+
+def test_a_time_ahead_of_the_clock_is_cut_down() -> None:
+    here = Position(4, Mark(7, 500), (("BW_A", Mark(7, 500)),), 500)
+    assert here.not_after(500) is here
+    assert here.not_after(100) == replace(here, time_ns=100)  # a sequence is checked against its packet's own time
+    assert here.by_time().not_after(100) == Position(4, Mark(None, 100), (), 100)
+    assert Position().not_after(0) == Position()
+
+
 def test_another_server_is_asked_by_time() -> None:
     position = connected(FakeServer(ring(), PLAIN_V4)).position.by_time()
     server = FakeServer(ring(), PLAIN_V4)
@@ -758,6 +802,39 @@ def test_silence_is_answered_with_a_ping_and_then_with_an_end() -> None:
     assert (error.reason, "40 s" in error.text) == ("silent", True)
 
 
+def test_while_nothing_is_read_pings_go_out_and_no_silence_is_counted() -> None:
+    session = connected(FakeServer(ring(1)))  # the last bytes came at 7 ns
+    assert session.streaming
+    sent = {}
+    for second in range(0, 200, 5):
+        session.hold(7 + second * SECOND)
+        sent[second] = session.to_send()
+    assert [second for second, data in sent.items() if data] == [30, 60, 90, 120, 150, 180]
+    assert set(sent.values()) == {b"", b"INFO ID\r\n"}
+    assert not session.poll(7 + 189 * SECOND)  # reading again, the last ping has its time to be answered
+    assert session.poll(7 + 190 * SECOND)[0].reason == "silent"
+
+
+def test_what_came_meanwhile_keeps_the_link() -> None:
+    server = FakeServer(ring(1))
+    session = connected(server)
+    session.hold(60 * SECOND)
+    assert sequences(session.receive(server.push(Packet(2, record(second=1))), 100 * SECOND)) == [2]
+    assert not session.poll(129 * SECOND)
+    session.hold(129 * SECOND)
+    assert session.to_send() == b"INFO ID\r\n"  # the one of 60 s
+    session.hold(130 * SECOND)
+    assert session.to_send() == b"INFO ID\r\n"
+
+
+def test_before_data_flow_nothing_is_held() -> None:
+    session = new_session()
+    session.to_send()
+    session.hold(100 * SECOND)
+    assert not session.to_send()
+    assert not session.streaming
+
+
 @pytest.mark.parametrize(
     ("hello", "answer", "said"),
     [
@@ -856,13 +933,39 @@ class Middle:
         return (a + b) / 2
 
 
+def delays_of(backoff: Backoff, now_ns: int, count: int) -> list[float]:
+    """Waits in seconds, each begun when the one before was over."""
+    delays = []
+    for _ in range(count):
+        delays.append(backoff.delay_ns(now_ns))
+        now_ns += delays[-1]
+    return [delay / 1e9 for delay in delays]
+
+
+class Longest:
+    def uniform(self, a: float, b: float, /) -> float:
+        return b
+
+
 def test_back_off_doubles_from_a_fifth_of_a_second_to_half_a_minute() -> None:
-    backoff = Backoff(Middle())
+    backoff = Backoff(Longest())
     backoff.attempt(0)
-    delays = [backoff.delay_ns(2 * SECOND) for _ in range(12)]
-    assert delays == [0, *(round(0.75 * s * SECOND) for s in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30))]
+    assert delays_of(backoff, 2 * SECOND, 13) == [0, 0.2, 0.4, 0.8, 1.5, 1.5, 1.5, 3, 6, 12, 24, 30, 30]
     backoff.reset()
     assert backoff.delay_ns(2 * SECOND) == 0
+
+
+@given(st.integers(0, 2**32), st.floats(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_a_server_that_comes_back_is_found_in_time(seed: int, outage_s: float) -> None:
+    """Within 1.5 s after less than 5 s, else within the longest wait so far, doubled."""
+    backoff, at_ns, waits = Backoff(random.Random(seed)), 0, [0]  # noqa: S311 - jitter, no secret
+    while at_ns < outage_s * SECOND:
+        waits.append(backoff.delay_ns(at_ns))
+        at_ns += max(waits[-1], 1)
+    found_after = at_ns - outage_s * SECOND
+    assert found_after <= (1.5 * SECOND if outage_s < 5 else waits[-1]) + 1
+    assert max(waits) <= 30 * SECOND
 
 
 def test_a_connection_that_broke_at_once_is_not_retried_at_once() -> None:
@@ -872,7 +975,7 @@ def test_a_connection_that_broke_at_once_is_not_retried_at_once() -> None:
     backoff.reset()
     backoff.attempt(2 * SECOND)
     assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.2 * SECOND)
-    assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.2 * SECOND)
+    assert backoff.delay_ns(2 * SECOND + 1) == round(0.75 * 0.4 * SECOND)
 
 
 def test_back_off_is_spread() -> None:

@@ -28,15 +28,14 @@ def test_the_shipped_file_says_every_key_with_its_default() -> None:
     """But for the streams of the demo, and network events, which are off where the section is left out."""
     shipped = config.load(SHIPPED)
     assert shipped.network == config.NetworkConfig()
-    assert [(s.server, s.streams) for s in shipped.seedlink] == [("127.0.0.1:18000", ("BW_*:?HZ",))]
+    assert shipped.seedlink == (config.SeedLinkConfig(server="127.0.0.1:18000", streams=("BW_*:?HZ",)),)
     assert shipped.model_copy(update={"network": None, "seedlink": ()}) == Config() == parse("") == parse("# nothing\n")
     said = config.yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    optional = {"tls", "user", "password_file"}
     for section, values in json.loads(shipped.model_dump_json()).items():
         one = values[0] if isinstance(values, list) else values
         given = said[section][0] if isinstance(values, list) else said[section]
         if isinstance(one, dict):
-            assert set(one) - set(given) <= optional, section
+            assert set(one) - set(given) == set(), section
 
 
 def test_the_package_carries_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +282,21 @@ def test_host_and_port(text: str, parts: tuple[str, int]) -> None:
 def test_no_host_and_port(text: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
         split_host_port(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "mistake"),
+    [
+        ('fallbacks: ["b:1", "a:1"]', "fallbacks: a:1 is given twice"),
+        ('fallbacks: ["b:1", "b:1"]', "fallbacks: b:1 is given twice"),
+        ("fallbacks: [nowhere]", "'nowhere': expected HOST:PORT with a port from 0 to 65535"),
+        ("tls_ca_file: site.pem", "tls_ca_file: expected only together with tls: true"),
+        ("stale_seconds: 0.0", "input should be greater than 0, got 0.0"),
+    ],
+)
+def test_mistakes_in_a_server(keys: str, mistake: str) -> None:
+    (found,) = _mistakes(f'seedlink:\n  - server: a:1\n    streams: ["A_B"]\n    {keys}\n')
+    assert found.endswith(mistake)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

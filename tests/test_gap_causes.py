@@ -37,7 +37,7 @@ def causes() -> GapCauses:
 
 def test_what_one_connection_brought_with_a_hole_the_server_did_not_have(causes: GapCauses) -> None:
     causes.record("a", STATION, record_at(5))
-    assert causes.named(gap(1, 5), 100.0) == "server"
+    assert causes.named(gap(1, 5)) == "server"
 
 
 @pytest.mark.parametrize(("resumed", "cause"), [(True, "ring overrun"), (False, "link")])
@@ -47,15 +47,15 @@ def test_a_hole_across_connections_is_the_rings_where_the_rest_was_asked_for(
     causes.linked("a", resumed=resumed)
     causes.record("a", STATION, record_at(5))
     causes.record("a", STATION, record_at(8))
-    assert causes.named(gap(6, 8), 100.0) == "server"
-    assert causes.named(gap(1, 5), 100.0) == cause  # told late, as by a stage that waits for stragglers
+    assert causes.named(gap(6, 8)) == "server"
+    assert causes.named(gap(1, 5)) == cause  # told late, as by a stage that waits for stragglers
 
 
 def test_after_a_restart_the_first_hole_is_the_rings() -> None:
     causes = GapCauses()
     causes.linked("a", resumed=True)
     causes.record("a", STATION, record_at(5))
-    assert causes.named(gap(-3, 5), 100.0) == "ring overrun"
+    assert causes.named(gap(-3, 5)) == "ring overrun"
 
 
 def test_a_dropped_record_makes_the_hole_of_its_own_station_only(causes: GapCauses) -> None:
@@ -64,20 +64,20 @@ def test_a_dropped_record_makes_the_hole_of_its_own_station_only(causes: GapCaus
     causes.rejected("a", STATION)
     causes.record("a", STATION, record_at(2))
     causes.record("a", "XX_S001", record_at(2, other))
-    assert causes.named(gap(1, 2), 100.0) == "bad record"
-    assert causes.named(gap(1, 2, sid=other), 100.0) == "server"
+    assert causes.named(gap(1, 2)) == "bad record"
+    assert causes.named(gap(1, 2, sid=other)) == "server"
     causes.rejected("a", "")
     causes.record("a", "XX_S001", record_at(4, other))
-    assert causes.named(gap(3, 4, sid=other), 100.0) == "bad record"
+    assert causes.named(gap(3, 4, sid=other)) == "bad record"
 
 
 def test_other_breaks_keep_their_names(causes: GapCauses) -> None:
-    assert [causes.named(gap(1, last, cause), 100.0) for last, cause in ((2, "flat"), (None, "gap"), (2, "rate"))] == [
+    assert [causes.named(gap(1, last, cause)) for last, cause in ((2, "flat"), (None, "gap"), (2, "rate"))] == [
         "flat",
         "gap",
         "rate",
     ]
-    assert causes.named(gap(1, 2, sid=sid_of(9)), 100.0) == "server"
+    assert causes.named(gap(1, 2, sid=sid_of(9))) == "server"
 
 
 def test_the_ledger_keeps_the_first_cause_and_closes_what_was_open(tmp_path: Path) -> None:

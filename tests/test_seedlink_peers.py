@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,10 +25,11 @@ from typing import Protocol
 
 import pytest
 from seedlink_fakes import START_NS, record
-from test_seedlink_socket import Running, certificate, reading  # noqa: F401 - a fixture
+from test_seedlink_socket import Gate, Running, certificate, closed_port, reading  # noqa: F401 - a fixture
 
 from tscc_stream.config import SeedLinkConfig
-from tscc_stream.edges.seedlink_socket import Arrival, LinkState
+from tscc_stream.edges import seedlink_probe
+from tscc_stream.edges.seedlink_socket import Arrival, LinkNotice, LinkState
 from tscc_stream.miniseed import split
 from tscc_stream.seedlink.position import Position
 from tscc_stream.stages.acquire import Event, Notice, Received, SeedLinkSession, ServerInfo
@@ -79,21 +82,13 @@ class Replay:
 
     write = None
 
-    def __init__(self, folder: Path, payloads: list[bytes]) -> None:
+    def __init__(self, folder: Path, payloads: list[bytes], port: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.mseed").write_bytes(b"".join(payloads))
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tscc_stream",
-            "serve",
-            str(folder),
-            "--bind",
-            "127.0.0.1:0",
-            "--speed",
-            "max",
-        ]
+        bind = ["--bind", f"127.0.0.1:{port}", "--speed", "max"]
+        self.start([sys.executable, "-P", "-m", "tscc_stream", "serve", str(folder), *bind])
+
+    def start(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -224,7 +219,7 @@ def test_a_first_start_gives_everything_that_is_asked_for_and_nothing_else(peer:
     with reading(peer.address, streams=WANTED, newest=newest) as running:
         state = running.next(LinkState)
         assert state.connected, state
-        assert state.text.endswith(f"in version {newest}")
+        assert f"in version {newest}, " in state.text
         assert received_keys(running, len(keys())) == keys()
 
 
@@ -309,6 +304,80 @@ def test_a_server_that_has_lost_its_ring_is_read_on_by_time(
     with closing(starter(tmp_path / "two", [FIRST, *recordings(second_of - 3, SECONDS + 10)])) as two:
         after = read_on(two, newest, first.position, keys(0, SECONDS + 10)[-1])
     assert set(before + after) >= {key for key in keys(0, SECONDS + 10) if key in before or key[1] >= reached}
+
+
+class SmallRing(Replay):
+    """A replay whose ring holds 240 s of the recordings, at 100 s per second."""
+
+    def __init__(self, folder: Path, seconds: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "data.mseed").write_bytes(b"".join([FIRST, *recordings(0, seconds)]))
+        call = f"serve_command([{str(folder)!r}], '127.0.0.1:0', speed=100.0, ring_bytes={240 * 5 * 512})"
+        self.start([sys.executable, "-P", "-c", f"from tscc_stream.serve.command import serve_command; {call}"])
+
+
+@newest
+@pytest.mark.parametrize("starter", STARTERS)
+def test_the_servers_ring_is_watched_while_nothing_is_read(
+    starter: str, newest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seedlink_probe, "AFTER_NS", 50_000_000)
+    monkeypatch.setattr(seedlink_probe, "EVERY_NS", 50_000_000)
+    peer = SmallRing(tmp_path, 700) if starter == "serve" else _ringserver(tmp_path, [FIRST, *recordings()])
+    gate = Gate()
+    with closing(peer), reading(peer.address, streams=WANTED, newest=newest, room=gate) as running:
+        received_keys(running, 10)
+        gate.open = False
+        texts: list[str] = []
+        second, end = SECONDS, time.monotonic() + PATIENCE
+        while len(texts) < 2:
+            assert time.monotonic() < end, texts
+            if peer.write:
+                peer.write(recordings(second, second + 5))
+                second += 5
+            with suppress(queue.Empty):
+                emitted = running.emitted.get(timeout=0.02)
+                texts += [emitted.text] if isinstance(emitted, LinkNotice) else []
+        assert re.fullmatch(r"not reading, and 1?\d% of the server's ring is left before data are lost.*", texts[0])
+        assert re.fullmatch(r"not reading, and the server's ring has passed .*: up to \d+ sequences are lost", texts[1])
+        assert running.reader.ring_left == 0.0
+        gate.open = True
+        assert received_keys(running, 10)
+
+
+def test_a_server_that_hangs_is_left_and_found_again(tmp_path: Path) -> None:
+    """Its kernel still takes bytes and connections, but nobody answers."""
+    peer = Replay(tmp_path, [FIRST, *recordings()])
+    with closing(peer), reading(peer.address, streams=WANTED, keepalive_seconds=0.2, timeout_seconds=0.3) as running:
+        received_keys(running, len(keys()))
+        peer.process.send_signal(signal.SIGSTOP)
+        try:
+            assert running.down().reason == "silent"
+            assert running.down().text == "no answer to HELLO within 0.3 s"
+        finally:
+            peer.process.send_signal(signal.SIGCONT)
+        state = running.next(LinkState)
+        while not state.connected:
+            state = running.next(LinkState)
+        assert state.step == "sequence"
+
+
+def test_a_server_that_is_killed_and_comes_back_is_read_on_at_once(tmp_path: Path) -> None:
+    """The bound is generous; docs/decisions/0015 has what was measured."""
+    port = closed_port()
+    peer = Replay(tmp_path, [FIRST, *recordings()], port)
+    with reading(peer.address, streams=WANTED) as running:
+        received_keys(running, len(keys()))
+        peer.process.kill()
+        peer.close()
+        assert running.down().reason in ("closed", "network")
+        assert running.down().reason == "refused"
+        with closing(Replay(tmp_path, [FIRST, *recordings(0, SECONDS + 5)], port)):
+            returned = time.monotonic()
+            got = set(received_keys(running, 15))
+            while not set(keys(SECONDS, SECONDS + 5)) <= got:
+                got |= set(received_keys(running, 1))
+            assert time.monotonic() - returned < 10.0
 
 
 # What only ringserver does

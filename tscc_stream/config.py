@@ -97,16 +97,34 @@ class _Section(BaseModel):
 
 
 class SeedLinkConfig(_Section):
-    """One SeedLink server. start: where a first start begins in the server's ring."""
+    """One SeedLink server. start: where a first start begins in the server's ring.
+
+    fallbacks: servers with the same streams, tried in turn while this one fails; TLS and credentials are the same.
+    tls_ca_file: certificates to trust beside the system's. stale_seconds: silence of a stream, or of all of them, after
+    which its data count as missing.
+    """
 
     server: HostPort
     streams: Annotated[tuple[StreamPattern, ...], Field(strict=False), AfterValidator(_some)]
+    fallbacks: Annotated[tuple[HostPort, ...], Field(strict=False, max_length=16)] = ()
     start: Literal["oldest", "now"] = "oldest"
     tls: bool = False
+    tls_ca_file: str | None = None
     user: str | None = None
     password_file: str | None = None
     timeout_seconds: Positive = 10.0
     keepalive_seconds: Positive = 30.0
+    stale_seconds: Positive = 60.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SeedLinkConfig:
+        servers = (self.server, *self.fallbacks)
+        wrong = [f"fallbacks: {name} is given twice" for name in dict.fromkeys(servers) if servers.count(name) > 1]
+        if self.tls_ca_file is not None and not self.tls:
+            wrong.append("tls_ca_file: expected only together with tls: true")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 class AssembleConfig(_Section):

@@ -1,7 +1,7 @@
 """The daemon: start, supervise, drain. Everything it decides is decided in the stages.
 
 One reader per server -> inbox -> front thread (records to windows) -> outbox -> back thread (windows to messages, in
-the journal, then on the bus) -> bus thread. Full queues make the reader read more slowly: the server's ring is the
+the journal, then on the bus) -> bus thread. While the inbox is full nothing is read: the server's ring is the
 buffer. Every thread stamps each turn of its loop; systemd's watchdog is fed only while all of them turn.
 """
 
@@ -27,12 +27,14 @@ from tscc_stream import __version__, package, recovery
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
+from tscc_stream.data_age import DataAge
 from tscc_stream.edges.http import HttpServer
-from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
+from tscc_stream.edges.seedlink_socket import Emitted, LinkNotice, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier, name_this_thread
 from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
+from tscc_stream.link_watch import LinkWatch
 from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, FrontHalf
 from tscc_stream.recovery import Resume
@@ -43,11 +45,11 @@ from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inb
 _log = logging.getLogger(__name__)
 
 INBOX_BATCHES = 64
+INBOX_SPARE = 16
+"""Places more, per server, for what a reader says of its link while it has no room for data."""
 OUTBOX_LISTS = 256
 STALLED_NS = seconds_to_ns(10.0)
 """A thread that has not turned for as long is stuck."""
-SILENT_NS = seconds_to_ns(30.0)
-"""A channel that has sent nothing for as long is reported."""
 DRAIN_SECONDS = 20.0
 ONLOOKER_SECONDS = 5.0
 """How long the end waits for what is not needed any more."""
@@ -64,9 +66,10 @@ class Daemon:
     def __init__(self, config: Config, model_folder: Path, state_dir: Path, shadow_folder: Path | None = None) -> None:
         self._config = config
         self._state_dir = state_dir
-        self._shared = Shared(Metrics(CollectorRegistry()), Health())
+        data = DataAge({server.server: server.stale_seconds for server in config.seedlink})
+        self._shared = Shared(Metrics(CollectorRegistry()), Health(data))
         self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder)
-        self._inbox: Inbox = queue.Queue(INBOX_BATCHES)
+        self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(config.seedlink))
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._notifier = Notifier.from_environment(os.environ)
 
@@ -98,7 +101,10 @@ class Daemon:
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
-            self._supervise()
+            watched = [
+                (server.server, reader) for server, (reader, _) in zip(self._config.seedlink, readers, strict=True)
+            ]
+            self._supervise(LinkWatch(self._shared, self._inbox, watched))
             return self._drain(workers, readers, bus)
 
     def _make_state_dir(self) -> None:
@@ -169,13 +175,20 @@ class Daemon:
         shared.health.link(server.server, connected=False)
 
         def emit(item: Emitted) -> None:
+            if isinstance(item, LinkNotice):  # at once: behind a full inbox it would come late
+                _log.warning("%s: %s", item.server, item.text)
             shared.put(self._inbox, item, name)
+
+        def room() -> bool:
+            return self._inbox.qsize() < INBOX_BATCHES
 
         def alive() -> None:
             shared.health.stamp(name, time.monotonic_ns())
 
         position = resume.positions.get(server.server)
-        reader = SeedLinkReader(server, emit, position=position, heartbeat=alive, agent=f"tscc-stream/{__version__}")
+        reader = SeedLinkReader(
+            server, emit, position=position, heartbeat=alive, room=room, agent=f"tscc-stream/{__version__}"
+        )
         return reader, self._thread(name, reader.run)
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
@@ -216,8 +229,8 @@ class Daemon:
         self._notifier.ready(f"running: {servers}")
         _log.info("ready: %s", servers)
 
-    def _supervise(self) -> None:
-        """Until somebody wants an end: feed the watchdog while every thread turns."""
+    def _supervise(self, links: LinkWatch) -> None:
+        """Until somebody wants an end: feed the watchdog while every thread turns, and look at the links."""
         reported: list[str] = []
         while not self._shared.stopping.wait(TURN_SECONDS):
             stalled = self._shared.health.stalled(time.monotonic_ns(), STALLED_NS)
@@ -228,10 +241,11 @@ class Daemon:
                 _log.log(logging.ERROR if stalled else logging.INFO, told)
                 self._notifier.status(told)
             reported = stalled
+            links.turn(time.monotonic_ns())
 
     def _health_report(self) -> tuple[bool, dict[str, Any]]:
         health, now_ns = self._shared.health, time.monotonic_ns()
-        return health.healthy(now_ns, STALLED_NS), health.summary(now_ns, STALLED_NS, SILENT_NS)
+        return health.healthy(now_ns, STALLED_NS), health.summary(now_ns, STALLED_NS)
 
     def _drain(
         self, workers: list[threading.Thread], readers: list[tuple[SeedLinkReader, threading.Thread]], bus: Bus

@@ -24,10 +24,11 @@ _SEAMS = 16
 
 @dataclass(slots=True)
 class _Channel:
-    """connection and rejected: as they were at the channel's last record. seams: (start ns of a record, cause)."""
+    """connection, rejected and sample_ns: as they were at the last record. seams: (start ns of a record, cause)."""
 
     connection: int
     rejected: int
+    sample_ns: int = 0
     seams: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_SEAMS))
 
 
@@ -59,14 +60,15 @@ class GapCauses:
         elif connection != channel.connection:
             channel.seams.append((record.start_ns, "ring overrun" if self._resumed.get(server, True) else "link"))
         channel.connection, channel.rejected = connection, rejected
+        channel.sample_ns = offset_ns(1, record.sample_rate_hz)
 
-    def named(self, gap: Gap, rate_hz: float) -> str:
-        """The cause of a gap; rate_hz: of the record that ends it. Other breaks keep their own."""
+    def named(self, gap: Gap) -> str:
+        """The cause of a gap; other breaks keep their own."""
         if gap.cause != "gap" or gap.to_ns is None:
             return gap.cause
-        sample_ns = offset_ns(1, rate_hz)
         channel = self._channels.get(gap.sid)
-        for start_ns, cause in channel.seams if channel else ():
-            if abs(start_ns - gap.to_ns) <= sample_ns:
-                return cause
+        if channel is not None:
+            for start_ns, cause in channel.seams:
+                if abs(start_ns - gap.to_ns) <= channel.sample_ns:
+                    return cause
         return "server"

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-MOST_CHANNELS = 50_000  # beyond it new channels are not watched: a server may send ever new ones
+from tscc_stream.data_age import DataAge
+
 _SHOWN = 20
 
 
 class Health:
-    """Stamps may come from any thread; reading them needs no lock, since each is one assignment."""
+    """Stamps may come from any thread; reading them needs no lock, since each is one assignment.
 
-    def __init__(self) -> None:
+    data: how old the data are.
+    """
+
+    def __init__(self, data: DataAge | None = None) -> None:
+        self.data = data or DataAge()
         self._turns: dict[str, int] = {}
-        self._records: dict[str, int] = {}
         self._links: dict[str, bool] = {}
         self.ready = False
         self.stopping = False
@@ -38,16 +42,6 @@ class Health:
         """Threads whose last turn is longer ago than limit_ns, by name."""
         return sorted(name for name, at_ns in self._turns.copy().items() if now_ns - at_ns > limit_ns)
 
-    def record(self, sid: str, now_ns: int) -> None:
-        """A record of this channel came in."""
-        if sid in self._records or len(self._records) < MOST_CHANNELS:
-            self._records[sid] = now_ns
-
-    def silent(self, now_ns: int, limit_ns: int) -> list[str]:
-        """Channels that once sent, and have sent nothing for longer than limit_ns; the longest silent first."""
-        late = [(at_ns, sid) for sid, at_ns in self._records.copy().items() if now_ns - at_ns > limit_ns]
-        return [sid for _, sid in sorted(late)]
-
     def healthy(self, now_ns: int, limit_ns: int) -> bool:
         """Started, not stopping, and every thread turns."""
         return self.ready and not self.stopping and not self.stalled(now_ns, limit_ns)
@@ -61,23 +55,24 @@ class Health:
             return "disconnected"
         return "ok" if self.ready else "starting"
 
-    def summary(self, now_ns: int, limit_ns: int, silent_ns: int) -> dict[str, Any]:
-        """What /healthz says. limit_ns: a thread that did not turn for as long is stalled; silent_ns: a channel.
+    def summary(self, now_ns: int, limit_ns: int) -> dict[str, Any]:
+        """What /healthz says. limit_ns: a thread that did not turn for as long is stalled.
 
         Ages are seconds. At most twenty silent channels are named.
         """
-        stalled, silent = self.stalled(now_ns, limit_ns), self.silent(now_ns, silent_ns)
-        records = self._records.copy()
-        newest = max(records.values(), default=None)
+        stalled, silent = self.stalled(now_ns, limit_ns), self.data.silent(now_ns)
+        newest_ns = self.data.newest_ns()
         return {
             "state": self._state(stalled),
             "threads": {name: _seconds(now_ns - at_ns) for name, at_ns in sorted(self._turns.copy().items())},
             "stalled": stalled,
             "servers": {server: "connected" if up else "not connected" for server, up in sorted(self._links.items())},
-            "channels": len(records),
-            "newest_record_age_s": None if newest is None else _seconds(now_ns - newest),
+            "data": {name: {"state": s, "age_s": age_s} for name, (s, age_s) in self.data.servers(now_ns).items()},
+            "channels": self.data.streams,
+            "newest_record_age_s": None if newest_ns is None else _seconds(now_ns - newest_ns),
+            "late_channels": self.data.late(now_ns),
             "silent_channels": len(silent),
-            "silent": {sid: _seconds(now_ns - records[sid]) for sid in silent[:_SHOWN]},
+            "silent": {sid: _seconds(age_ns) for sid, age_ns in list(silent.items())[:_SHOWN]},
         }
 
 

@@ -83,6 +83,30 @@ class Metrics:
             "seedlink_connected", "1 while the SeedLink server is connected and negotiated, else 0.", "server"
         )
         self.seedlink_reconnects = self._counters("seedlink_reconnects", "Connections lost and tried again.", "server")
+        self._seedlink_actual = Gauge(
+            "tscc_seedlink_actual",
+            "1 for the server that a configured entry is connected to, itself or a fallback.",
+            ["server", "actual"],
+            registry=self.registry,
+        )
+        self._actual: dict[str, str] = {}
+        self._seedlink_resumes = Counter(
+            "tscc_seedlink_resumes",
+            "Connections, by how each went on: sequence, time, oldest or now.",
+            ["server", "step"],
+            registry=self.registry,
+        )
+        self.seedlink_waiting_seconds = self._counters(
+            "seedlink_waiting_seconds", "Time in which nothing was read for want of room.", "server"
+        )
+        self.seedlink_ring_left = self._gauges(
+            "seedlink_ring_left",
+            "Share of the server's ring that is left before unread data are lost; NaN where it was not asked.",
+            "server",
+        )
+        self.seedlink_last_data_timestamp_seconds = self._gauges(
+            "seedlink_last_data_timestamp_seconds", "When the last record came in from a server, Unix time.", "server"
+        )
 
     def _add_detections(self) -> None:
         self.triggers = self._counter("triggers", "Triggers of single channels.")
@@ -134,6 +158,20 @@ class Metrics:
         self.shadow_skipped = self._counter("shadow_skipped", "Windows that the candidate had no time for.")
         build = Gauge("tscc_build_info", "1 for the program that runs.", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
+
+    def seedlink_linked(self, server: str, actual: str, step: str) -> None:
+        """A configured entry is connected, to itself or a fallback."""
+        before = self._actual.get(server)
+        if before not in (None, actual):
+            self._seedlink_actual.remove(server, before)
+        self._actual[server] = actual
+        self._seedlink_actual.labels(server, actual).set(1)
+        self._seedlink_resumes.labels(server, step).inc()
+
+    def seedlink_unlinked(self, server: str) -> None:
+        """A configured entry is not connected."""
+        if server in self._actual:
+            self._seedlink_actual.labels(server, self._actual[server]).set(0)
 
     def set_model(self, name: str, version: str, sha256: str) -> None:
         """The model in use from now on; the one before disappears."""

@@ -161,7 +161,6 @@ class FrontWorker:
         elif isinstance(item, LinkState):
             out += self._link(item)
         elif isinstance(item, LinkNotice):
-            _log.warning("%s: %s", item.server, item.text)
             out.append(Note("seedlink-notice", {"server": item.server, "reason": item.reason, "text": item.text}))
         elif item is not None:
             out.append(item)
@@ -175,8 +174,10 @@ class FrontWorker:
                 self._reject(arrival.server, item)
                 continue
             self._causes.record(arrival.server, item.station, item.record)
-            out += map(self._explained(item.record), self._front.feed(item.record, now_ns))
-            self._record(item.record, now_ns)
+            out += self._front.feed(item.record, now_ns)
+            self._record(arrival.server, item.record, now_ns)
+        if arrival.received:
+            self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
         self._positions[arrival.server] = arrival.position
@@ -188,44 +189,41 @@ class FrontWorker:
         self._causes.rejected(server, rejected.station)
         _log.warning("%s: packet %d dropped: %s", server, rejected.sequence, rejected.text)
 
-    def _explained(self, record: Record) -> Callable[[FrontMessage], FrontMessage]:
-        """Gives gaps the cause for which samples are missing."""
-
-        def explain(message: FrontMessage) -> FrontMessage:
-            if not isinstance(message, Gap):
-                return message
-            return replace(message, cause=self._causes.named(message, record.sample_rate_hz))
-
-        return explain
-
     def _link(self, state: LinkState) -> list[Note]:
         """A change of a server's link is told once, not with every attempt that fails the same way."""
         metrics, server = self._shared.metrics, state.server
         metrics.seedlink_connected[server].set(state.connected)
         if state.connected:
-            self._causes.linked(server, resumed=True)
+            self._causes.linked(server, resumed=state.step != "now")
         elif state.reason in _BROKEN_PACKET:
             self._causes.rejected(server, station="")
         self._shared.health.link(server, state.connected)
+        self._shared.health.data.link(server, state.connected, time.monotonic_ns())
+        if state.connected:
+            metrics.seedlink_linked(server, state.actual, state.step or "")
+        else:
+            metrics.seedlink_unlinked(server)
         before = self._links.get(server)
         if before is not None and before[0] and not state.connected:
             metrics.seedlink_reconnects[server].inc()
-        self._links[server] = (state.connected, state.reason)
+        self._links[server] = (state.connected, state.actual if state.connected else state.reason)
         if before == self._links[server]:
             return []
         _log.log(logging.INFO if state.connected else logging.WARNING, "%s: %s", server, state.text)
-        return [Note("seedlink", {"server": server, "connected": state.connected, "reason": state.reason,
-                                  "text": state.text})]  # fmt: skip
+        return [Note("seedlink", {"server": server, "actual": state.actual, "connected": state.connected,
+                                  "reason": state.reason, "step": state.step, "text": state.text})]  # fmt: skip
 
-    def _record(self, record: Record, now_ns: int) -> None:
+    def _record(self, server: str, record: Record, now_ns: int) -> None:
         metrics = self._shared.metrics
         metrics.samples[record.sid].inc(record.samples.size)
         last_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
         metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
-        self._shared.health.record(record.sid, now_ns)
+        self._shared.health.data.arrived(server, record.sid, now_ns, last_ns - record.start_ns)
 
     def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics
+        if isinstance(message, Gap):
+            message = replace(message, cause=self._causes.named(message))
         if isinstance(message, Gap) and message.to_ns is not None:
             metrics.gaps[message.sid].inc()
             metrics.gaps_by_cause[message.cause].inc()

@@ -2,50 +2,49 @@
 
 The daemon owns the thread:
 
-    reader = SeedLinkReader(config, emit, position=position, heartbeat=stamp)
+    reader = SeedLinkReader(config, emit, position=position, heartbeat=stamp, room=has_room)
     thread = Thread(target=reader.run); thread.start(); ...; reader.stop(); thread.join()
 
-`emit` may block: then nothing is read, and the server's ring is the buffer. While it blocks, stamping the heartbeat is
-its own affair. Whatever can happen to a connection becomes a LinkState and another attempt; anything else that goes
-wrong (in `emit` too) leaves `run` as an exception, so that the daemon stops instead of running on deaf.
+While `room` says that there is none, nothing is read, and the server's ring is the buffer; the loop goes on turning,
+keep-alives go out, and what is left of the ring is watched. `emit` should therefore not block; while it does, stamping
+the heartbeat is its own affair. Whatever can happen to a connection becomes a LinkState and another attempt, at another
+server where the site names fallbacks; anything else that goes wrong (in `emit` too) leaves `run` as an exception, so
+that the daemon stops instead of running on deaf.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 import selectors
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NoReturn
 
-from tscc_stream.config import SeedLinkConfig, split_host_port
+from tscc_stream.config import SeedLinkConfig
+from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of, why
+from tscc_stream.edges.seedlink_probe import RingGuard
 from tscc_stream.messages import Record
-from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.backoff import Backoff
-from tscc_stream.seedlink.position import Position
+from tscc_stream.seedlink.position import Position, Step
+from tscc_stream.seedlink.server_choice import ServerChoice
 from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.stages.acquire import Connected, Event, Notice, Received, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
-KERNEL_BUFFER_BYTES: Final = 1 << 20  # holds a second of 500 channels at 1 kHz while the pipeline is busy
-TURN_NS: Final = 1_000_000_000  # the longest wait in one turn of the loop, so that the heartbeat never looks stopped
-
-_Address = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
     """What one read brought, in its order. position: where to go on after all of it. unwanted: records that no
     pattern asks for.
+
+    server: the configured entry; position.server is the one that sent it.
     """
 
     server: str
@@ -70,7 +69,9 @@ class Arrival:
 class LinkState:
     """A link came up or went down. text: one sentence for people.
 
-    reason: connected, or dns, refused, network, timeout, tls, or SessionError's. retry_seconds: until the next attempt.
+    server: the configured entry; actual: the server itself, the same one or a fallback.
+    reason: connected, or dns, refused, network, timeout, tls, stale (`reconnect` was called), or SessionError's.
+    retry_seconds: until the next attempt. step: how a connection goes on (None where it went down).
     """
 
     server: str
@@ -78,11 +79,13 @@ class LinkState:
     reason: str
     text: str
     retry_seconds: float | None = None
+    actual: str = ""
+    step: Step | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LinkNotice:
-    """Something people should read that does not end the link; reason as in Notice."""
+    """Something people should read that does not end the link; reason as in Notice, or ring (see RingWatch)."""
 
     server: str
     reason: str
@@ -91,13 +94,12 @@ class LinkNotice:
 
 Emitted = Arrival | LinkState | LinkNotice
 
-
-class LinkError(Exception):
-    """The connection could not be made or is lost; LinkState carries the same words."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
+_GOES_ON: Final[dict[Step, str]] = {
+    "sequence": "going on after the last packet",
+    "time": "going on by time",
+    "oldest": "from the oldest packet it holds",
+    "now": "from now on",
+}
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: the way out of any wait
@@ -105,7 +107,10 @@ class _Stopped(Exception):  # noqa: N818 - not an error: the way out of any wait
 
 
 class SeedLinkReader:
-    """Reads one server until stopped. Raises ValueError for a stream pattern that can match nothing."""
+    """Reads one server until stopped. Raises ValueError for a stream pattern that can match nothing.
+
+    room: whether what is read can be taken; asked before each read.
+    """
 
     def __init__(
         self,
@@ -114,32 +119,65 @@ class SeedLinkReader:
         *,
         position: Position | None = None,
         heartbeat: Callable[[], None] = lambda: None,
+        room: Callable[[], bool] = lambda: True,
         backoff: Backoff | None = None,
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
     ) -> None:
         for pattern in config.streams:
             parse_pattern(pattern)
-        self._config, self._emit, self._heartbeat, self._agent = config, emit, heartbeat, agent
-        self._newest: Literal[3, 4] = newest
-        self._host, self._port = split_host_port(config.server)
-        self._position = position or Position()
+        self._config, self._emit, self._heartbeat, self._room = config, emit, heartbeat, room
+        self._agent, self._newest = agent, newest
+        position = position or Position()
+        self._position = position if position.server else replace(position, server=config.server)
+        self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
-        self._timeout_ns = seconds_to_ns(config.timeout_seconds)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._unsent = bytearray()
         self._stop = threading.Event()
+        self._drop: str | None = None
+        self._data_came = False
+        self._told: tuple[str, str] | None = None
+        self._waited_ns, self._waiting = 0, False
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
+        self._dialer = Dialer(config, self._turn, self._wake)
+        self._ring = RingGuard(config, self._stop.is_set, newest)
 
     @property
     def position(self) -> Position:
         """Where to go on after the last Arrival; may be asked from any thread."""
         return self._position
 
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is read for want of room; from any thread."""
+        return self._waiting
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long nothing was read for want of room, in all; from any thread."""
+        return self._waited_ns / 1e9
+
+    @property
+    def ring_left(self) -> float | None:
+        """Share of the server's ring that is left, where it was asked during a wait; from any thread."""
+        return self._ring.left
+
     def stop(self) -> None:
         """End `run` soon, from any thread; a call of `emit` under way is not interrupted."""
         self._stop.set()
+        self._poke()
+
+    def reconnect(self, reason: str) -> None:
+        """Give the present connection up, from any thread, and try the next server where there are several.
+
+        reason: one sentence for LinkState. Between two attempts: try at once.
+        """
+        self._drop = reason
+        self._poke()
+
+    def _poke(self) -> None:
         with suppress(OSError):  # `run` may have ended and closed it
             self._waker.send(b"\0")
 
@@ -147,163 +185,76 @@ class SeedLinkReader:
         """Read until stopped. To be called once."""
         try:
             while True:
-                error = self._connection()
-                now_ns = time.monotonic_ns()
-                delay_ns = self._backoff.delay_ns(now_ns)
-                self._emit(LinkState(self._config.server, False, error.reason, str(error), delay_ns / 1e9))
-                self._wait(None, 0, now_ns + delay_ns)
+                self._rest(self._connection())
         except _Stopped:
             return
         finally:
             self._wake.close()
             self._waker.close()
 
+    def _rest(self, error: LinkError) -> None:
+        """Say what ended the connection, and wait before the next one."""
+        server, now_ns = self._choice.server, time.monotonic_ns()
+        delay_ns = 0 if self._next_server(error) else self._backoff.delay_ns(now_ns)
+        again = self._told == (server, error.reason)
+        self._told = server, error.reason
+        if not again or self._room():  # the same failure over and over must not fill what has no room
+            text = str(error) + self._switch(server)
+            self._emit(LinkState(self._config.server, False, error.reason, text, delay_ns / 1e9, server))
+        with suppress(LinkError):
+            self._dialer.wait(None, 0, now_ns + delay_ns)
+
+    def _next_server(self, error: LinkError) -> bool:
+        """Whether another server is to be tried at once."""
+        if error.reason == "stale":
+            return self._choice.leave()
+        return not self._data_came and self._choice.failed()
+
+    def _switch(self, before: str) -> str:
+        now = self._choice.server
+        return "" if now == before else f"; trying {now} next"
+
     def _connection(self) -> LinkError:
         """One connection from its making to its end, and why it ended."""
         self._backoff.attempt(time.monotonic_ns())
+        self._drop, self._data_came = None, False
         try:
-            with self._connect() as link:
+            with self._dialer.connect(self._choice.server) as link:
                 self._converse(link, self._session())
         except LinkError as error:
             return error
 
-    # Making a connection
-
     def _session(self) -> SeedLinkSession:
+        self._position = self._position.at(self._choice.server).not_after(time.time_ns())
         try:
-            path = self._config.password_file
-            password = Path(path).read_text(encoding="utf-8").strip() if path else ""
             return SeedLinkSession(
                 self._config,
                 self._position,
                 time.monotonic_ns(),
-                password=password,
+                password=password_of(self._config),
                 agent=self._agent,
                 newest=self._newest,
             )
-        except (OSError, UnicodeDecodeError) as error:
-            raise LinkError("auth", f"cannot read password_file {path}: {error}") from error
         except ValueError as error:
             raise LinkError("auth", str(error)) from error
 
-    @contextmanager
-    def _connect(self) -> Iterator[socket.socket]:
-        """A connected socket, encrypted where the site says so, from the first address that answers."""
-        problem = LinkError("dns", f"{self._host} has no address")
-        for address in self._addresses():
-            link = socket.socket(*address[:3])
-            try:
-                self._open(link, address)
-                if self._config.tls:
-                    link = self._encrypt(link)
-            except LinkError as error:
-                link.close()
-                problem = error
-                continue
-            except BaseException:
-                link.close()
-                raise
-            with link:
-                yield link
-            return
-        raise problem
-
-    def _open(self, link: socket.socket, address: _Address) -> None:
-        link.setblocking(False)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = link.connect_ex(address[4])
-        if code == errno.EINPROGRESS:
-            if not self._wait(link, selectors.EVENT_WRITE, time.monotonic_ns() + self._timeout_ns):
-                raise LinkError("timeout", f"no connection to {self._config.server} {self._within()}")
-            code = link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            reason = "refused" if code == errno.ECONNREFUSED else "network"
-            raise LinkError(
-                reason, f"cannot connect to {self._config.server}: {_why(OSError(code, os.strerror(code)))}"
-            )
-
-    def _encrypt(self, link: socket.socket) -> ssl.SSLSocket:
-        """TLS with the system's certificates (SSL_CERT_FILE and SSL_CERT_DIR are honoured)."""
-        context = ssl.create_default_context()
-        try:
-            wrapped = context.wrap_socket(link, server_hostname=self._host, do_handshake_on_connect=False)
-        except (OSError, ValueError) as error:
-            raise LinkError("tls", f"no TLS with {self._config.server}: {error}") from error
-        try:
-            self._shake_hands(wrapped)
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
-
-    def _shake_hands(self, link: ssl.SSLSocket) -> None:
-        deadline_ns = time.monotonic_ns() + self._timeout_ns
-        while True:
-            try:
-                return link.do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as want:
-                if not self._wait(link, _mask(want), deadline_ns):
-                    raise LinkError("timeout", f"no TLS with {self._config.server} {self._within()}") from None
-            except OSError as error:
-                raise LinkError("tls", f"no TLS with {self._config.server}: {error}") from error
-
-    def _within(self) -> str:
-        return f"within {self._config.timeout_seconds:g} s"
-
-    def _addresses(self) -> Sequence[_Address]:
-        """Addresses of the server. Names are looked up beside the loop, which must go on turning meanwhile."""
-        with suppress(ValueError):
-            ip_address(self._host)
-            return _look_up(self._host, self._port)
-        answer: list[Sequence[_Address] | LinkError] = []
-        done, teller = socket.socketpair()
-        done.setblocking(False)
-
-        def look_up() -> None:
-            try:
-                answer.append(_look_up(self._host, self._port))
-            except LinkError as error:
-                answer.append(error)
-            finally:
-                teller.close()  # readable at the other end
-
-        with done:
-            threading.Thread(target=look_up, name="seedlink-dns", daemon=True).start()
-            self._wait(done, selectors.EVENT_READ, time.monotonic_ns() + self._timeout_ns)
-        found = answer[0] if answer else LinkError("dns", f"no answer on the address of {self._host} {self._within()}")
-        if isinstance(found, LinkError):
-            raise found
-        return found
-
     # Turning
-
-    def _wait(self, link: socket.socket | None, mask: int, deadline_ns: int) -> bool:
-        """Whether `link` got ready before the deadline. Stamps the heartbeat; raises _Stopped."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake, selectors.EVENT_READ)
-            if link is not None:
-                selector.register(link, mask)
-            while True:
-                self._turn()
-                left_ns = deadline_ns - time.monotonic_ns()
-                if left_ns <= 0:
-                    return False
-                ready = selector.select(min(left_ns, TURN_NS) / 1e9)
-                if any(key.fileobj is link for key, _ in ready):
-                    return True
 
     def _turn(self) -> None:
         self._heartbeat()
         if self._stop.is_set():
             raise _Stopped
+        reason, self._drop = self._drop, None
+        if reason is not None:
+            raise LinkError("stale", reason)
 
     def _converse(self, link: socket.socket, session: SeedLinkSession) -> NoReturn:
         """Bytes both ways until the session ends, which raises LinkError."""
         self._unsent.clear()
         while True:
             self._turn()
+            if session.streaming and not self._room():
+                self._hold(link, session)
             count, read_mask = self._read(link)
             now_ns = time.monotonic_ns()
             if count is not None:
@@ -312,7 +263,34 @@ class SeedLinkReader:
             self._hand_on(session.poll(now_ns), session)
             self._unsent += session.to_send()
             mask = read_mask | self._write(link)
-            self._wait(link, mask, session.next_deadline() or now_ns)
+            self._dialer.wait(link, mask, session.next_deadline() or now_ns)
+
+    def _hold(self, link: socket.socket, session: SeedLinkSession) -> None:
+        """Until there is room: keep the link alive and watch the server's ring, but read nothing.
+
+        A link that is lost meanwhile is noticed by the next read, after what still lies there.
+        """
+        before_ns = time.monotonic_ns()
+        self._waiting = True
+        try:
+            while not self._room():
+                self._dialer.wait(None, 0, before_ns + HOLD_NS)
+                now_ns = time.monotonic_ns()
+                self._waited_ns += now_ns - before_ns
+                before_ns = now_ns
+                self._keep_alive(link, session, now_ns)
+                if text := self._ring.turn(now_ns, self._position):
+                    self._emit(LinkNotice(self._config.server, "ring", text))
+        finally:
+            self._waiting = False
+            self._ring.over()
+
+    def _keep_alive(self, link: socket.socket, session: SeedLinkSession, now_ns: int) -> None:
+        if not self._unsent:  # a server that takes nothing gets no more to take
+            session.hold(now_ns)
+            self._unsent += session.to_send()
+        with suppress(LinkError):
+            self._write(link)
 
     def _write(self, link: socket.socket) -> int:
         """Send what waits; what to wait for to send the rest."""
@@ -324,7 +302,7 @@ class SeedLinkReader:
             except ssl.SSLWantReadError:
                 return selectors.EVENT_READ
             except OSError as error:
-                raise LinkError("network", f"lost {self._config.server}: {_why(error)}") from error
+                raise self._lost(error) from error
         return 0
 
     def _read(self, link: socket.socket) -> tuple[int | None, int]:
@@ -336,7 +314,10 @@ class SeedLinkReader:
         except ssl.SSLWantWriteError:
             return None, selectors.EVENT_WRITE
         except OSError as error:
-            raise LinkError("network", f"lost {self._config.server}: {_why(error)}") from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: OSError) -> LinkError:
+        return LinkError("network", f"lost {self._choice.server}: {why(error)}")
 
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
         items = tuple(event for event in events if isinstance(event, Received | Rejected))
@@ -345,33 +326,21 @@ class SeedLinkReader:
             self._tell(event)
         self._position = session.position
         if items or unwanted:
+            self._data_came = True
             self._backoff.reset()
+            self._choice.worked()
             self._emit(Arrival(self._config.server, items, unwanted, self._position))
         for event in events:
             if isinstance(event, SessionError):
                 raise LinkError(event.reason, event.text)
 
     def _tell(self, event: Event) -> None:
-        server = self._config.server
+        server, actual = self._config.server, self._choice.server
         if isinstance(event, Connected):
-            text = f"connected to {event.software} ({event.organisation}) in version {event.protocol}"
-            self._emit(LinkState(server, True, "connected", text))
+            self._told = None
+            whose = "" if actual == server else f"{actual}, in place of {server}: "
+            text = f"connected to {whose}{event.software} ({event.organisation}) in version {event.protocol}"
+            text += f", {_GOES_ON[event.step]}"
+            self._emit(LinkState(server, True, "connected", text, actual=actual, step=event.step))
         elif isinstance(event, Notice):
             self._emit(LinkNotice(server, event.reason, event.text))
-
-
-def _look_up(host: str, port: int) -> Sequence[_Address]:
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise LinkError("dns", f"cannot find the address of {host}: {error}") from error
-
-
-def _mask(want: ssl.SSLError) -> int:
-    return selectors.EVENT_WRITE if isinstance(want, ssl.SSLWantWriteError) else selectors.EVENT_READ
-
-
-def _why(error: OSError) -> str:
-    """The system's words for an error, as the end of a sentence."""
-    words = error.strerror or str(error)
-    return words[:1].lower() + words[1:]

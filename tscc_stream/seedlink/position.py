@@ -6,13 +6,16 @@ one go (capability SEQWILDCARD; ringserver) need one mark for everything, and th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from tscc_stream.seedlink.frames import V3_SEQUENCES
 
 Form = Literal["seq+time", "seq", "time", "all", "all+time", "new"]
+Step = Literal["sequence", "time", "oldest", "now"]
+"""How a connection goes on, best first: after the last packet, from its time, from the ring's oldest, from now on."""
 
 # A start time asks for packets that end after it, over all stations: others may lag behind the one it was taken from.
 TIME_MARGIN_NS = 600 * 1_000_000_000
@@ -31,9 +34,10 @@ class Mark:
 class Position:
     """Where to go on. The empty one is a first start.
 
-    protocol: version whose sequences these are. last: of any station. stations: of each, for servers that number per
-    station. time_ns: the latest known start time. failures: broken packets in a row here; refused: requests that this
-    server does not take. The last two are not kept over a restart.
+    server: whose sequences these are, HOST:PORT; empty for the first of the configured ones. protocol: version whose
+    sequences these are. last: of any station. stations: of each, for servers that number per station. time_ns: the
+    latest known start time. failures: broken packets in a row here; refused: requests that this server does not take.
+    These two are not kept over a restart.
     """
 
     protocol: int = 0
@@ -42,6 +46,23 @@ class Position:
     time_ns: int | None = None
     failures: int = 0
     refused: tuple[Form, ...] = ()
+    server: str = ""
+
+    def at(self, server: str) -> Position:
+        """The same place with a server, by time where it is another one than before."""
+        if server == self.server:
+            return self
+        return replace(self.by_time(), refused=(), server=server)
+
+    def not_after(self, now_ns: int) -> Position:
+        """The same place, its time cut down to `now_ns` (ns since 1970).
+
+        A recorder whose clock is ahead would else make a request by time leave out everything until then.
+        """
+        if self.time_ns is None or self.time_ns <= now_ns:
+            return self
+        by_time = self.last is not None and self.last.sequence is None
+        return replace(self, time_ns=now_ns, last=Mark(None, now_ns) if by_time else self.last)
 
     def by_time(self) -> Position:
         """The same place where the sequences no longer hold: another server, or one that has started again."""
@@ -57,14 +78,20 @@ class Position:
         """As JSON can hold it."""
         stations = {name: [mark.sequence, mark.start_ns] for name, mark in self.stations}
         last = self.last and [self.last.sequence, self.last.start_ns]
-        return {"protocol": self.protocol, "last": last, "stations": stations, "time_ns": self.time_ns}
+        return {
+            "server": self.server,
+            "protocol": self.protocol,
+            "last": last,
+            "stations": stations,
+            "time_ns": self.time_ns,
+        }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Position:
         """The inverse of `as_dict`."""
         last = value["last"] and Mark(*value["last"])
         stations = tuple((name, Mark(*mark)) for name, mark in value["stations"].items())
-        return cls(value["protocol"], last, stations, value["time_ns"])
+        return cls(value["protocol"], last, stations, value["time_ns"], server=value.get("server", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +124,22 @@ def data_request(server: Server, mark: Mark | None, start: str, refused: tuple[F
     forms = _forms(server, mark, start)
     form = next((form for form in forms if form not in refused), forms[-1])
     return form, _command(server.protocol, form, mark)
+
+
+def step_of(forms: Iterable[Form]) -> Step:
+    """The best step among a connection's requests: stations that are new to it are always asked for by less."""
+    steps = {_STEPS[form] for form in forms}
+    return next(step for step in get_args(Step) if step in steps)
+
+
+_STEPS: Final[dict[Form, Step]] = {
+    "seq+time": "sequence",
+    "seq": "sequence",
+    "time": "time",
+    "all": "oldest",
+    "all+time": "oldest",
+    "new": "now",
+}
 
 
 def _forms(server: Server, mark: Mark | None, start: str) -> list[Form]:

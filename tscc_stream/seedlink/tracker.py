@@ -22,7 +22,7 @@ class Tracker:
     """One connection's place. `begin` once the server is known; then `request` per station and `advance` per packet."""
 
     def __init__(self, position: Position, start: str) -> None:
-        self._start = start
+        self._start, self._name = start, position.server
         self._server = Server(position.protocol)
         self._last, self._time_ns = position.last, position.time_ns
         self._stations = dict(position.stations)
@@ -33,7 +33,9 @@ class Tracker:
     @property
     def position(self) -> Position:
         stations = tuple(self._stations.items())
-        return Position(self._server.protocol, self._last, stations, self._time_ns, self._failures, self._refused)
+        return Position(
+            self._server.protocol, self._last, stations, self._time_ns, self._failures, self._refused, self._name
+        )
 
     @property
     def stations(self) -> Iterable[str]:

@@ -87,7 +87,7 @@ def json_answer(arguments: list[str], identity: Identity, ring: Ring, connection
         return _json(identity, _formats())
     if item in ("STATIONS", "STREAMS"):
         chosen = _chosen(ring, arguments[1:])
-        return _json(identity, {**_formats(), "station": _stations(chosen, ring.next, with_streams=item == "STREAMS")})
+        return _json(identity, {**_formats(), "station": _stations(chosen, ring, with_streams=item == "STREAMS")})
     if item == "CONNECTIONS":
         return _json(identity, {"connections": {"client": [_client(entry) for entry in connections]}})
     raise InfoError("ARGUMENTS", f"unknown item {item:.20}")
@@ -120,14 +120,15 @@ def _chosen(ring: Ring, patterns: list[str]) -> list[tuple[Stream, Holding]]:
     return [(stream, holding) for stream, holding in held if request.matches(stream) and request.selects(stream)]
 
 
-def _stations(chosen: list[tuple[Stream, Holding]], next_number: int, *, with_streams: bool) -> list[dict[str, Any]]:
+def _stations(chosen: list[tuple[Stream, Holding]], ring: Ring, *, with_streams: bool) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for stream, held in chosen:
+        first = max(held.first, ring.oldest)  # a stream that has ended leaves the ring in the end
         entry = found.setdefault(
             stream.station_id,
-            {"id": stream.station_id, "description": "", "start_seq": held.first, "end_seq": next_number},
+            {"id": stream.station_id, "description": "", "start_seq": first, "end_seq": ring.next},
         )
-        entry["start_seq"] = min(entry["start_seq"], held.first)
+        entry["start_seq"] = min(entry["start_seq"], first)
         if with_streams:
             entry.setdefault("stream", []).append(_stream(stream, held))
     return list(found.values())
@@ -170,7 +171,8 @@ def _add_stations(root: ET.Element, ring: Ring, *, with_streams: bool) -> None:
     numbers: dict[str, int] = {}
     for stream, held in sorted(ring.streams.items(), key=lambda item: item[0]):
         name = stream.station_id
-        numbers[name] = min(held.first, numbers.get(name, held.first))
+        first = max(held.first, ring.oldest)
+        numbers[name] = min(first, numbers.get(name, first))
         if name not in found:
             found[name] = ET.SubElement(root, "station", name=stream.station, network=stream.network, description="")
         found[name].set("begin_seq", f"{numbers[name] & 0xFFFFFF:06X}")

@@ -3,6 +3,7 @@
     session.to_send() -> bytes        what to write to the server now
     session.receive(data, now_ns)     -> events; b"" says that the server closed the connection
     session.poll(now_ns)              -> events; call it at `next_deadline()`
+    session.hold(now_ns)              in its place while nothing is read
     session.position                  where the next session with this server goes on
 
 A session is one connection. It ends with a SessionError, after which nothing comes out of it any more. What was seen
@@ -37,7 +38,7 @@ from tscc_stream.seedlink.frames import (
     take_frame,
     take_line,
 )
-from tscc_stream.seedlink.position import Form, Position, Server
+from tscc_stream.seedlink.position import Form, Position, Server, Step, step_of
 from tscc_stream.seedlink.streams import StreamFilter, Subscription, parse_pattern, subscriptions
 from tscc_stream.seedlink.tracker import SKIP_AFTER, Reset, Tracker
 
@@ -53,6 +54,11 @@ class Connected:
     software: str
     organisation: str
     requests: tuple[Form, ...]
+
+    @property
+    def step(self) -> Step:
+        """How this connection goes on."""
+        return step_of(self.requests)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,6 +203,11 @@ class SeedLinkSession:
         return self._state is State.CLOSED
 
     @property
+    def streaming(self) -> bool:
+        """Negotiation is over: packets may come."""
+        return self._state is State.STREAM
+
+    @property
     def position(self) -> Position:
         """Where to go on after the last packet that came in whole."""
         return self._tracker.position
@@ -231,6 +242,13 @@ class SeedLinkSession:
         self._pinged_ns = now_ns
         self._send("INFO ID")
         return []
+
+    def hold(self, now_ns: int) -> None:
+        """Keep-alives while data flow and nobody reads. Answers that lie unread are no silence: nothing ends here."""
+        asked_ns = self._heard_ns if self._pinged_ns is None else self._pinged_ns
+        if self.streaming and now_ns - asked_ns >= self._keepalive_ns:
+            self._pinged_ns = now_ns
+            self._send("INFO ID")
 
     def receive(self, data: bytes | bytearray | memoryview, now_ns: int) -> list[Event]:
         """Events out of the next bytes, however they are cut. `now_ns` becomes the records' `received_ns`."""

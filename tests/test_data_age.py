@@ -1,0 +1,181 @@
+"""Silence of streams and servers, told once and taken back once, from the times alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tscc_stream import data_age
+from tscc_stream.data_age import LONGEST_PATIENCE_NS, Change, DataAge
+
+SECOND = 1_000_000_000
+MINE = "mine:1"
+
+
+def connected(stale_seconds: float = 60.0, *sids: str) -> DataAge:
+    """A server that is connected from 0 on and has sent these streams then."""
+    data = DataAge({MINE: stale_seconds})
+    data.link(MINE, True, 0)
+    for sid in sids:
+        data.arrived(MINE, sid, 0)
+    return data
+
+
+def told(data: DataAge, *seconds: float) -> list[tuple[str | None, str, float]]:
+    return [(c.sid, c.state, c.age_s) for second in seconds for c in data.turn(round(second * SECOND))]
+
+
+def test_a_stream_that_falls_silent_is_told_once_and_once_when_it_is_back() -> None:
+    data = connected(60.0, "a", "b")
+    for second in range(1, 200):
+        data.arrived(MINE, "b", second * SECOND)
+        if second == 130:
+            data.arrived(MINE, "a", second * SECOND)
+        expected = {60: [("a", "SILENT", 60.0)], 130: [("a", "OK", 0.0)], 190: [("a", "SILENT", 60.0)]}
+        assert told(data, second) == expected.get(second, [])
+
+
+def test_a_silent_server_is_told_instead_of_all_its_streams() -> None:
+    data = connected(60.0, *(f"s{n}" for n in range(500)))
+    assert told(data, *range(1, 100)) == [(None, "SILENT", 60.0)]
+    data.arrived(MINE, "s0", 100 * SECOND)
+    assert told(data, 100) == [(None, "OK", 0.0)]
+    for second in range(101, 160):
+        data.arrived(MINE, "s0", second * SECOND)
+        assert not told(data, second)  # the others have a while to come as well
+    data.arrived(MINE, "s0", 160 * SECOND)
+    assert len(told(data, 160)) == data_age.MOST_TOLD
+    assert sum(len(told(data, second)) for second in range(161, 166)) == 499 - data_age.MOST_TOLD
+
+
+def test_a_server_that_is_away_is_told_as_a_whole() -> None:
+    data = connected(60.0, "a", "b")
+    data.link(MINE, False, 10 * SECOND)
+    assert told(data, *range(10, 200)) == [(None, "SILENT", 60.0)]
+    assert not data.to_reconnect(200 * SECOND)  # its reader is at it
+    data.link(MINE, True, 200 * SECOND)
+    assert not told(data, 200, 220)
+    data.arrived(MINE, "a", 221 * SECOND)
+    assert told(data, 221) == [(None, "OK", 0.0)]
+
+
+def test_a_server_that_never_sent_is_silent_too() -> None:
+    data = connected(60.0)
+    assert told(data, 59, 60, 61) == [(None, "SILENT", 60.0)]
+    assert data.servers(61 * SECOND) == {MINE: ("SILENT", None)}
+
+
+def test_a_server_that_was_never_connected_is_not_watched() -> None:
+    data = DataAge({MINE: 60.0})
+    assert not told(data, 1000)
+    assert not data.to_reconnect(1000 * SECOND)
+    assert data.servers(0) == {MINE: ("OK", None)}
+
+
+def test_a_silent_connection_is_made_anew_ever_more_rarely_until_data_come() -> None:
+    data, asked = connected(60.0, "a"), []
+    for second in range(1, 8 * 3600):
+        if data.to_reconnect(second * SECOND):
+            asked.append(second)
+            data.link(MINE, False, second * SECOND)
+            data.link(MINE, True, (second + 1) * SECOND)
+    waits = [b - a for a, b in zip([0, *asked], asked, strict=False)]
+    assert waits[:6] == [60, 121, 241, 481, 961, 1801]
+    assert max(waits) == LONGEST_PATIENCE_NS // SECOND + 1
+    at = asked[-1] + 10
+    data.arrived(MINE, "a", at * SECOND)
+    assert not data.to_reconnect((at + 59) * SECOND)
+    assert data.to_reconnect((at + 60) * SECOND) == {MINE: 60 * SECOND}
+
+
+def test_reconnecting_does_not_make_a_silent_server_look_alive() -> None:
+    data = connected(60.0, "a")
+    assert told(data, 60) == [(None, "SILENT", 60.0)]
+    data.link(MINE, False, 60 * SECOND)
+    data.link(MINE, True, 61 * SECOND)
+    assert not told(data, 62, 121, 200)
+    assert data.servers(200 * SECOND) == {MINE: ("SILENT", 200.0)}
+
+
+def test_silence_of_our_own_is_nobodys() -> None:
+    """A reader without room reads nothing; what it then reads has its time to come."""
+    data = connected(60.0, "a", "b")
+    for second in range(1, 500):
+        data.held(MINE, second * SECOND)
+        assert not told(data, second)
+        assert not data.to_reconnect(second * SECOND)
+    data.arrived(MINE, "a", 500 * SECOND)
+    assert not told(data, 500, 558)
+    data.arrived(MINE, "a", 559 * SECOND)
+    assert told(data, 559.5) == [("b", "SILENT", 559.5)]
+
+
+def test_a_stream_of_long_records_has_the_time_of_two_of_them() -> None:
+    data = DataAge({MINE: 60.0})
+    data.link(MINE, True, 0)
+    data.arrived(MINE, "slow", 0, lasts_ns=412 * SECOND)
+    for second in range(0, 821, 10):
+        data.arrived(MINE, "quick", second * SECOND)
+        assert not told(data, second)
+    data.arrived(MINE, "quick", 824 * SECOND)
+    assert told(data, 829.5) == [("slow", "SILENT", 829.5)]
+
+
+def test_states_by_age() -> None:
+    data = connected(60.0, "a")
+    states = [data.servers(second * SECOND)[MINE][0] for second in (0, 30, 31, 59)]
+    assert states == ["OK", "OK", "LATE", "LATE"]
+    assert [data.late(second * SECOND) for second in (30, 31, 59, 60)] == [0, 1, 1, 0]
+    assert [list(data.silent(second * SECOND)) for second in (59, 60)] == [[], ["a"]]
+
+
+def test_silent_streams_longest_first() -> None:
+    data = DataAge({MINE: 10.0})
+    for sid, second in (("b", 1), ("a", 2), ("c", 30)):
+        data.arrived(MINE, sid, second * SECOND)
+    assert data.silent(32 * SECOND) == {"b": 31 * SECOND, "a": 30 * SECOND}
+    assert data.newest_ns() == 30 * SECOND
+
+
+def test_a_server_cannot_grow_it_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_age, "MOST_STREAMS", 2)
+    data = connected(60.0, *map(str, range(10)))
+    assert data.streams == 2
+    data.arrived(MINE, "9", 50 * SECOND)
+    assert not data.to_reconnect(100 * SECOND)  # it counts for the server all the same
+
+
+def test_it_looks_once_a_second() -> None:
+    data = connected(1.0)
+    assert not told(data, 0.5)
+    assert not told(data, 1.4)
+    assert told(data, 1.5) == [(None, "SILENT", 1.5)]
+
+
+def test_a_change_as_message() -> None:
+    assert Change(MINE, None, "OK", 1.0).as_dict() == {"server": MINE, "state": "OK", "age_s": 1.0}
+    assert Change(MINE, "a", "SILENT", 1.0).as_dict()["sid"] == "a"
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "up", "down", "held", "nothing"]), st.integers(1, 90)), max_size=60
+)
+
+
+@given(actions)
+@settings(max_examples=200, deadline=None)
+def test_whatever_happens_silence_and_return_alternate(happening: list[tuple[str, int]]) -> None:
+    data, now, last = DataAge({MINE: 60.0}), 0, dict[str | None, str]()
+    for what, seconds in happening:
+        now += seconds * SECOND
+        if what in ("a", "b"):
+            data.arrived(MINE, what, now)
+        elif what in ("up", "down"):
+            data.link(MINE, what == "up", now)
+        elif what == "held":
+            data.held(MINE, now)
+        for change in data.turn(now):
+            assert last.get(change.sid, "OK") != change.state
+            last[change.sid] = change.state
+        data.to_reconnect(now)
