@@ -59,6 +59,29 @@ LOSING = {
     "poison_size": "bad record",
 }
 """Faults of links that lose data, and under which cause."""
+CAUSES = {
+    "out_of_order": {"server"},
+    "late_record": {"server"},
+    "clock_forward": {"server"},
+    "clock_back": {"server"},
+    "rate_change": {"rate"},
+    "corrupt_steim": {"bad record"},
+    "vanish_appear": {"server"},
+    "one_sample_gaps": {"server", "quarantined"},
+    "nan": {"invalid"},
+}
+"""What the ledger says of the tampered channel; of other faults of input nothing."""
+REASONS = {
+    "zero_length": "empty",
+    "text_record": "text",
+    "event_record": "empty",
+    "wrong_length": "corrupt",
+    "corrupt_steim": "corrupt",
+    "unknown_encoding": "encoding",
+    "json_packet": "format",
+    "unasked_channel": "unwanted",
+}
+"""Why records were refused."""
 
 
 def bad(label: str) -> str:
@@ -143,8 +166,7 @@ def servers_of(process: FaultyProcess, secret: Path) -> list[dict[str, Any]]:
         if label == "auth":
             entry |= {"user": "mine", "password_file": str(secret)}
         if label == "tls":
-            os.environ["SSL_CERT_FILE"] = process.wait_for("tls", "certificate")["path"]
-            entry |= {"tls": True}
+            entry |= {"tls": True, "tls_ca_file": process.wait_for("tls", "certificate")["path"]}
         entries.append(entry)
     return entries
 
@@ -220,7 +242,7 @@ def _table(outcome: Outcome) -> str:
         well = outcome.seconds.get(label)
         lost = {
             nslc.split(".")[1]: ", ".join(
-                f"{cause} {sum((e.to_ns or 0) - e.from_ns for e in entries if e.cause == cause) / 1e9:.2f} s"
+                f"{cause} {sum((e.to_ns or e.from_ns) - e.from_ns for e in entries if e.cause == cause) / 1e9:.2f} s"
                 for cause in sorted({e.cause for e in entries})
             )
             for nslc in (bad(label), good(label))
@@ -263,3 +285,11 @@ def test_a_fault_of_the_link_loses_what_the_ledger_says_and_nothing_else(label: 
     assert causes == ({LOSING[label]} if label in LOSING else set())
     if label in outcome.seconds:
         assert outcome.seconds[label] < 10.0
+
+
+@pytest.mark.parametrize("label", INPUTS)
+def test_a_fault_of_input_has_its_name_in_the_ledger_and_in_the_metrics(label: str, outcome: Outcome) -> None:
+    assert outcome.causes(bad(label)) == CAUSES.get(label, set())
+    assert {data["reason"] for data in outcome.told(label) if "reason" in data} == {"connected"}
+    if label in REASONS:
+        assert f'tscc_records_rejected_total{{reason="{REASONS[label]}"}}' in outcome.metrics

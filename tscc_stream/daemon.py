@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,7 @@ from tscc_stream.metrics import Metrics
 from tscc_stream.pipeline import BackHalf, FrontHalf
 from tscc_stream.recovery import Resume
 from tscc_stream.sampling import seconds_to_ns
+from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import ModelKeeper, Served
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Note, Outbox, Shared
 
@@ -95,7 +97,10 @@ class Daemon:
             resume = recovery.resume(journal.snapshot(), self._config, served.package.spec)
             workers = self._workers(served, beside, journal, bus, resume)
             onlookers = self._onlookers(beside, stack)
-            readers = [self._reader(server, resume) for server in self._config.seedlink]
+            readers = [
+                self._reader(server, entry, resume.positions.get(entry))
+                for server, entry in zip(self._config.seedlink, entry_names(self._config.seedlink), strict=True)
+            ]
             self._write_endpoints(bus, http)
             self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
@@ -169,7 +174,9 @@ class Daemon:
         stack.callback(end)
         return threads
 
-    def _reader(self, server: SeedLinkConfig, resume: Resume) -> tuple[SeedLinkReader, threading.Thread]:
+    def _reader(
+        self, server: SeedLinkConfig, entry: str, position: Position | None
+    ) -> tuple[SeedLinkReader, threading.Thread]:
         name, shared = f"seedlink {server.server}", self._shared
         shared.metrics.seedlink_connected[server.server].set(0)
         shared.health.link(server.server, connected=False)
@@ -185,9 +192,14 @@ class Daemon:
         def alive() -> None:
             shared.health.stamp(name, time.monotonic_ns())
 
-        position = resume.positions.get(server.server)
         reader = SeedLinkReader(
-            server, emit, position=position, heartbeat=alive, room=room, agent=f"tscc-stream/{__version__}"
+            server,
+            emit,
+            position=position,
+            heartbeat=alive,
+            room=room,
+            entry=entry,
+            agent=f"tscc-stream/{__version__}",
         )
         return reader, self._thread(name, reader.run)
 
@@ -275,6 +287,16 @@ class Daemon:
             return 1
         _log.info("stopped")
         return 0
+
+
+def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
+    """What positions are stored under: the server, and its how-manieth entry where it has several."""
+    seen: Counter[str] = Counter()
+    names = []
+    for server in servers:
+        seen[server.server] += 1
+        names.append(server.server if seen[server.server] == 1 else f"{server.server} #{seen[server.server]}")
+    return names
 
 
 def run(config: Config, folder: Path) -> int:

@@ -111,7 +111,7 @@ class FrontWorker:
     def __init__(
         self, shared: Shared, front: FrontHalf, inbox: Inbox, outbox: Outbox, positions: Mapping[str, Position]
     ) -> None:
-        """positions: where each server's reader goes on from."""
+        """positions: where each reader goes on from, by its entry."""
         self._shared = shared
         self._front = front
         self._inbox, self._outbox = inbox, outbox
@@ -180,7 +180,7 @@ class FrontWorker:
             self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
-        self._positions[arrival.server] = arrival.position
+        self._positions[arrival.entry] = arrival.position
         self._moved = True
         return out
 

@@ -44,13 +44,14 @@ class Arrival:
     """What one read brought, in its order. position: where to go on after all of it. unwanted: records that no
     pattern asks for.
 
-    server: the configured entry; position.server is the one that sent it.
+    server: the configured one; position.server is the one that sent it. entry: tells readers of one server apart.
     """
 
     server: str
     items: tuple[Received | Rejected, ...]
     unwanted: int
     position: Position
+    entry: str = ""
 
     @property
     def received(self) -> tuple[Received, ...]:
@@ -120,6 +121,7 @@ class SeedLinkReader:
         position: Position | None = None,
         heartbeat: Callable[[], None] = lambda: None,
         room: Callable[[], bool] = lambda: True,
+        entry: str = "",
         backoff: Backoff | None = None,
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
@@ -128,6 +130,7 @@ class SeedLinkReader:
             parse_pattern(pattern)
         self._config, self._emit, self._heartbeat, self._room = config, emit, heartbeat, room
         self._agent, self._newest = agent, newest
+        self._entry = entry or config.server
         position = position or Position()
         self._position = position if position.server else replace(position, server=config.server)
         self._choice = ServerChoice((config.server, *config.fallbacks))
@@ -329,7 +332,7 @@ class SeedLinkReader:
             self._data_came = True
             self._backoff.reset()
             self._choice.worked()
-            self._emit(Arrival(self._config.server, items, unwanted, self._position))
+            self._emit(Arrival(self._config.server, items, unwanted, self._position, self._entry))
         for event in events:
             if isinstance(event, SessionError):
                 raise LinkError(event.reason, event.text)
