@@ -10,6 +10,7 @@ Identity: the same data make the same messages again after every restart, and th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,14 @@ from tscc_stream.messages import Committed, Message, topic_group
 
 class JournalError(RuntimeError):
     """A journal that cannot be opened, read or written, and why, in one sentence."""
+
+
+class JournalBlockedError(JournalError):
+    """It cannot be read or written now: no room, locked, read-only, an error of the disk. The same may work later."""
+
+
+class JournalDamagedError(JournalError):
+    """Its file holds something that SQLite did not write. The same will fail again."""
 
 
 class Stored(Protocol):
@@ -31,6 +40,46 @@ class Stored(Protocol):
     def has_onset(self, sid: str, from_ns: int, to_ns: int) -> bool:
         """Whether a detection of this channel is there with from_ns <= onset_ns <= to_ns."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a restart goes on from, as it is stored beside the journal's head of the same instant.
+
+    format: of `state`. made_of: JSON, what must be the same for `state` to be of use. positions: JSON, by server;
+    reached: JSON, data time (ns) by source id, before which everything is journalled; state: for this format alone.
+    """
+
+    format: int
+    made_of: bytes
+    positions: bytes
+    reached: bytes
+    state: bytes
+
+    def checksum(self, head: int) -> bytes:
+        """SHA-256 over all of it and the head that it was stored with."""
+        parts = (b"%d %d" % (self.format, head), self.made_of, self.positions, self.reached, self.state)
+        return hashlib.sha256(b"".join(b"%d:" % len(part) + part for part in parts)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot out of the journal. intact: its checksum holds."""
+
+    snapshot: Snapshot
+    head: int
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GapEntry:
+    """One line of the ledger of gaps. to_ns: None while it lasts; noted_ns: wall time at which it was noted."""
+
+    sid: str
+    from_ns: int
+    to_ns: int | None
+    cause: str
+    noted_ns: int
 
 
 @dataclass(frozen=True, slots=True)
