@@ -45,9 +45,11 @@ def sqlite_findings(db: sqlite3.Connection, pragma: str, seconds: float) -> tupl
     try:
         with _interrupted_after(db, seconds):
             rows = [str(row[0]) for row in db.execute(f"PRAGMA {pragma}(20)")]
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             return [], False
+        if error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
+            return [str(error)], True
         raise
     lines = [line for row in rows for line in row.splitlines() if not line.startswith("***") and line != "ok"]
     return [line for line in lines if "interrupted" not in line], not any("interrupted" in line for line in lines)

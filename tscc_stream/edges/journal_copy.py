@@ -58,7 +58,7 @@ def _compact(path: Path, on_progress: Progress) -> tuple[int, int]:
         check_format(db, path, oldest=1)
         if number_of(db, "PRAGMA wal_checkpoint(TRUNCATE)"):
             raise JournalError(f"journal {path}: another program reads it; end that first")
-        fresh = path.with_name(f".{path.name}.compact")
+        fresh = path.with_name(f"{path.name}.compact")
         before = path.stat().st_size
         after = _copy(db, path, fresh, on_progress)
     finally:
@@ -78,8 +78,8 @@ def _belong_as(fresh: Path, old: Path) -> None:
 
 
 def _copy(db: sqlite3.Connection, path: Path, target: Path, on_progress: Progress) -> int:
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    _remove(part)
     needed = _needed(db)
     free = shutil.disk_usage(target.parent).free
     if free < needed + _SPARE:
@@ -100,11 +100,17 @@ def _copy(db: sqlite3.Connection, path: Path, target: Path, on_progress: Progres
             part.replace(target)
             _flush(target.parent)
     except BaseException:
-        part.unlink(missing_ok=True)
+        _remove(part)
         raise
     finally:
         db.set_progress_handler(None, 0)
     return target.stat().st_size
+
+
+def _remove(part: Path) -> None:
+    """With SQLite's own file beside it, which a copy that was killed leaves as well."""
+    for path in (part, part.with_name(f"{part.name}-journal")):
+        path.unlink(missing_ok=True)
 
 
 def _needed(db: sqlite3.Connection) -> int:
