@@ -59,10 +59,14 @@ def _compact(path: Path, on_progress: Progress) -> tuple[int, int]:
         if number_of(db, "PRAGMA wal_checkpoint(TRUNCATE)"):
             raise JournalError(f"journal {path}: another program reads it; end that first")
         fresh = path.with_name(f"{path.name}.compact")
+        fresh.unlink(missing_ok=True)  # of one that was killed
         before = path.stat().st_size
         after = _copy(db, path, fresh, on_progress)
     finally:
         db.close()  # before its file is replaced: the last one to close removes the log
+    if path.with_name(f"{path.name}-wal").exists():
+        fresh.unlink()
+        raise JournalError(f"journal {path}: another program reads it; end that first")
     _belong_as(fresh, path)
     fresh.replace(path)
     _flush(path.parent)
