@@ -229,6 +229,14 @@ def test_a_message_that_is_no_json_any_more_is_lost_alone(path: Path, capsys: py
     assert (status, len(lines), "lost: seq 7 to 7" in said) == (1, 49, True)
 
 
+def test_messages_that_are_not_there_are_told_as_lost(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(path, 50)
+    changed(path, "DELETE FROM message WHERE seq IN (1, 2, 7, 8, 9, 50)")  # as after retention: before 3 is none
+    status, lines, said = run(capsys, "journal", "export", "--state-dir", path.parent)
+    assert (status, len(lines)) == (1, 44)
+    assert re.findall(r"lost: seq (\d+) to (\d+)", said) == [("7", "9"), ("50", "50")]
+
+
 def test_damage_that_a_start_did_not_see_ends_the_work_with_what_to_do(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,8 @@ class JournalFile:
         found = prepare(self._db, self.path, self._clock)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
+        with transaction(self._db):
+            pass  # a file that cannot be written, or is locked, is better refused now than with the first message
         self._heads = heads_of(self._db)
         self._head = sum(self._heads.values())
         check_heads(self._db, self.path, self._head)
