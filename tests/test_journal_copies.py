@@ -158,10 +158,7 @@ def test_the_log_of_another_file_is_never_written_into_a_journal(path: Path, mon
     older = path.read_bytes()
     log = killed.with_name("journal.sqlite-wal").read_bytes()
     monkeypatch.setattr(journal_mark, "CHECKPOINT_NS", 0)  # as if the restore came a minute later
-    killed.with_name("journal.sqlite-wal").touch()
-    killed.with_name("journal.sqlite.mark").touch()
-    os.utime(killed)
-    _until_later_than(killed.with_name("journal.sqlite.mark"), killed, older)
+    _put_back(older, killed)
     with pytest.raises(JournalError, match=r"move journal.sqlite-wal and journal.sqlite-shm away, and start again"):
         JournalFile(killed)
     assert (killed.read_bytes(), killed.with_name("journal.sqlite-wal").read_bytes()) == (older, log)
@@ -173,9 +170,10 @@ def test_the_log_of_another_file_is_never_written_into_a_journal(path: Path, mon
     assert killed.with_name("journal.sqlite-wal").read_bytes() == log
 
 
-def _until_later_than(mark: Path, journal: Path, content: bytes) -> None:
-    """The file system's clock goes in ticks of some milliseconds."""
-    while journal.stat().st_ctime_ns <= mark.stat().st_ctime_ns:
+def _put_back(content: bytes, journal: Path) -> None:
+    """Later than anything else in the folder: the file system's clock goes in ticks of some milliseconds."""
+    last_ns = max(path.stat().st_ctime_ns for path in journal.parent.iterdir())
+    while journal.stat().st_ctime_ns <= last_ns:
         journal.write_bytes(content)
 
 

@@ -98,6 +98,16 @@ class Daemon:
         return Subscriber(self.where["publish"], self.where["replay"], since=since)
 
 
+WITHOUT_MARK = """
+import sys
+from pathlib import Path
+from tscc_stream.edges.sqlite import JournalFile
+JournalFile(Path(sys.argv[1])).close()
+Path(sys.argv[1] + '.mark').unlink()
+"""
+"""As a journal that was restored alone."""
+
+
 @pytest.fixture(scope="module")
 def port() -> int:
     with socket.socket() as reserved:
@@ -112,7 +122,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Daem
     state.mkdir()
     way = _own_file_system(folder, state)
     path = write_settings(folder, f"127.0.0.1:{port}")
-    script = f'{way} && exec "$@"'
+    script = f'{way} && {sys.executable} -c "{WITHOUT_MARK}" {state}/journal.sqlite && exec "$@"'
     with Running("run", "--config", path, inside=(*UNSHARE, script, "sh")) as running:
         running.wait_for("ready: ")
         made = Daemon(running, state, {}, way)
@@ -203,6 +213,14 @@ def test_a_full_disk_loses_nothing_while_it_lasts(daemon: Daemon, tmp_path: Path
     assert [m.seq for m in everything] == list(range(1, len(everything) + 1))
     said_once = {(m.body["id"], m.body["data"].get("final")) for m in everything}  # an early notice, then the last word
     assert len(said_once) == len(everything)
+
+
+def test_a_journal_that_may_be_a_copy_is_said_on_the_bus_and_in_the_log(daemon: Daemon) -> None:
+    with daemon.listen() as everything:
+        told = take_until(everything, topic="status.journal.")[-1]
+    assert told.seq == 2, "after that the daemon has started"
+    assert told.body["data"] == {"epoch": told.epoch, "reason": "its mark is missing or cannot be read"}
+    daemon.running.wait_for(f"new epoch {told.epoch}: its mark is missing")
 
 
 @pytest.mark.parametrize("fault", [limited, locked])

@@ -103,7 +103,7 @@ class JournalFile:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         with transaction(self._db):
-            pass  # a file that cannot be written, or is locked, is better refused now than with the first message
+            self._db.execute("UPDATE journal SET epoch = epoch")  # better refused now than with the first message
         self._heads = heads_of(self._db)
         self._head = sum(self._heads.values())
         check_heads(self._db, self.path, self._head)
