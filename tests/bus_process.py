@@ -1,7 +1,8 @@
-"""A daemon's journal and bus in a process of their own, to be killed: bus_process.py JOURNAL BIND REPLAY_BIND UNTIL.
+"""A daemon's journal and bus in a process of their own, to be killed.
 
-Prints both endpoints, then appends and publishes the messages 1 to UNTIL in small groups, from the first one on as a
-daemon does that starts again (those in the journal are refused), prints `done`, and goes on sending heartbeats.
+`bus_process.py JOURNAL BIND REPLAY_BIND UNTIL [FIRST]` prints both endpoints, then appends and publishes the messages
+FIRST (1) to UNTIL in small groups, from the first on as a daemon does that starts again (those in the journal are
+refused), prints `done`, and goes on sending heartbeats.
 """
 
 import sys
@@ -23,13 +24,13 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(path: Path, bind: str, replay_bind: str, until: int) -> None:
+def main(path: Path, bind: str, replay_bind: str, until: int, start: int = 1) -> None:
     journal = JournalFile(path)
     config = PublishConfig(bind=bind, replay_bind=replay_bind, heartbeat_seconds=0.1)
     bus = Bus(config, "test", JournalReader(path), send_queue=50)
     bus.start()
     say(f"{bus.endpoint} {bus.replay_endpoint}")
-    for first in range(1, until + 1, SIZE):
+    for first in range(start, until + 1, SIZE):
         committed = journal.append(mixed(range(first, min(first + SIZE, until + 1))))
         bus.publish(committed)
         if committed:
@@ -39,4 +40,4 @@ def main(path: Path, bind: str, replay_bind: str, until: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))

@@ -76,11 +76,18 @@ def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedP
 
 
 class Running:
-    """A command that runs: its stderr can be waited for. Ended by SIGTERM when the block ends."""
+    """A command that runs: its stderr can be waited for. Ended by SIGTERM when the block ends.
 
-    def __init__(self, *arguments: object) -> None:
+    inside: a program that prepares something and then becomes the command that follows it.
+    """
+
+    def __init__(self, *arguments: object, inside: tuple[str, ...] = ()) -> None:
         self._process = subprocess.Popen(
-            command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*inside, *command(*arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._lines: list[str] = []
         self._grown = threading.Condition()
@@ -114,6 +121,10 @@ class Running:
         if self._process.poll() is None:
             self._process.send_signal(number)
         return self._process.wait(timeout)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, number: int) -> None:
         """A signal that does not end it."""

@@ -23,6 +23,7 @@ from tscc_stream import client
 from tscc_stream.client import Received, Subscriber, SubscriberError
 from tscc_stream.config import PublishConfig
 from tscc_stream.edges import zeromq
+from tscc_stream.edges.journal_copy import backup
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.zeromq import Bus
 from tscc_stream.messages import Committed, NetworkEvent
@@ -267,9 +268,9 @@ def test_a_slow_joiner_misses_nothing(subscribe: Callable[..., Subscriber], bus:
 class Daemon:
     """Journal and bus in a process of their own."""
 
-    def __init__(self, path: Path, until: int, bind: str = ANY, replay_bind: str = ANY) -> None:
+    def __init__(self, path: Path, until: int, bind: str = ANY, replay_bind: str = ANY, first: int = 1) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "bus_process.py"), str(path), bind, replay_bind, str(until)],
+            [sys.executable, str(HERE / "bus_process.py"), str(path), bind, replay_bind, str(until), str(first)],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         )
@@ -304,6 +305,34 @@ def test_kill_9_and_restart_of_the_publisher(
     assert seqs(received) == list(range(1, total + 1))
     assert [one.body for one in received] == [json.loads(one.body) for one in mixed(range(1, total + 1))]
     assert not [notice for notice in notices if "no answer" not in notice]
+
+
+def test_an_older_journal_that_was_restored_is_read_again_and_nothing_is_missed(
+    tmp_path: Path, notices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restored journal soon reaches the numbers that were given out before, with other messages under them."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
+    path, copy = tmp_path / "journal.sqlite", tmp_path / "backup.sqlite"
+    with JournalFile(path) as journal:
+        journal.append(mixed(range(1, 201)))
+        backup(path, copy, lambda *_: None)
+    daemon = Daemon(path, 600)
+    try:
+        with Subscriber(daemon.bind, daemon.replay_bind, since=0, notice=notices.append) as subscriber:
+            before = take(subscriber, 600)
+            daemon.kill()
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink()
+            path.write_bytes(copy.read_bytes())
+            daemon = Daemon(path, 9_900, daemon.bind, daemon.replay_bind, first=9_001)
+            after = take(subscriber, 200 + 900)
+            assert subscriber.receive(0.3) is None
+    finally:
+        daemon.kill()
+    assert seqs(after) == list(range(1, 1101))
+    assert [one.raw for one in after] == [one.body for one in [*mixed(range(1, 201)), *mixed(range(9_001, 9_901))]]
+    assert len({one.epoch for one in before} | {one.epoch for one in after}) == 2
+    assert any("has another journal" in notice for notice in notices)
 
 
 def test_another_journal_is_followed_from_its_beginning_and_said(

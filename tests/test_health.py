@@ -38,6 +38,17 @@ def test_healthy_is_ready_turning_and_not_stopping() -> None:
     assert not Health().healthy(0, LIMIT)
 
 
+def test_a_journal_that_cannot_be_written_is_not_healthy_and_says_why() -> None:
+    made = running(front=0)
+    made.link("server", connected=False)
+    made.journal = "no room"
+    assert not made.healthy(LIMIT, LIMIT)
+    assert (made.summary(0, LIMIT, LIMIT)["state"], made.summary(0, LIMIT, LIMIT)["reason"]) == ("journal", "no room")
+    made.journal = ""
+    assert made.healthy(LIMIT, LIMIT)
+    assert made.summary(0, LIMIT, LIMIT)["state"] == "disconnected"
+
+
 @pytest.mark.parametrize(
     ("ready", "stopping", "now_ns", "state"),
     [
@@ -62,6 +73,7 @@ def test_summary() -> None:
     made.data.arrived("mine:1", "b", 9 * SECOND)
     assert made.summary(10 * SECOND, LIMIT) == {
         "state": "ok",
+        "reason": None,
         "threads": {"back": 0.5, "front": 2.0},
         "stalled": [],
         "servers": {},

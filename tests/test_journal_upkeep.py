@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,15 @@ FORMAT_1 = (
     "PRAGMA user_version = 1",
 )
 """As the first version of the program made its tables."""
+FORMAT_2 = (
+    *(statement for statement in FORMAT_1 if "waveform" not in statement and "PRAGMA user_version" not in statement),
+    """CREATE TABLE waveform (seq INTEGER PRIMARY KEY REFERENCES message (seq), samples BLOB NOT NULL,
+       band_passed BLOB) STRICT""",
+    "CREATE TABLE model (sha256 TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT",
+    "CREATE TABLE hour (hour INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL) STRICT",
+    "PRAGMA user_version = 2",
+)
+"""As the second one did."""
 DETECTIONS = len(BURSTS_S) * len(CHANNELS)
 HOURS_A_DAY = 24
 PLENTY = 1e12
@@ -69,6 +78,70 @@ def _first_format(path: Path, messages: int = 30) -> None:
     db.execute("INSERT INTO head VALUES ('detection.1', ?)", (messages,))
     db.commit()
     db.close()
+
+
+def _second_format(path: Path, hour: int, messages: int = 30) -> None:
+    db = sqlite3.connect(path)
+    for statement in FORMAT_2:
+        db.execute(statement)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("INSERT INTO journal VALUES (?)", (EPOCH,))
+    db.execute("INSERT INTO model VALUES ('sha', x'7b7d')")
+    db.execute("INSERT INTO hour VALUES (?, 1), (?, 21)", (hour - 100 * HOURS_A_DAY, hour))
+    for number in range(1, messages + 1):
+        m = detection_message(number, cluster="1")
+        row = (number, number, m.topic, m.kind, m.uid, 1, m.sid, m.onset_ns, m.tolerance_ns, m.body)
+        db.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO waveform VALUES (?, ?, ?)", (number, m.waveform, m.band_passed))
+    db.execute("INSERT INTO head VALUES ('detection.1', ?)", (messages,))
+    db.commit()
+    db.close()
+
+
+def test_a_file_of_the_second_format_is_copied_brought_up_to_date_and_goes_on(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "journal.sqlite"
+    _second_format(path, int(clock.hours))
+    with pytest.raises(JournalError, match=r"has format 2.*start the daemon on it once"):
+        JournalReader(path)
+    with JournalFile(path, clock) as journal:
+        assert (journal.epoch, journal.head, journal.renewed) == (EPOCH, 30, "")
+        assert journal.append([detection_message(7, cluster="1")]) == []
+        assert journal.trim(90.0, PLENTY) == 20, "what it knew of ages still counts"
+        [new] = journal.append([detection_message(31, cluster="1")])
+        assert (new.seq, new.topic_seq) == (31, 31)
+        reader = JournalReader(path)
+        assert reader.models() == {"sha": b"{}"}
+        assert [w.seq for w in reader.windows(0)] == list(range(21, 32))
+        reader.close()
+    assert (_version(path), _version(tmp_path / "journal.sqlite.format-2")) == (SCHEMA_VERSION, 2)
+    db = sqlite3.connect(tmp_path / "journal.sqlite.format-2")
+    assert db.execute("SELECT count(*), max(seq) FROM message").fetchone() == (30, 30)
+    db.close()
+    assert not (tmp_path / "journal.sqlite.format-1").exists()
+
+
+@pytest.mark.parametrize("make", [_first_format, lambda path: _second_format(path, 480_000)])
+def test_files_of_every_format_end_with_the_tables_of_a_new_one(
+    tmp_path: Path, make: Callable[[Path], None], clock: Clock
+) -> None:
+    old, new = tmp_path / "old.sqlite", tmp_path / "new.sqlite"
+    make(old)
+    for path in (old, new):
+        JournalFile(path, clock).close()
+    with JournalFile(old, clock) as journal:
+        assert (journal.epoch, journal.renewed) == (EPOCH, "")
+    assert _columns(old) == _columns(new)
+
+
+def _columns(path: Path) -> list[tuple[object, ...]]:
+    """Of every table: name, and its columns with their types and constraints."""
+    db = sqlite3.connect(path)
+    query = """SELECT t.name, c.cid, c.name, c.type, c."notnull", c.pk
+               FROM pragma_table_list t JOIN pragma_table_info(t.name) c WHERE t.schema = 'main' ORDER BY 1, 2"""
+    try:
+        return db.execute(query).fetchall()
+    finally:
+        db.close()
 
 
 def _version(path: Path) -> int:
@@ -164,6 +237,39 @@ def test_what_is_too_old_goes_in_small_steps_and_the_oldest_is_told(
     reader.close()
     with JournalFile(tmp_path / "empty.sqlite", clock) as empty:
         assert empty.trim(90.0, PLENTY) == 0
+
+
+def test_old_gaps_and_quarantined_windows_go_in_small_steps(journal: JournalFile, clock: Clock) -> None:
+    """A gap that still lasts stays, however long ago it was noted."""
+    db = sqlite3.connect(journal.path)
+
+    def note(count: int, name: str) -> None:
+        for number in range(count):
+            to_ns = None if number == 0 else number + 1
+            db.execute("INSERT INTO gap VALUES (?, ?, ?, 'gap', ?)", (name, number, to_ns, clock()))
+            db.execute(
+                "INSERT INTO quarantine VALUES (?, ?, 0, 'crashed', x'00', ?)", (f"{name}{number}", name, clock())
+            )
+        db.commit()
+
+    def left() -> tuple[list[tuple[str, int]], ...]:
+        queries = (f"SELECT sid, count(*) FROM {table} GROUP BY sid ORDER BY sid" for table in ("gap", "quarantine"))  # noqa: S608
+        return tuple(db.execute(query).fetchall() for query in queries)
+
+    note(25, "old")
+    clock.hours += 91 * HOURS_A_DAY
+    note(5, "new")
+    seen = []
+    for _ in range(4):
+        assert journal.trim(90.0, PLENTY, most=10) == 0
+        seen.append(left())
+    assert [dict(gaps)["old"] for gaps, _ in seen] == [15, 5, 1, 1]
+    assert [dict(quarantined).get("old", 0) for _, quarantined in seen] == [15, 5, 0, 0]
+    assert left() == ([("new", 5), ("old", 1)], [("new", 5)])
+    clock.hours += 91 * HOURS_A_DAY
+    journal.trim(90.0, PLENTY, most=10)
+    assert left() == ([("new", 1), ("old", 1)], [])
+    db.close()
 
 
 def test_a_clock_that_is_set_back_removes_nothing_too_early(journal: JournalFile, clock: Clock) -> None:

@@ -55,6 +55,8 @@ STALLED_NS = seconds_to_ns(10.0)
 DRAIN_SECONDS = 20.0
 ONLOOKER_SECONDS = 5.0
 """How long the end waits for what is not needed any more."""
+GIVING_UP_SECONDS = 1.0
+"""How long it waits for a reason why something was needed and did not come."""
 
 
 class Daemon:
@@ -103,6 +105,9 @@ class Daemon:
             ]
             self._write_endpoints(bus, http)
             self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
+            if journal.renewed:
+                _log.warning("journal %s: new epoch %s: %s", journal.path, journal.epoch, journal.renewed)
+                self._inbox.put(Note("journal", {"epoch": journal.epoch, "reason": journal.renewed}))
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
@@ -274,11 +279,12 @@ class Daemon:
         for _, thread in readers:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._shared.failure is None:
-            self._shared.put(self._inbox, Note("daemon", {"state": "stopping"}), "main")
-            self._shared.put(self._inbox, STOP, "main")
+            self._shared.put(self._inbox, Note("daemon", {"state": "stopping"}), "main", deadline)
+            self._shared.put(self._inbox, STOP, "main", deadline)
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         stuck = [worker.name for worker in workers if worker.is_alive()]
+        self._give_up(workers)
         bus.stop()
         if self._shared.failure is not None:
             raise self._shared.failure
@@ -287,6 +293,12 @@ class Daemon:
             return 1
         _log.info("stopped")
         return 0
+
+    def _give_up(self, workers: list[threading.Thread]) -> None:
+        """Whoever still waits for the journal fails with its reason; the server's ring has what it held."""
+        self._shared.given_up.set()
+        for worker in workers:
+            worker.join(GIVING_UP_SECONDS)
 
 
 def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:

@@ -25,6 +25,8 @@ class Health:
         self._links: dict[str, bool] = {}
         self.ready = False
         self.stopping = False
+        self.journal = ""
+        """Why the journal cannot be written at present; empty while it can."""
 
     def stamp(self, thread: str, now_ns: int) -> None:
         """A thread has turned. From its first stamp on it is watched."""
@@ -43,14 +45,16 @@ class Health:
         return sorted(name for name, at_ns in self._turns.copy().items() if now_ns - at_ns > limit_ns)
 
     def healthy(self, now_ns: int, limit_ns: int) -> bool:
-        """Started, not stopping, and every thread turns."""
-        return self.ready and not self.stopping and not self.stalled(now_ns, limit_ns)
+        """Started, not stopping, every thread turns, and the journal can be written."""
+        return self.ready and not self.stopping and not self.journal and not self.stalled(now_ns, limit_ns)
 
     def _state(self, stalled: list[str]) -> str:
         if stalled:
             return "stalled"
         if self.stopping:
             return "stopping"
+        if self.journal:
+            return "journal"
         if self.ready and self._links and not any(self._links.values()):
             return "disconnected"
         return "ok" if self.ready else "starting"
@@ -64,6 +68,7 @@ class Health:
         newest_ns = self.data.newest_ns()
         return {
             "state": self._state(stalled),
+            "reason": self.journal or None,
             "threads": {name: _seconds(now_ns - at_ns) for name, at_ns in sorted(self._turns.copy().items())},
             "stalled": stalled,
             "servers": {server: "connected" if up else "not connected" for server, up in sorted(self._links.items())},

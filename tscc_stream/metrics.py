@@ -116,6 +116,9 @@ class Metrics:
         self.journal_head_seq = Gauge(
             "tscc_journal_head_seq", "Seq of the last message in the journal.", registry=self.registry
         )
+        self.journal_failing = Gauge(
+            "tscc_journal_failing", "1 while the journal cannot be written, else 0.", registry=self.registry
+        )
         self.replay_requests = self._counter("replay_requests", "Replay requests answered, refused ones included.")
 
     def _add_stages(self) -> None:

@@ -7,6 +7,7 @@ reader read more slowly, and the server's ring is the buffer.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -34,6 +35,7 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.metrics import Metrics
+from tscc_stream.patience import Patience
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.recovery import Barrier, Barriers, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
@@ -76,20 +78,24 @@ Outbox = queue.Queue[list[Outgoing] | Stop]
 
 @dataclass
 class Shared:
-    """What every worker uses. failure: the first exception of any thread, which ends the daemon."""
+    """What every worker uses. failure: the first exception of any thread, which ends the daemon.
+
+    given_up: nobody waits any longer for what the journal does not take.
+    """
 
     metrics: Metrics
     health: Health
     stopping: threading.Event = field(default_factory=threading.Event)
+    given_up: threading.Event = field(default_factory=threading.Event)
     failure: BaseException | None = None
 
     def fail(self, error: BaseException) -> None:
         self.failure = self.failure or error
         self.stopping.set()
 
-    def put(self, target: queue.Queue[_Item], item: _Item, thread: str) -> None:
-        """Wait for room, and show meanwhile that the waiting thread lives."""
-        while True:
+    def put(self, target: queue.Queue[_Item], item: _Item, thread: str, until: float = math.inf) -> None:
+        """Wait for room, at most until a monotonic time (s), and show meanwhile that the waiting thread lives."""
+        while time.monotonic() < until:
             self.health.stamp(thread, time.monotonic_ns())
             try:
                 target.put(item, timeout=TURN_SECONDS)
@@ -288,16 +294,21 @@ class BackWorker:
         self._outbox, self._orders = outbox, orders
         self._made_of, self._floors = made_of, floors
         self._gaps: list[Gap] = []
+        self._patience = Patience(self.NAME, shared.health, shared.metrics, shared.given_up)
         self._fresh: list[Detection] = []
         self._uncommitted: list[Message] = []
         self._serve(served)
+        self._remember()
 
     def _serve(self, served: Served) -> None:
         identity = served.identity
         self._publish = Publish(self._site, identity)
         self._shared.metrics.set_model(identity.name, identity.version, identity.sha256)
         self._served = served
-        self._journal.remember_model(identity.sha256, served.package.document)
+
+    def _remember(self) -> None:
+        """What the windows of the model's detections are stays stated in the journal."""
+        self._journal.remember_model(self._served.identity.sha256, self._served.package.document)
 
     def run(self) -> None:
         ended = False
@@ -351,6 +362,7 @@ class BackWorker:
         held = self._written(self._back.use(served.encoder, served.package.name_of, served.scores))
         self._beside.use(served)
         self._serve(served)
+        self._patience.until_done(self._remember)
         _log.info("model %s %s (%s) from now on", *served.told().values())
         status = self._model_status({"role": "live", "state": "active", **served.told(), "before": before})
         return [*held, status]
@@ -402,7 +414,7 @@ class BackWorker:
         gaps, self._gaps = self._gaps, []
         if messages or gaps or snapshot:
             with self._shared.timer("journal"):
-                committed = self._journal.append(messages, gaps, snapshot)
+                committed = self._patience.until_done(lambda: self._journal.append(messages, gaps, snapshot))
             self._bus.publish(committed)
             self._count(committed)
         self._trim(len(messages))
@@ -410,7 +422,8 @@ class BackWorker:
     def _trim(self, added: int) -> None:
         """Some of what retention no longer covers, after every turn: never a long pause, yet faster than it grows."""
         retention = self._retention
-        self._journal.trim(retention.days, retention.max_gib * BYTES_PER_GIB, max(TRIM_ROWS, 2 * added))
+        most = max(TRIM_ROWS, 2 * added)
+        self._patience.until_done(lambda: self._journal.trim(retention.days, retention.max_gib * BYTES_PER_GIB, most))
 
     def _count(self, committed: list[Committed]) -> None:
         metrics = self._shared.metrics

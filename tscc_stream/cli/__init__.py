@@ -10,7 +10,7 @@ import os
 import sys
 
 from tscc_stream import __version__
-from tscc_stream.cli import benches, evaluation, gaps, live, models, recordings
+from tscc_stream.cli import benches, evaluation, gaps, journal, live, models, recordings
 from tscc_stream.cli.command import PROGRAM, UsageError
 from tscc_stream.config import ConfigError
 
@@ -50,6 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (live, gaps, recordings, models, evaluation, benches):
+    for group in (live, journal, gaps, recordings, models, evaluation, benches):
         group.add(commands)
     return parser

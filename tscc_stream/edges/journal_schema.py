@@ -16,13 +16,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tscc_stream.stages.journal import JournalError
+from tscc_stream.stages.journal import JournalBlockedError, JournalDamagedError, JournalError
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from other databases by it
 NS_PER_HOUR = 3_600_000_000_000
 Clock = Callable[[], int]
 """Wall time, ns."""
+
+_BLOCKED = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+BUSY_MS = 5_000  # how long one statement waits for another program that has locked the file
 
 _MESSAGE = (
     """CREATE TABLE message (
@@ -90,6 +101,34 @@ _SCHEMA = (
 )
 
 
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """SQLite's errors, and the system's, as one sentence with the file's name."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explanation(error, path, f"journal {path}: cannot {doing}: {error}") from error
+    except OSError as error:
+        raise JournalBlockedError(f"journal {path}: cannot {doing}: {error.strerror}") from error
+
+
+def _explanation(error: sqlite3.Error, path: Path, sentence: str) -> JournalError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells more of the same
+    if code in _BLOCKED:
+        return JournalBlockedError(sentence)
+    if code in _DAMAGED:
+        return JournalDamagedError(f"{sentence}; {advice_where_damaged(path)}")
+    return JournalError(sentence)
+
+
+def advice_where_damaged(path: Path) -> str:
+    """What a person can do with a damaged journal."""
+    return (
+        f"`tscc-stream journal export --state-dir {path.parent} --out FILE` saves what can be read; then move "
+        f"{path.name} and {path.name}-wal away, and the next start makes a new journal, which is a new epoch"
+    )
+
+
 def number_of(db: sqlite3.Connection, query: str, parameters: tuple[object, ...] = ()) -> int:
     """The one number that a query gives."""
     return int(db.execute(query, parameters).fetchone()[0])
@@ -97,6 +136,10 @@ def number_of(db: sqlite3.Connection, query: str, parameters: tuple[object, ...]
 
 def epoch_of(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT epoch FROM journal").fetchone()[0])
+
+
+def new_epoch() -> str:
+    return str(uuid.uuid4())
 
 
 def heads_of(db: sqlite3.Connection) -> dict[str, int]:
@@ -132,14 +175,17 @@ def check_format(db: sqlite3.Connection, path: Path, oldest: int = SCHEMA_VERSIO
     raise JournalError(f"journal {path}: has format {version}, this program reads format {SCHEMA_VERSION}: {advice}")
 
 
-def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> None:
-    """Make the tables of a new file, or bring those of an earlier version up to date. For the one writer."""
+def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> int:
+    """Make the tables of a new file, or bring those of an earlier version up to date. For the one writer.
+
+    The version that was found; 0: the file is new.
+    """
     if not number_of(db, "SELECT count(*) FROM sqlite_schema"):
         with transaction(db):
             for statement in _SCHEMA:
                 db.execute(statement)
-            db.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
-        return
+            db.execute("INSERT INTO journal VALUES (?)", (new_epoch(),))
+        return 0
     version = check_format(db, path, oldest=1)
     if version < SCHEMA_VERSION:
         _copy(db, path.with_name(f"{path.name}.format-{version}"))
@@ -147,6 +193,7 @@ def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> 
             for bring in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
                 bring(db, clock)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return version
 
 
 def _copy(db: sqlite3.Connection, beside: Path) -> None:

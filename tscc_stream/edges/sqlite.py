@@ -18,12 +18,18 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from tscc_stream.edges.journal_check import check_heads, check_start
+from tscc_stream.edges.journal_mark import MarkFile, check_log, why_another
 from tscc_stream.edges.journal_schema import (
+    BUSY_MS,
     NS_PER_HOUR,
+    SCHEMA_VERSION,
     Clock,
     check_format,
     epoch_of,
+    explained,
     heads_of,
+    new_epoch,
     number_of,
     prepare,
     transaction,
@@ -37,23 +43,15 @@ __all__ = ["JournalError", "JournalFile", "JournalReader"]
 
 SCAN = 10_000  # rows that one read looks at, at most: what bounds its time when hardly any topic matches
 TRIM_ROWS = 200  # messages that one transaction removes, at most: a few milliseconds
-_BUSY_MS = 5_000
 
+_OLD_GAPS = """DELETE FROM gap WHERE (sid, from_ns, cause) IN (
+    SELECT sid, from_ns, cause FROM gap WHERE noted_ns < ? AND to_ns IS NOT NULL ORDER BY noted_ns LIMIT ?)"""
+_OLD_QUARANTINE = """DELETE FROM quarantine WHERE rowid IN (
+    SELECT rowid FROM quarantine WHERE noted_ns < ? ORDER BY rowid LIMIT ?)"""
 _COLUMNS = "m.seq, m.topic_seq, m.topic, m.kind, m.uid, m.final, m.sid, m.onset_ns, m.tolerance_ns, m.body"
 
 
-@contextmanager
-def _explained(path: Path, doing: str) -> Iterator[None]:
-    """SQLite's errors, and the system's, as one sentence with the file's name."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise JournalError(f"journal {path}: cannot {doing}: {error}") from error
-    except OSError as error:
-        raise JournalError(f"journal {path}: cannot {doing}: {error.strerror}") from error
-
-
-class _Lock:
+class Lock:
     """A lock file beside the journal, held as long as the process lives: it cannot outlive a kill -9."""
 
     def __init__(self, path: Path) -> None:
@@ -78,16 +76,21 @@ class JournalFile:
     """The one writer. Used by one thread at a time. Raises JournalError, with the file's name, for whatever fails.
 
     clock: wall time (ns), by which messages grow old. A file of an earlier version is copied, then brought up to date.
+    renewed: why this opening gave the journal a new epoch, since it is or may be a copy of the one that stood here;
+    empty where it did not.
     """
 
     def __init__(self, path: Path, clock: Clock = time.time_ns) -> None:
         self.path = path
         self._clock = clock
-        with _explained(path, "open it for writing"):
+        self._mark = MarkFile(path)
+        self.renewed = ""
+        with explained(path, "open it for writing"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _Lock(path)
+            self._lock = Lock(path)
         try:
-            with _explained(path, "open it for writing"):
+            with explained(path, "open it for writing"):
+                check_log(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 self._open()
         except JournalError:
@@ -95,14 +98,31 @@ class JournalFile:
             raise
 
     def _open(self) -> None:
-        self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        prepare(self._db, self.path, self._clock)
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        check_start(self._db, self.path)
+        found = prepare(self._db, self.path, self._clock)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        self.epoch = epoch_of(self._db)
+        with transaction(self._db):
+            self._db.execute("UPDATE journal SET epoch = epoch")  # better refused now than with the first message
         self._heads = heads_of(self._db)
         self._head = sum(self._heads.values())
+        check_heads(self._db, self.path, self._head)
+        self._recognise(found)
+        self.epoch = epoch_of(self._db)
+        self._mark.begin(self.epoch, self._head)
         self.duplicates = 0
+        self._ledger_hour = 0
+
+    def _recognise(self, found: int) -> None:
+        """A copy of the journal that stood here becomes another epoch, or its numbers would be given out twice."""
+        mark = self._mark.look()
+        is_first_mark = mark is None and found < SCHEMA_VERSION  # earlier versions wrote none
+        why = "" if found == 0 or is_first_mark else why_another(mark, epoch_of(self._db), self._head)
+        if why:
+            with transaction(self._db):
+                self._db.execute("UPDATE journal SET epoch = ?", (new_epoch(),))
+        self.renewed = why
 
     @property
     def head(self) -> int:
@@ -125,7 +145,7 @@ class JournalFile:
         What is there already is refused and counted in `duplicates`. After a JournalError nothing of the group is
         stored, and the same group may be appended again.
         """
-        with _explained(self.path, "write to it"), transaction(self._db):
+        with explained(self.path, "write to it"), transaction(self._db):
             numbered = number(messages, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
@@ -133,6 +153,8 @@ class JournalFile:
             if snapshot is not None:
                 self._replace_snapshot(snapshot, numbered.head)
         self._head, self._heads = numbered.head, numbered.heads
+        if numbered.committed:
+            self._mark.note(self._head)
         self.duplicates += numbered.duplicates
         return list(numbered.committed)
 
@@ -184,7 +206,7 @@ class JournalFile:
     def snapshot(self) -> StoredSnapshot | None:
         """What to go on from; None where none was stored yet."""
         query = "SELECT format, made_of, positions, reached, state, head, checksum FROM snapshot"
-        with _explained(self.path, "read its snapshot"):
+        with explained(self.path, "read its snapshot"):
             row = self._db.execute(query).fetchone()
         if row is None:
             return None
@@ -194,7 +216,7 @@ class JournalFile:
 
     def remember_model(self, sha256: str, document: bytes) -> None:
         """Keep model.json of the model whose detections follow: what their windows are is stated there."""
-        with _explained(self.path, "write to it"), transaction(self._db):
+        with explained(self.path, "write to it"), transaction(self._db):
             self._db.execute("INSERT OR REPLACE INTO model VALUES (?, ?)", (sha256, document))
 
     def trim(self, days: float, max_bytes: float, most: int = TRIM_ROWS) -> int:
@@ -203,7 +225,8 @@ class JournalFile:
         How many were removed: fewer than `most` where nothing more is to be done. The file does not shrink: the room
         is used again, so that it stops growing at about max_bytes.
         """
-        with _explained(self.path, "remove old messages from it"):
+        with explained(self.path, "remove old messages from it"):
+            self._trim_ledger(days, most)
             first = number_of(self._db, "SELECT coalesce(min(seq), ?) FROM message", (self._head + 1,))
             end = min(max(self._last_too_old(days), self._last_too_many(first, max_bytes)), first + most - 1)
             if end < first:
@@ -212,6 +235,17 @@ class JournalFile:
                 self._db.execute("DELETE FROM waveform WHERE seq <= ?", (end,))
                 self._db.execute("DELETE FROM message WHERE seq <= ?", (end,))
             return end - first + 1
+
+    def _trim_ledger(self, days: float, most: int) -> None:
+        """Up to `most` gaps that have ended, and as many quarantined windows, noted longer ago: looked at hourly."""
+        hour = self._clock() // NS_PER_HOUR
+        if hour == self._ledger_hour:
+            return
+        oldest_ns = self._clock() - int(24 * days * NS_PER_HOUR)
+        with transaction(self._db):
+            removed = [self._db.execute(query, (oldest_ns, most)).rowcount for query in (_OLD_GAPS, _OLD_QUARANTINE)]
+        if max(removed) < most:
+            self._ledger_hour = hour
 
     def _last_too_many(self, first: int, max_bytes: float) -> int:
         """Seq up to which messages must go to make room, taking all for equally large; 0: none must."""
@@ -252,6 +286,7 @@ class JournalFile:
     def close(self) -> None:
         if hasattr(self, "_db"):
             self._db.close()
+        self._mark.close()
         self._lock.release()
 
     def __enter__(self) -> JournalFile:
@@ -314,12 +349,12 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _explained(path, "read it"):
+        with explained(path, "read it"):
             uri = f"file:{quote(str(path.absolute()))}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         try:
-            with _explained(path, "read it"):
-                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            with explained(path, "read it"):
+                self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
                 check_format(self._db, path)
                 self.epoch = epoch_of(self._db)
         except JournalError:
@@ -328,7 +363,7 @@ class JournalReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        with _explained(self.path, "read it"):
+        with explained(self.path, "read it"):
             self._db.execute("BEGIN")
             try:
                 yield
@@ -341,7 +376,7 @@ class JournalReader:
 
     def topic_heads(self) -> dict[str, int]:
         """Last topic_seq per first two parts of the topic."""
-        with _explained(self.path, "read it"):
+        with explained(self.path, "read it"):
             return heads_of(self._db)
 
     def oldest(self) -> int:
@@ -374,12 +409,12 @@ class JournalReader:
         """The ledger of gaps that end at or after a data time, or still last, in order of their beginning."""
         query = """SELECT sid, from_ns, to_ns, cause, noted_ns FROM gap
                    WHERE to_ns IS NULL OR to_ns >= ? ORDER BY from_ns, sid LIMIT ?"""
-        with _explained(self.path, "read it"):
+        with explained(self.path, "read it"):
             return [GapEntry(*row) for row in self._db.execute(query, (from_ns, limit))]
 
     def models(self) -> dict[str, bytes]:
         """model.json of every model that was live, by its SHA-256, the latest last."""
-        with _explained(self.path, "read it"):
+        with explained(self.path, "read it"):
             return dict(self._db.execute("SELECT sha256, document FROM model ORDER BY rowid"))
 
     def windows(self, after: int, limit: int = 500) -> list[StoredWindow]:

@@ -22,6 +22,14 @@ class JournalError(RuntimeError):
     """A journal that cannot be opened, read or written, and why, in one sentence."""
 
 
+class JournalBlockedError(JournalError):
+    """It cannot be read or written now: no room, locked, read-only, an error of the disk. The same may work later."""
+
+
+class JournalDamagedError(JournalError):
+    """Its file holds something that SQLite did not write. The same will fail again."""
+
+
 class Stored(Protocol):
     """What is there already."""
 
