@@ -43,10 +43,10 @@ def test_a_journal_that_cannot_be_written_is_not_healthy_and_says_why() -> None:
     made.link("server", connected=False)
     made.journal = "no room"
     assert not made.healthy(LIMIT, LIMIT)
-    assert (made.summary(0, LIMIT, LIMIT)["state"], made.summary(0, LIMIT, LIMIT)["reason"]) == ("journal", "no room")
+    assert (made.summary(0, LIMIT)["state"], made.summary(0, LIMIT)["reason"]) == ("journal", "no room")
     made.journal = ""
     assert made.healthy(LIMIT, LIMIT)
-    assert made.summary(0, LIMIT, LIMIT)["state"] == "disconnected"
+    assert made.summary(0, LIMIT)["state"] == "disconnected"
 
 
 @pytest.mark.parametrize(
