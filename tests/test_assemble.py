@@ -281,9 +281,10 @@ def _piece(first: int, last: int, start_ns: int = T0, sid: str = SID, rate: floa
 def _shuffled(draw: st.DrawFn) -> tuple[list[Record], list[Record]]:
     """Records of one line with some missing and of two rates, in order of time and in another.
 
-    In that, none comes after a record that starts more than the tolerance later; the first stays the first.
+    In that, none comes after a record that starts more than the tolerance later; the first stays the first. What is
+    missing is longer than half a sample of either rate, which is no gap.
     """
-    cuts = sorted({0, LENGTH, *draw(st.lists(st.integers(1, LENGTH - 1), min_size=3, max_size=25))})
+    cuts = sorted({0, LENGTH, *(3 * cut for cut in draw(st.sets(st.integers(1, 199), min_size=3, max_size=25)))})
     spans = list(pairwise(cuts))
     missing = draw(st.sets(st.integers(1, len(spans) - 1), max_size=len(spans) // 2))
     faster = draw(st.integers(0, len(spans)))
@@ -499,11 +500,20 @@ def test_two_far_records_are_taken_before_one_of_yet_another_time() -> None:
     assert not assemble.counts
 
 
+def test_a_far_record_says_that_the_channel_has_gone_on() -> None:
+    """The components of a sensor, whose records come in turn, are not to run apart."""
+    assemble = _assemble()
+    assemble.feed(_piece(0, 10))
+    assemble.feed(_piece(20, 30))
+    assert [type(part) for part in assemble.feed(_piece(0, 10, T0 + YEAR))] == [Gap, Block]
+    assert assemble.oldest_held_ns() == T0 + YEAR
+
+
 def test_a_far_record_alone_stays_when_the_channel_falls_silent() -> None:
     assemble = _assemble()
     assemble.feed(_piece(0, 10), SECOND)
-    assemble.feed(_piece(20, 30), SECOND)
     assemble.feed(_piece(0, 10, T0 + YEAR), SECOND)
+    assemble.feed(_piece(20, 30), SECOND)
     assert [type(part) for part in assemble.poll(SECOND + TOLERANCE)] == [Gap, Block]
     assert assemble.next_deadline() is None
     assert assemble.feed(_piece(10, 20, T0 + YEAR), 5 * SECOND) == []

@@ -348,3 +348,21 @@ def test_memory_does_not_grow_with_time() -> None:
         _advance(coincidence, 2, second + 4.0, now=float(second))
     assert len(coincidence._certain._heap) < 10
     assert len(coincidence._processed._heap) < 10
+
+
+def test_channels_that_end_leave_nothing_behind() -> None:
+    """Nor does one that begins again and again, though nothing ever triggers."""
+    stage = Coincidence(NetworkConfig(min_channels=2), _uid)
+    stage.advance(sid_of(0), T0, 0)
+    for turn in range(5000):
+        sid = sid_of(1 + turn % 700)
+        stage.advance(sid, T0 + turn, 0)
+        stage.end(sid, 0)
+    assert len(stage._certain._heap) < 100
+    assert len(stage._processed._heap) < 100
+    assert [len(stage._certain._held), len(stage._channels)] == [1, 1]
+    assert stage.end(sid_of(5), 0) == []
+    for number in range(2):
+        stage.feed(Trigger(sid_of(number), RATE, 5, T0 + SECOND, 9, T0 + 2 * SECOND), "w")
+    assert stage.advance(sid_of(1), T0 + 9 * SECOND, 0) == []
+    assert [len(found.members) for found in stage.advance(sid_of(0), T0 + 9 * SECOND, 0)] == [2]

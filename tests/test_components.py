@@ -460,3 +460,19 @@ def test_components_split_off_the_source_id() -> None:
     assert split_component("FDSN:BW_UH1__S_H_Z") == ("FDSN:BW_UH1__S_H", "Z")
     with pytest.raises(ValueError, match="expected FDSN:NET_STA"):
         split_component("FDSN:BW_UH1")
+
+
+def test_what_ended_can_be_forgotten_and_with_the_last_component_its_sensor() -> None:
+    stage = stage_for()
+    assert stage.forget(sid_of("Z")) == []
+    trigger = trigger_of("Z", 400)
+    run(stage, stream_of("Z", signals_of()["Z"], [trigger]) + stream_of("N", signals_of()["N"]))
+    for code in "ZN":
+        assert stage.feed(EndOfStream(sid_of(code))) == []
+    assert stage.forget(sid_of("N")) == []
+    assert stage.oldest_pending_ns() == trigger.on_ns
+    assert [(drop.onset_ns, drop.reason) for drop in stage.forget(sid_of("Z"))] == [(trigger.on_ns, "component")]  # type: ignore[union-attr]
+    assert not stage._groups
+    assert not stage._places
+    alone = Extract(package_spec(), lambda _: None, lambda _: 0.0)
+    assert alone.forget(sid_of("Z")) == []

@@ -110,7 +110,7 @@ def test_a_sensor_that_is_set_to_another_rate_is_taken_up_again() -> None:
     told: list[str] = []
     for turn in range(3):
         for code in CODES:
-            record = Record(sid_of(code), T0 + (600 + 600 * turn) * SECOND, 50.0, _records(0, code)[0].samples)
+            record = Record(sid_of(code), T0 + (1 + 30 * turn) * SECOND, 50.0, _records(0, code)[0].samples)
             told += [m.reason for m in front.feed(record) if isinstance(m, Refusal)]
     assert told == [f"50 Hz, but component {code} of its sensor has 100 Hz; model tiny takes Z, N, E together"
                     for code in "NE"]  # fmt: skip

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_streams import SECOND, T0, FakeEncoder, blocks, noise_with_bursts, package_spec, records, sid_of
 
@@ -232,6 +233,45 @@ def test_an_end_of_one_channel_lets_the_others_go_and_it_may_begin_again() -> No
     assert [message.final for message in ended if isinstance(message, NetworkTrigger)] == [True]
     for record in _records(0, [], noise_with_bursts(9, 300)):
         assert front.feed(record) == []
+
+
+@pytest.mark.parametrize("components", [("*",), ("Z", "N", "E")])
+@settings(max_examples=25)
+@given(missing=st.lists(st.sets(st.integers(1, 29), max_size=9), min_size=3, max_size=3), away=st.integers(0, 2))
+def test_records_in_order_of_time_give_the_same_whether_gaps_are_waited_for_or_not(
+    components: tuple[str, ...], missing: list[set[int]], away: int
+) -> None:
+    """So do archives, whose records are sorted."""
+    spec = package_spec(channels=len(components), components=components)
+    channels = [
+        [
+            replace(record, sid=sid_of(0)[:-1] + "ZNE"[number], start_ns=record.start_ns + (i > 20) * away * 10**12)
+            for i, record in enumerate(_records(number, range(50, SAMPLES, 50)))
+            if i not in gone
+        ]
+        for number, gone in enumerate(missing)
+    ]
+    ordered = sorted((record for channel in channels for record in channel), key=lambda record: record.start_ns)
+    found: list[list[str]] = []
+    for seconds in (2.0, 0.0, 10.0):
+        front = FrontHalf(_config(assemble={"reorder_seconds": seconds}, network={"min_channels": 2}), spec)
+        for code in "ZNE":
+            front.expect(sid_of(0)[:-1] + code, T0)
+        out = [message for record in ordered for message in front.feed(record)] + front.flush()
+        kept = [m for m in out if not isinstance(m, NetworkTrigger) or m.final]
+        found.append(sorted(repr((m, m.normalised.tobytes() if isinstance(m, Window) else b"")) for m in kept))
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_is_held_may_still_give_the_oldest_onset() -> None:
+    front = _front(_config(network=None))
+    front.feed(_records(0, [100])[0])
+    assert front.unsettled_ns() == 1 << 62
+    held = _records(0, [100, 200])[2]
+    assert front.feed(held) == []
+    assert front.unsettled_ns() == held.start_ns
+    front.flush()
+    assert front.unsettled_ns() == 1 << 62
 
 
 def test_a_gap_is_told_and_drops_the_window_that_it_cuts() -> None:

@@ -1,4 +1,8 @@
-"""The back worker without threads: what is queued is committed batch by batch, and the worker shows that it lives."""
+"""The workers without threads.
+
+What is queued for the back is committed batch by batch, and the worker shows that it lives; what the front half says of
+a channel becomes messages and metrics.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,21 @@ import queue
 from types import SimpleNamespace
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+import numpy as np
+from made_streams import SID, T0, package_spec
+from prometheus_client import CollectorRegistry, generate_latest
 
 from tscc_stream.config import Config
+from tscc_stream.edges.seedlink_socket import Arrival
 from tscc_stream.health import Health
-from tscc_stream.messages import Message, NetworkEvent, WindowDropped
+from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Released, WindowDropped
 from tscc_stream.metrics import Metrics
+from tscc_stream.pipeline import FrontHalf
+from tscc_stream.sampling import offset_ns
+from tscc_stream.seedlink.position import Position
+from tscc_stream.stages.acquire import Received
 from tscc_stream.stages.publish import ModelIdentity
-from tscc_stream.workers import STOP, BackWorker, Note, Shared
+from tscc_stream.workers import STOP, BackWorker, FrontWorker, Note, Shared
 
 
 class FakeBack:
@@ -63,3 +74,33 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     assert len(journal.groups) == 13
     assert journal.groups[12][0].startswith("status-daemon-")
     assert all(names == ["back"] for names in journal.alive)  # it had stamped before every commit
+
+
+def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
+    shared = Shared(Metrics(CollectorRegistry()), Health())
+    inbox, outbox = queue.Queue[Any](), queue.Queue[Any]()
+    front = FrontHalf(Config(), package_spec())
+    rng = np.random.default_rng(0)
+
+    def arrival(first: int, samples: int) -> Arrival:
+        values = rng.normal(0, 9, samples)
+        record = Record(SID, T0 + offset_ns(first, 100.0), 100.0, values)
+        return Arrival("server", (Received(1, "BW_UH1", record),), (), 0, Position())
+
+    for k in range(500):
+        inbox.put(arrival(2 * k, 1))
+    for k in range(70):
+        inbox.put(arrival(2000 + 100 * k, 100))
+    inbox.put(STOP)
+    FrontWorker(shared, front, inbox, outbox).run()
+    items = [item for items in list(outbox.queue)[:-1] for item in items]
+    notes = [item for item in items if isinstance(item, Note)]
+    assert not any(isinstance(item, Quarantined | Released) for item in items)
+    why = "more than 60 breaks in 60 s; left out until 60 s of it came without a break"
+    assert notes == [
+        Note("channel", {"sid": SID, "quarantined": why}),
+        Note("channel", {"sid": SID, "released": "60 s of it came without a break"}),
+    ]
+    exposed = generate_latest(shared.metrics.registry).decode()
+    assert "tscc_channels_quarantined 0.0" in exposed
+    assert 'tscc_records_rejected_total{reason="quarantined"}' in exposed

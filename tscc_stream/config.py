@@ -136,7 +136,7 @@ class AssembleConfig(_Section):
 
     flat_seconds: Positive = 0.1
     clip_counts: Positive | None = 8_388_000.0
-    reorder_seconds: Annotated[float, Field(ge=0, le=60)] = 2.0
+    reorder_seconds: Annotated[float, Field(ge=0, le=10)] = 2.0
 
 
 class QuarantineConfig(_Section):

@@ -190,7 +190,7 @@ class Assemble:
             return self._take(channel, record)
         newest_ns = max(channel.next_ns, channel.held[-1].start_ns) if channel.held else channel.next_ns
         if record.start_ns - newest_ns > FAR_NS:
-            return self._suspect(channel, record, now_ns)
+            return self._settle(channel, 0) + self._suspect(channel, record, now_ns)
         insort(channel.held, record, key=_start_of)
         return []
 
