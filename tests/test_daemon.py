@@ -221,3 +221,28 @@ def test_a_wrong_configuration_names_every_mistake_and_ends_with_two(tmp_path: P
 def test_interrupt_ends_it_as_terminate_does(tmp_path: Path) -> None:
     with daemon(write_settings(tmp_path)) as (running, _):
         assert running.stop(signal.SIGINT) == 0
+
+
+def test_a_fallback_takes_over_and_what_falls_silent_is_told(archive_of_four: Path, tmp_path: Path) -> None:
+    """The first server dies, the next goes on by time, nothing twice; then it has no more, and that is said."""
+    first, one = serving(archive_of_four, "--speed", "50")
+    second, two = serving(archive_of_four, "--speed", "max")
+    entry = {"server": one, "fallbacks": [two], "streams": ["XX_*:HHZ"], "stale_seconds": 3.0, "timeout_seconds": 2.0}
+    with first, second, daemon(write_settings(tmp_path, seedlink=[entry])) as (_, where), listen(where) as everything:
+        up = until(everything, "status.seedlink.", connected=True).body["data"]
+        assert (up["server"], up["actual"]) == (one, one)
+        until(everything, "detection.")
+        first.stop()
+        up = until(everything, "status.seedlink.", connected=True).body["data"]
+        assert (up["server"], up["actual"], up["step"]) == (one, two, "time")
+        until(everything, "status.data.", server=one, state="SILENT")
+        until(everything, "status.seedlink.", connected=False, reason="stale")
+        with listen(where, "detection.") as detections:
+            found = [received.body["id"] for received in take(detections, DETECTIONS)]
+        assert len(set(found)) == DETECTIONS
+        text = get(where, "/metrics")
+        assert f'tscc_seedlink_resumes_total{{server="{one}",step="time"}} 1.0' in text
+        assert f'tscc_seedlink_last_data_timestamp_seconds{{server="{one}"}} 1' in text
+        assert f'tscc_seedlink_actual{{actual="{two}",server="{one}"}}' in text
+        data = json.loads(get(where, "/healthz"))["data"][one]
+        assert (data["state"], data["age_s"] > 1.0) == ("SILENT", True)
