@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_messages import detection_message, mixed
 from made_site import finished, write_settings
 
@@ -22,6 +26,7 @@ from tscc_stream.client import Received
 from tscc_stream.edges import journal_check, journal_copy
 from tscc_stream.edges.journal_copy import backup, compact
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
+from tscc_stream.journal_upkeep import check, export
 from tscc_stream.stages.journal import JournalDamagedError, Snapshot
 from tscc_stream.tail import as_json
 
@@ -237,6 +242,44 @@ def test_messages_that_are_not_there_are_told_as_lost(path: Path, capsys: pytest
     assert re.findall(r"lost: seq (\d+) to (\d+)", said) == [("7", "9"), ("50", "50")]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "journal.sqlite"
+    filled(path, 300)
+    return path
+
+
+@settings(max_examples=60, deadline=None)
+@given(spots=st.lists(st.tuples(st.integers(0, 2**20), st.integers(1, 5000)), min_size=1, max_size=4))
+def test_whatever_bytes_are_flipped_every_message_is_exported_or_told_as_lost(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, spots: list[tuple[int, int]]
+) -> None:
+    """Or nothing can be found at all, which is said in one sentence. And a start never writes into such a file."""
+    rotten = bytearray(whole.read_bytes())
+    for start, size in spots:
+        for at in range(start % len(rotten), min(start % len(rotten) + size, len(rotten))):
+            rotten[at] ^= 0x5A
+    path = tmp_path_factory.mktemp("rotten") / "journal.sqlite"
+    path.write_bytes(rotten)
+    out = io.StringIO()
+    with contextlib.suppress(JournalError):
+        lost = export(path, 0, "", out, lambda *_: None)
+        seqs = [json.loads(line)["seq"] for line in out.getvalue().splitlines()]
+        gone = [seq for stretch in lost for seq in range(stretch.first, stretch.last + 1)]
+        assert seqs == sorted(set(seqs))
+        assert set(range(1, 301)) <= set(seqs) | set(gone)
+    with contextlib.suppress(JournalError):
+        check(path, None, 60.0, lambda *_: None)
+    with contextlib.suppress(JournalError), contextlib.closing(JournalReader(path)) as reader:
+        reader.since(0, "waveform.", limit=1000)
+        reader.since(0, limit=1000)
+    opened = False
+    with contextlib.suppress(JournalError):
+        JournalFile(path).close()
+        opened = True
+    assert opened or path.read_bytes() == rotten
+
+
 def test_damage_that_a_start_did_not_see_ends_the_work_with_what_to_do(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +345,18 @@ def test_compact_gives_room_back_and_the_journal_goes_on(path: Path, capsys: pyt
     with JournalFile(path) as journal:
         assert (journal.renewed, journal.epoch, journal.head, journal.topic_heads) == ("", epoch, head, heads)
         assert [m.seq for m in journal.append([detection_message(10_000)])] == [head + 1]
+
+
+def test_compact_waits_for_no_reader(path: Path) -> None:
+    filled(path, 50)
+    before = path.read_bytes()
+    reader = JournalReader(path)
+    reader.since(0)
+    with pytest.raises(JournalError, match="another program reads it; end that first"):
+        compact(path, lambda *_: None)
+    assert path.read_bytes() == before
+    reader.close()
+    compact(path, lambda *_: None)
 
 
 def test_compact_without_room_leaves_everything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,10 @@ class Numbering:
         for seq, topic_seq, topic in rows:
             if seq != expected:
                 self._hole(expected, seq - 1)
-            self._count(seq, topic_seq, topic_group(topic))
+            if isinstance(topic_seq, int) and isinstance(topic, str):
+                self._count(seq, topic_seq, topic_group(topic))
+            else:
+                self._hole(seq, seq)
             expected = seq + 1
         if expected <= end:
             self._hole(expected, end)
@@ -128,7 +131,7 @@ class Numbering:
             self.findings += [f"seq {seq}: {text}" for (seq,) in self.db.execute(query, (start, end))]
 
     def _hole(self, first: int, last: int) -> None:
-        self.findings.append(f"seq {first} to {last}: missing")
+        self.findings.append(f"seq {first} to {last}: missing, or not to be read")
         self._last.clear()
 
     def _count(self, seq: int, topic_seq: int, group: str) -> None:
@@ -167,7 +170,7 @@ def ledger_findings(db: sqlite3.Connection) -> list[str]:
             findings.append(f"{table}: cannot be read: {error}")
     try:
         findings += _snapshot_findings(db)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, TypeError) as error:
         findings.append(f"snapshot: cannot be read: {error}")
     return findings
 

@@ -122,9 +122,9 @@ def check_log(journal: Path) -> None:
     mark = journal.with_name(f"{journal.name}.mark")
     if not (log.exists() and log.stat().st_size):
         return
-    if not journal.exists():
+    if not (journal.exists() and journal.stat().st_size):  # SQLite would remove the log
         raise JournalError(
-            f"journal {journal}: is missing, and {log.name}, which holds its last messages, is there: "
+            f"journal {journal}: is missing or empty, and {log.name}, which holds its last messages, is there: "
             "put the journal back, or move that file away as well"
         )
     last_ns = max(path.stat().st_ctime_ns for path in (log, mark) if path.exists())

@@ -64,7 +64,7 @@ class Salvage:
         self.head = max(self._heads())
 
     def _epoch(self) -> str:
-        with suppress(sqlite3.DatabaseError, TypeError):
+        with suppress(sqlite3.DatabaseError):
             return epoch_of(self._db)
         found = MarkFile(self._path).look()
         return found.mark.epoch if found else ""
@@ -112,7 +112,8 @@ class Salvage:
 
     def _rows(self, start: int, end: int) -> list[Stored]:
         query = "SELECT seq, topic, body FROM message WHERE seq > ? AND seq <= ? ORDER BY seq"
-        return [Stored(seq, str(topic), bytes(body)) for seq, topic, body in self._db.execute(query, (start, end))]
+        rows = [Stored(*row) for row in self._db.execute(query, (start, end))]
+        return [row for row in rows if isinstance(row.topic, str) and isinstance(row.body, bytes)]  # the rest is damage
 
     def close(self) -> None:
         self._db.close()

@@ -129,13 +129,28 @@ def advice_where_damaged(path: Path) -> str:
     )
 
 
+class WrongTypeError(sqlite3.DatabaseError):
+    """A damaged page holds a value that no STRICT table takes; SQLite does not look when it reads."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+    def __init__(self) -> None:
+        super().__init__("a value has another type than its column")
+
+
 def number_of(db: sqlite3.Connection, query: str, parameters: tuple[object, ...] = ()) -> int:
     """The one number that a query gives."""
-    return int(db.execute(query, parameters).fetchone()[0])
+    row = db.execute(query, parameters).fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise WrongTypeError
+    return row[0]
 
 
 def epoch_of(db: sqlite3.Connection) -> str:
-    return str(db.execute("SELECT epoch FROM journal").fetchone()[0])
+    row = db.execute("SELECT epoch FROM journal").fetchone()
+    if row is None or not isinstance(row[0], str):
+        raise WrongTypeError
+    return row[0]
 
 
 def new_epoch() -> str:
@@ -144,7 +159,10 @@ def new_epoch() -> str:
 
 def heads_of(db: sqlite3.Connection) -> dict[str, int]:
     """Last topic_seq per first two parts of the topic."""
-    return dict(db.execute("SELECT topic_group, topic_seq FROM head ORDER BY topic_group"))
+    heads = dict(db.execute("SELECT topic_group, topic_seq FROM head ORDER BY topic_group"))
+    if not all(isinstance(group, str) and isinstance(last, int) for group, last in heads.items()):
+        raise WrongTypeError
+    return heads
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tscc_stream.edges.journal_schema import (
     NS_PER_HOUR,
     SCHEMA_VERSION,
     Clock,
+    WrongTypeError,
     check_format,
     epoch_of,
     explained,
@@ -316,16 +317,18 @@ def _row(committed: Committed) -> tuple[object, ...]:
 
 def _committed(row: Sequence[object]) -> Committed:
     seq, topic_seq, topic, kind, uid, final, sid, onset_ns, tolerance_ns, body, waveform = row
+    if not (isinstance(topic_seq, int) and isinstance(body, bytes) and isinstance(waveform, bytes | None)):
+        raise WrongTypeError
     message = Message(
         uid=str(uid),
         kind=str(kind),
         topic=str(topic),
-        body=body,  # type: ignore[arg-type]  # STRICT table: BLOB columns hold bytes
+        body=body,
         onset_ns=onset_ns,  # type: ignore[arg-type]  # STRICT table: INTEGER
         sid=str(sid),
         tolerance_ns=tolerance_ns,  # type: ignore[arg-type]  # STRICT table: INTEGER
         final=bool(final),
-        waveform=waveform,  # type: ignore[arg-type]  # STRICT table: BLOB, or NULL where it was not asked for
+        waveform=waveform,  # None where it was not asked for
     )
     return Committed(seq, topic_seq, message)  # type: ignore[arg-type]  # STRICT table: INTEGER
 
