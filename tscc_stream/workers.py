@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from tscc_stream.beside import Beside
@@ -21,11 +21,14 @@ from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, Link
 from tscc_stream.edges.sqlite import TRIM_ROWS, JournalFile
 from tscc_stream.edges.zeromq import Bus
 from tscc_stream.health import Health
+from tscc_stream.inference import Guard, GuardedInfer
 from tscc_stream.messages import Committed, Detection, Gap, Message, Record, Refusal, WindowDropped
 from tscc_stream.metrics import Metrics
+from tscc_stream.notes import Note
+from tscc_stream.overload import Overload
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
-from tscc_stream.serving import NewLive, NewShadow, Order, Served
+from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
 from tscc_stream.stages.publish import Publish
 
 _log = logging.getLogger(__name__)
@@ -36,14 +39,6 @@ TURN_SECONDS = 0.5
 BYTES_PER_GIB = 2**30
 COMMIT_TOGETHER = 64
 """Lists from the front thread that go into one transaction at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What the daemon says of itself on the bus: `status.<kind>.`."""
-
-    kind: str
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +188,11 @@ class FrontWorker:
             self._counted[name] = value
 
 
+def guarded(served: Served, guard: Guard) -> GuardedInfer:
+    """A model's encoder behind the guard."""
+    return GuardedInfer(served.encoder, lambda: renewed(served, guard.settings), guard)
+
+
 class BackWorker:
     """Windows to messages, journal, bus, in the back thread. orders: changes of model, taken between two batches."""
 
@@ -209,10 +209,13 @@ class BackWorker:
         bus: Bus,
         outbox: Outbox,
         orders: queue.SimpleQueue[Order],
+        guard: Guard,
+        overload: Overload,
     ) -> None:
         self._shared, self._site, self._retention = shared, config.site, config.retention
         self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
         self._outbox, self._orders = outbox, orders
+        self._guard, self._overload = guard, overload
         self._fresh: list[Detection] = []
         self._uncommitted: list[Message] = []
         self._serve(served)
@@ -234,7 +237,10 @@ class BackWorker:
                     ended = True
                 else:
                     self._feed(item)
+            if not lists:
+                self._catch_up()
             self._hold(self._back.flush())
+            self._note()
             self._commit()
 
     def _take(self) -> list[list[FrontMessage | Note] | Stop]:
@@ -243,7 +249,7 @@ class BackWorker:
         self._shared.metrics.queue_depth["back"].set(self._outbox.qsize())
         taken: list[list[FrontMessage | Note] | Stop] = []
         try:
-            taken.append(self._outbox.get(timeout=TURN_SECONDS))
+            taken.append(self._outbox.get(timeout=0.0 if self._overload.waiting else TURN_SECONDS))
             while len(taken) < COMMIT_TOGETHER:
                 taken.append(self._outbox.get_nowait())
         except queue.Empty:
@@ -269,11 +275,22 @@ class BackWorker:
             return [
                 self._model_status({"role": "shadow", "state": state, **(order.served.told() if order.served else {})})
             ]
-        return [self._model_status(order.data)]
+        if isinstance(order, NewSettings):
+            return self._settle(order.config)
+        return [self._publish.status(order.kind, order.data, time.time_ns())]
+
+    def _settle(self, config: Config) -> list[Message]:
+        """What may change while running: reload.CHANGEABLE."""
+        self._retention = config.retention
+        self._guard.settings = config.inference
+        self._overload.use(config)
+        self._beside.retune(config)
+        return self._written(self._back.retune(config.novelty.alpha))
 
     def _swap(self, served: Served) -> list[Message]:
         before = self._served.package.sha256
-        held = self._written(self._back.use(served.encoder, served.package.name_of, served.scores))
+        infer = guarded(served, self._guard)
+        held = self._written(self._back.use(infer, served.package.name_of, served.scores))
         self._beside.use(served)
         self._serve(served)
         _log.info("model %s %s (%s) from now on", *served.told().values())
@@ -285,13 +302,29 @@ class BackWorker:
 
     def _feed(self, items: list[FrontMessage | Note]) -> None:
         """Every batch that has gone through is committed at once, however much is queued behind it."""
-        for item in items:
+        for item in self._overload.relieve(items):
             if isinstance(item, Note):
-                self._uncommitted.append(self._publish.status(item.kind, item.data, time.time_ns()))
+                self._uncommitted.append(self._noted(item))
             elif not isinstance(item, Gap | Refusal):
                 self._hold(self._back.feed(item))
             if self._back.batch_sizes:
                 self._commit()
+
+    def _catch_up(self) -> None:
+        """Nothing else waits: one batch of what was spilled."""
+        results: list[BackMessage] = []
+        for window in self._overload.late():
+            results += self._back.feed(window)
+        results += self._back.flush()
+        self._hold([replace(one, late=True) if isinstance(one, Detection) else one for one in results])
+
+    def _note(self) -> None:
+        """What guard and overload have to tell."""
+        notes = [*self._guard.quarantine.take_notes(), *self._overload.take_notes()]
+        self._uncommitted += [self._noted(note) for note in notes]
+
+    def _noted(self, note: Note) -> Message:
+        return self._publish.status(note.kind, note.data, time.time_ns(), note.about)
 
     def _hold(self, results: list[BackMessage]) -> None:
         self._uncommitted += self._written(results)

@@ -36,6 +36,7 @@ __all__ = ["JournalError", "JournalFile", "JournalReader"]
 
 SCAN = 10_000  # rows that one read looks at, at most: what bounds its time when hardly any topic matches
 TRIM_ROWS = 200  # messages that one transaction removes, at most: a few milliseconds
+MOST_QUARANTINED = 10_000  # windows that are kept in quarantine; beyond, the oldest are forgotten
 _BUSY_MS = 5_000
 
 _COLUMNS = "m.seq, m.topic_seq, m.topic, m.kind, m.uid, m.final, m.sid, m.onset_ns, m.tolerance_ns, m.body"
@@ -102,6 +103,7 @@ class JournalFile:
         self._heads = heads_of(self._db)
         self._head = sum(self._heads.values())
         self.duplicates = 0
+        self.spilled_count = number_of(self._db, "SELECT count(*) FROM spilled")
 
     @property
     def head(self) -> int:
@@ -116,13 +118,16 @@ class JournalFile:
     def append(self, messages: Iterable[Message]) -> list[Committed]:
         """Store what is new among `messages`, in one transaction; on return it is on the disk.
 
-        What is there already is refused and counted in `duplicates`. After a JournalError nothing of the group is
-        stored, and the same group may be appended again.
+        What is there already is refused and counted in `duplicates`. A window whose detection is among them is spilled
+        no longer. After a JournalError nothing of the group is stored, and the same group may be appended again.
         """
+        group = list(messages)
         with _explained(self.path, "write to it"), transaction(self._db):
-            numbered = number(messages, self._head, self._heads, self)
+            numbered = number(group, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
+            freed = self._remove_spilled(one.uid for one in group if one.kind == "detection")
+        self.spilled_count -= freed
         self._head, self._heads = numbered.head, numbered.heads
         self.duplicates += numbered.duplicates
         return list(numbered.committed)
@@ -140,6 +145,46 @@ class JournalFile:
         if committed:
             hour = self._clock() // NS_PER_HOUR
             self._db.execute("INSERT OR IGNORE INTO hour VALUES (?, ?)", (hour, committed[0].seq))
+
+    def _remove_spilled(self, uids: Iterable[str]) -> int:
+        if not self.spilled_count:
+            return 0
+        return self._db.executemany("DELETE FROM spilled WHERE uid = ?", [(uid,) for uid in uids]).rowcount
+
+    def spill(self, windows: Iterable[tuple[str, bytes]]) -> None:
+        """Keep windows (uid, bytes) to be classified later, in one transaction; one that is kept already stays."""
+        with _explained(self.path, "write to it"), transaction(self._db):
+            query = "INSERT OR IGNORE INTO spilled (uid, window) VALUES (?, ?)"
+            added = self._db.executemany(query, windows).rowcount
+        self.spilled_count += max(0, added)  # -1 where there was none
+
+    def spilled(self, limit: int) -> list[tuple[str, bytes]]:
+        """Windows that are kept, in the order in which they came, at most `limit`."""
+        if not self.spilled_count:
+            return []
+        with _explained(self.path, "read it"):
+            return list(self._db.execute("SELECT uid, window FROM spilled ORDER BY place LIMIT ?", (limit,)))
+
+    def unspill(self, uids: Iterable[str]) -> None:
+        """Windows that will not be classified."""
+        with _explained(self.path, "write to it"), transaction(self._db):
+            freed = self._remove_spilled(uids)
+        self.spilled_count -= freed
+
+    def quarantine(self, uid: str, sid: str, onset_ns: int, reason: str, window: bytes) -> None:
+        """Keep a window that is not given to the encoder any more; it is spilled no longer."""
+        with _explained(self.path, "write to it"), transaction(self._db):
+            row = (uid, sid, onset_ns, reason, window, self._clock())
+            self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", row)
+            oldest = "SELECT uid FROM quarantine ORDER BY noted_ns DESC, uid LIMIT -1 OFFSET ?"
+            self._db.execute(f"DELETE FROM quarantine WHERE uid IN ({oldest})", (MOST_QUARANTINED,))  # noqa: S608  # a constant
+            freed = self._remove_spilled((uid,))
+        self.spilled_count -= freed
+
+    def quarantined(self) -> dict[str, str]:
+        """Reasons by uid, of the windows in quarantine."""
+        with _explained(self.path, "read it"):
+            return dict(self._db.execute("SELECT uid, reason FROM quarantine"))
 
     def remember_model(self, sha256: str, document: bytes) -> None:
         """Keep model.json of the model whose detections follow: what their windows are is stated there."""

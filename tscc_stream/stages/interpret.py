@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tscc_stream.messages import Assignment, Detection, Float64Array, NetworkEvent, NetworkTrigger, WindowDropped
+from tscc_stream.messages import (
+    Assignment,
+    Detection,
+    Float64Array,
+    NetworkEvent,
+    NetworkTrigger,
+    WindowDropped,
+    WindowSpilled,
+)
 from tscc_stream.sampling import NS_PER_SECOND
 
 UNKNOWN = "unknown"
@@ -60,16 +68,23 @@ class _Ballot:
 
 
 class NetworkVote:
-    """Network triggers wait until every window they name is classified or dropped; then their channels vote."""
+    """Network triggers wait until every window they name is classified or dropped; then their channels vote.
+
+    Windows that are spilled hold up the last word, so that it is right, and not the early notice, which goes out with
+    the votes there are.
+    """
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[str, _Ballot | None] = OrderedDict()
         self._waiting: OrderedDict[tuple[str, bool], tuple[NetworkTrigger, set[str]]] = OrderedDict()
+        self._spilled: OrderedDict[str, None] = OrderedDict()
 
-    def feed(self, message: Detection | WindowDropped | NetworkTrigger) -> list[NetworkEvent]:
+    def feed(self, message: Detection | WindowDropped | WindowSpilled | NetworkTrigger) -> list[NetworkEvent]:
         """Network events that need wait no longer."""
         if isinstance(message, NetworkTrigger):
             return self._enqueue(message)
+        if isinstance(message, WindowSpilled):
+            return self._postpone(message.uid)
         if isinstance(message, WindowDropped):
             return self._resolve(message.uid, None)
         assignment = message.assignment
@@ -90,6 +105,8 @@ class NetworkVote:
 
     def _enqueue(self, trigger: NetworkTrigger) -> list[NetworkEvent]:
         missing = {uid for _, _, uid in trigger.members if uid not in self._outcomes}
+        if not trigger.final:
+            missing -= self._spilled.keys()
         if not missing:
             return [self._event(trigger)]
         self._waiting[trigger.uid, trigger.final] = (trigger, missing)
@@ -100,11 +117,23 @@ class NetworkVote:
 
     def _resolve(self, uid: str, ballot: _Ballot | None) -> list[NetworkEvent]:
         self._outcomes[uid] = ballot
+        self._spilled.pop(uid, None)
         if len(self._outcomes) > MOST_REMEMBERED:
             self._outcomes.popitem(last=False)
+        return self._released(uid, early_only=False)
+
+    def _postpone(self, uid: str) -> list[NetworkEvent]:
+        self._spilled[uid] = None
+        if len(self._spilled) > MOST_REMEMBERED:
+            self._spilled.popitem(last=False)
+        return self._released(uid, early_only=True)
+
+    def _released(self, uid: str, early_only: bool) -> list[NetworkEvent]:
+        """Triggers that wait for this window no longer, and for no other. early_only: last words go on waiting."""
         ready = []
         for key, (trigger, missing) in list(self._waiting.items()):
-            missing.discard(uid)
+            if not (early_only and trigger.final):
+                missing.discard(uid)
             if not missing and key in self._waiting:
                 del self._waiting[key]
                 ready.append(self._event(trigger))
