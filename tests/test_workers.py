@@ -12,8 +12,9 @@ from tscc_stream.config import Config
 from tscc_stream.health import Health
 from tscc_stream.messages import Message, NetworkEvent, WindowDropped
 from tscc_stream.metrics import Metrics
+from tscc_stream.notes import Note
 from tscc_stream.stages.publish import ModelIdentity
-from tscc_stream.workers import STOP, BackWorker, Note, Shared
+from tscc_stream.workers import STOP, BackWorker, Shared
 
 
 class FakeBack:
@@ -57,7 +58,9 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     outbox.put([*windows[7:], Note("daemon", {"state": "stopping"})])
     outbox.put(STOP)
     bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
-    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue())
+    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
+    overload = SimpleNamespace(waiting=0, relieve=list, late=list, take_notes=list)
+    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
     BackWorker(shared, Config(), *arguments).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]
     assert len(journal.groups) == 13
