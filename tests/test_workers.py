@@ -59,7 +59,7 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     outbox.put(STOP)
     bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
-    overload = SimpleNamespace(waiting=0, relieve=list, late=list, take_notes=list)
+    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
     arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
     BackWorker(shared, Config(), *arguments).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]

@@ -63,12 +63,18 @@ class Overload:
         """Windows that are spilled and not yet classified."""
         return self._journal.spilled_count
 
+    def look(self) -> None:
+        """How full the queue is, before anything is taken out of it: what is taken is kept or classified by that."""
+        share = self._crowded()
+        crowded = share >= BEGIN_AT or (self._spilling and share > END_AT)
+        self._spilling = self._spill_mode and crowded
+
     def relieve(self, items: Sequence[_Item]) -> list[_Item | WindowSpilled | WindowDropped | Gap]:
         """The same items, where there is no overload; else with windows replaced by what became of them.
 
         Spilled windows are on the disk when this returns. Where the disk takes none, they are left as they are.
         """
-        if not self._overloaded():
+        if not self._spilling:
             return [*items]
         windows: list[Window] = [item for item in items if isinstance(item, Window)]
         room = max(0, self._most - self.waiting)
@@ -81,12 +87,6 @@ class Overload:
         fate: dict[int, list[WindowSpilled | WindowDropped | Gap]] = {id(w): [WindowSpilled(w.uid)] for w in kept}
         fate |= {id(window): self._shed(window) for window in shed}
         return [after for item in items for after in fate.get(id(item), (item,))]
-
-    def _overloaded(self) -> bool:
-        if self._spill_mode:
-            share = self._crowded()
-            self._spilling = share >= BEGIN_AT or (self._spilling and share > END_AT)
-        return self._spill_mode and self._spilling
 
     def _spill(self, windows: list[Window]) -> None:
         if not windows:

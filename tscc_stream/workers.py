@@ -247,6 +247,7 @@ class BackWorker:
         """What is queued, at least one list where one comes in time."""
         self._shared.health.stamp(self.NAME, time.monotonic_ns())
         self._shared.metrics.queue_depth["back"].set(self._outbox.qsize())
+        self._overload.look()
         taken: list[list[FrontMessage | Note] | Stop] = []
         try:
             taken.append(self._outbox.get(timeout=0.0 if self._overload.waiting else TURN_SECONDS))
