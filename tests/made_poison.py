@@ -25,7 +25,7 @@ NUMBER: dict[str, int] = {"raises": 0, "hangs": 1, "crashes": 2, "slow": 3}
 
 
 class Poisoned(nn.Module):
-    """The encoder within, but for windows that equal one of `poison` [n, samples, channels]. slow: for all of them."""
+    """The encoder within, but for windows that equal one of `poison` [n, samples, channels]."""
 
     poison: Tensor
 
@@ -36,14 +36,9 @@ class Poisoned(nn.Module):
         self.register_buffer("poison", poison)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if self.how == 3:
-            y = x.sum()
-            for _ in range(self.turns * x.shape[0]):
-                y = torch.sin(y)
-        else:
-            for i in range(self.poison.shape[0]):
-                if bool((x - self.poison[i]).abs().amax(dim=[1, 2]).lt(1e-5).any()):
-                    x = x + self.bite()
+        for i in range(self.poison.shape[0]):
+            if bool((x - self.poison[i]).abs().amax(dim=[1, 2]).lt(1e-5).any()):
+                x = x + self.bite()
         return self.inner(x)
 
     def bite(self) -> Tensor:
@@ -53,6 +48,11 @@ class Poisoned(nn.Module):
             n = 0
             while self.how == 1:
                 n += 1
+        elif self.how == 3:
+            y = torch.zeros(1)
+            for _ in range(self.turns):
+                y = torch.sin(y)
+            return y.sum()
         far = torch.full([1, 1], 1000000000000)  # an index outside of everything, unchecked: a segmentation fault
         wild: Tensor = torch.ops.aten._sparse_coo_tensor_unsafe(far, torch.ones(1), [10]).to_dense()
         return wild.sum()
@@ -66,10 +66,10 @@ def windows_of(archive_folder: Path) -> list[Window]:
     return sorted((m for m in [*found, *front.flush()] if isinstance(m, Window)), key=lambda w: (w.onset_ns, w.sid))
 
 
-def poisoned(folder: Path, how: How, windows: Sequence[Window] = (), turns: int = 0) -> Path:
-    """The shipped package with such an encoder. turns: how slow, per window: each takes some microseconds."""
+def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 0) -> Path:
+    """The shipped package with such an encoder. turns: how slow, per window: each takes about a microsecond."""
     shutil.copytree(DEMO, folder)
-    poison = torch.from_numpy(np.stack([w.normalised for w in windows]) if windows else np.full((1, 1, 1), 1e9, "f4"))
+    poison = torch.from_numpy(np.stack([window.normalised for window in windows]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         inner = torch.jit.load(io.BytesIO((DEMO / "encoder.ts").read_bytes())).eval()  # type: ignore[no-untyped-call]

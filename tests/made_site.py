@@ -77,7 +77,7 @@ def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedP
 
 def command_after(begin: str, *arguments: object) -> list[str]:
     """The program as well, in a process that carries out some Python first: shorter queues, less patience."""
-    text = f"import sys; {begin}; from tscc_stream.cli import main; sys.exit(main(sys.argv[1:]))"
+    text = f"{begin}; from tscc_stream.cli import program; program()"
     return [sys.executable, "-P", "-c", text, *map(str, arguments)]
 
 

@@ -44,14 +44,14 @@ def test_what_was_in_flight_at_a_kill_is_a_suspect_until_it_comes_through(path: 
         pass
     with pytest.raises(RuntimeError), here.holding(["c"]):
         raise RuntimeError("it came back")
-    here.close()
+    here.end()
     again = InFlight(path)
     assert again.suspects == {"a": 0}
     again.forget("a")
-    again.close()
+    again.end()
     last = InFlight(path)
     assert last.suspects == {}
-    last.close()
+    last.end()
 
 
 def test_a_suspect_that_is_alone_at_every_crash_is_condemned_at_the_third(path: Path) -> None:
@@ -62,16 +62,16 @@ def test_a_suspect_that_is_alone_at_every_crash_is_condemned_at_the_third(path: 
     assert here.is_condemned("a")
     assert here.is_suspect("b")
     assert not here.is_condemned("b")
-    here.close()
+    here.end()
 
 
 def test_a_start_that_dies_with_nothing_in_flight_counts_nothing(path: Path) -> None:
     _killed(path, "a")
     for _ in range(20):
-        InFlight(path, crashed=True).close()
+        InFlight(path, crashed=True).end()
     here = InFlight(path)
     assert here.suspects == {"a": 0}
-    here.close()
+    here.end()
 
 
 @pytest.mark.parametrize("torn", [b"", b"\1", b"\xff" * 200])
@@ -81,7 +81,7 @@ def test_a_torn_record_is_none(path: Path, torn: bytes) -> None:
     path.write_bytes(torn or whole[:-3])
     here = InFlight(path)
     assert here.suspects == {}
-    here.close()
+    here.end()
 
 
 _deaths = st.lists(st.tuples(st.sets(st.sampled_from("abcdef")), st.booleans()), max_size=30)

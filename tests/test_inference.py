@@ -100,7 +100,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield made
     over.set()
     made.journal.close()
-    made.in_flight.close()
+    made.in_flight.end()
 
 
 def _batch(*numbers: int) -> Any:

@@ -274,9 +274,10 @@ def _spilled_now(where: dict[str, Any]) -> float:
 
 def test_blasts_on_all_channels_outlive_a_kill_and_arrive_once(tmp_path: Path) -> None:
     archive = _blasts(tmp_path / "archive")
-    windows = {window.uid for window in windows_of(archive)}
+    made = windows_of(archive)
+    windows = {window.uid for window in made}
     assert len(windows) == BLASTS * len(CHANNELS)
-    model = poisoned(tmp_path / "model", "slow", turns=10000)
+    model = poisoned(tmp_path / "model", "slow", made, turns=10_000)
     server, address = serving(archive, "--speed", "100", "--wait-for-client")
     path = write_settings(tmp_path, address, model=str(model), overload="spill")
     with server:

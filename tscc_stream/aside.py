@@ -17,6 +17,14 @@ TURN_SECONDS = 0.5
 """How often the one that waits shows that it lives."""
 
 
+_at_work: set[int] = set()
+
+
+def at_work() -> bool:
+    """Whether any such thread is in the middle of something, stuck or not."""
+    return bool(_at_work)
+
+
 class StuckError(RuntimeError):
     """Work that did not end in time."""
 
@@ -27,10 +35,13 @@ class _Job(Generic[_Result]):
     done: Future[_Result]
 
     def run(self) -> None:
+        _at_work.add(id(self))
         try:
             self.done.set_result(self.work())
         except BaseException as error:  # noqa: BLE001 handed to the one that waits, who raises it
             self.done.set_exception(error)
+        finally:
+            _at_work.discard(id(self))
 
 
 _Jobs = queue.SimpleQueue[_Job[object] | None]

@@ -130,7 +130,7 @@ class Daemon:
         if report:
             _log.error("the process before this one crashed: %s", report)
         in_flight = InFlight(self._state_dir / IN_FLIGHT_FILE, crashed=bool(report))
-        stack.callback(in_flight.close)
+        stack.callback(in_flight.end)
         try:
             crash_report.begin(self._state_dir / CRASH_FILE)
         except OSError as error:

@@ -97,6 +97,8 @@ def prepare(folder: Path, config: Config, running: PackageSpec | None = None) ->
         _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
                      loaded.spec.name, config.novelty.alpha)  # fmt: skip
     _log.info("model %s %s (%s) on %s", loaded.spec.name, loaded.spec.version, loaded.sha256[:12], encoder.device)
+    if config.inference.device == "auto" and encoder.device.type == "cpu":
+        _log.info("inference.device auto: torch finds no CUDA device here, so the CPU does the work")
     return Served(loaded, encoder, scores, reference_of(loaded))
 
 

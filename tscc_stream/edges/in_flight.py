@@ -47,6 +47,7 @@ class InFlight:
             _log.warning("the process before this one died with %d window(s) in the encoder: they go alone now",
                          len(before.in_flight))  # fmt: skip
         fresh = path.with_name(f".{path.name}.new")
+        self._ended = False
         try:
             self._fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             self._write(())
@@ -78,6 +79,8 @@ class InFlight:
             self._write(())
 
     def _write(self, uids: Sequence[str]) -> None:
+        if self._ended:
+            return
         payload = _encode(_Record(self.suspects, list(uids)))
         header = len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(_CHECKSUM_BYTES, "little")
         try:
@@ -85,8 +88,10 @@ class InFlight:
         except OSError as error:  # a full disk must not stop the encoder; only a death is then not accounted for
             _log.warning("windows in flight cannot be noted: %s", error.strerror)
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def end(self) -> None:
+        """The process ends by itself: whatever is in the encoder is no suspect for that. Safe beside `holding`."""
+        self._write(())
+        self._ended = True
 
 
 def _read(path: Path) -> _Record:
