@@ -21,7 +21,7 @@ from test_daemon import daemon, expected, get, listen, take, until
 from tscc_stream import package
 from tscc_stream.aside import Aside, StuckError
 from tscc_stream.config import InferenceConfig
-from tscc_stream.edges.in_flight import InFlight
+from tscc_stream.edges.in_flight import InFlight, _read
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.inference import Guard, GuardedInfer, InferenceError
 from tscc_stream.messages import Assignment, Float32Array, Window, WindowDropped, read_only
@@ -298,6 +298,28 @@ def test_a_window_that_crashes_the_process_is_found_and_kept_out(
     assert len({m.body["id"] for m in found}) == DETECTIONS - 1
     assert bad.uid not in {m.body["id"] for m in found}
     assert [uid for uid, _ in _quarantined(path)] == [bad.uid]
+
+
+def test_who_is_killed_from_outside_loses_nothing_however_often_the_same_window_is_in_flight(
+    archive_of_four: Path, expected: dict[str, int], bad: Window, tmp_path: Path
+) -> None:
+    model = poisoned(tmp_path / "model", "hangs", [bad])
+    server, address = serving(archive_of_four, "--speed", "max")
+    in_flight = tmp_path / "state" / "in-flight"
+    with server:
+        path = write_settings(tmp_path, address, model=str(model))
+        for alone in (False, True):
+            with daemon(path) as (running, where), listen(where) as everything:
+                while not (held := _read(in_flight).in_flight) or bad.uid not in held or (alone and len(held) > 1):
+                    everything.receive(0.05)
+                assert running.stop(9) == -9
+        path = write_settings(tmp_path, address)
+        with daemon(path) as (running, where), listen(where, "detection.") as detections:
+            found = take(detections, DETECTIONS)
+            assert running.stop() == 0
+    assert {m.body["id"] for m in found} <= expected.keys()
+    assert len({m.body["id"] for m in found}) == DETECTIONS
+    assert _quarantined(path) == []
 
 
 def test_two_models_cut_alike_exactly_where_their_windows_are_the_same() -> None:

@@ -61,7 +61,7 @@ class Guard:
     quarantine: Quarantine
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
-    _failures: deque[float] = field(default_factory=deque)
+    _failures: deque[float] = field(default_factory=deque, init=False)
 
     def count(self, failure: _FailedError) -> None:
         """One more failure. Raises InferenceError where that makes too many."""
