@@ -17,6 +17,7 @@ from made_site import finished, settings, write_settings
 from tscc_stream import activation, config, package, serving
 from tscc_stream.activation import ActivationError, Choice
 from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.health import Health
 from tscc_stream.learn.export import annotate
 from tscc_stream.package import Label, PackageError
 from tscc_stream.serving import ModelKeeper, NewLive, NewShadow, Told
@@ -161,7 +162,7 @@ def test_a_process_id_is_believed_only_where_it_holds_the_lock(state: Path, monk
 
 
 def _keeper(state: Path, shadow: Path | None = None) -> ModelKeeper:
-    return ModelKeeper(config.parse(json.dumps(settings(state.parent))), state, DEMO, shadow)
+    return ModelKeeper(config.parse(json.dumps(settings(state.parent))), state, DEMO, shadow, Health())
 
 
 def _orders(keeper: ModelKeeper, *, asks: int = 1) -> list[Any]:

@@ -18,6 +18,7 @@ from tscc_stream import activation, beside, package
 from tscc_stream.beside import Beside, ShadowRun
 from tscc_stream.client import Received
 from tscc_stream.config import Config
+from tscc_stream.health import Health
 from tscc_stream.learn import dataset
 from tscc_stream.learn.export import annotate
 from tscc_stream.messages import Detection, Float32Array
@@ -90,7 +91,7 @@ def _drained(shadow: ShadowRun) -> None:
 
 
 def test_agreement_is_counted_per_pair_and_anew_with_another_live_model(metrics: Metrics, encoder: FakeEncoder) -> None:
-    shadow = ShadowRun(metrics, 0.01, most_together=4)
+    shadow = ShadowRun(metrics, Health(), 0.01, most_together=4)
     shadow.offer(_some(3))
     shadow.use(_served(encoder))
     shadow.offer(_some(9))
@@ -106,7 +107,7 @@ def test_agreement_is_counted_per_pair_and_anew_with_another_live_model(metrics:
 def test_what_finds_no_room_is_skipped_at_once_and_the_end_waits_for_one_batch_only(
     metrics: Metrics, encoder: FakeEncoder
 ) -> None:
-    shadow = ShadowRun(metrics, 0.01, most_together=4)
+    shadow = ShadowRun(metrics, Health(), 0.01, most_together=4)
     shadow.use(_served(encoder))
     encoder.may_go.clear()
     shadow.offer(_some(4))
@@ -123,7 +124,7 @@ def test_what_finds_no_room_is_skipped_at_once_and_the_end_waits_for_one_batch_o
 
 
 def test_a_candidate_that_changes_while_it_classifies_is_not_counted(metrics: Metrics, encoder: FakeEncoder) -> None:
-    shadow = ShadowRun(metrics, 0.01, most_together=4)
+    shadow = ShadowRun(metrics, Health(), 0.01, most_together=4)
     shadow.use(_served(encoder))
     encoder.may_go.clear()
     shadow.offer(_some(4))
@@ -139,7 +140,7 @@ def test_a_candidate_that_changes_while_it_classifies_is_not_counted(metrics: Me
 def test_a_candidate_that_fails_is_tried_no_longer(
     metrics: Metrics, encoder: FakeEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shadow = ShadowRun(metrics, 0.01, most_together=4)
+    shadow = ShadowRun(metrics, Health(), 0.01, most_together=4)
     shadow.use(_served(encoder))
     encoder.error = RuntimeError("out of memory")
     shadow.offer(_some(8))
@@ -152,7 +153,7 @@ def test_a_candidate_that_fails_is_tried_no_longer(
 
 
 def test_drift_of_the_live_model_is_shown_for_each_of_its_clusters(metrics: Metrics, encoder: FakeEncoder) -> None:
-    looking = Beside(metrics, Config(), _served(encoder))
+    looking = Beside(metrics, Health(), Config(), _served(encoder))
     looking.saw(_some(3))
     looking.saw([])
     clusters = package.load(DEMO).spec.clusters

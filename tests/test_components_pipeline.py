@@ -29,6 +29,7 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
+from tscc_stream.stages.infer import Infer
 
 TRIGGER = {"sta_seconds": 0.2, "lta_seconds": 2.0, "trigger_on": 4.0, "max_seconds": 2.0}
 SAMPLES, EVENT = 1500, 700
@@ -57,7 +58,7 @@ def _front(config: Config | None = None, sensors: int = 2, spec: Any = SPEC) -> 
 
 def _through(messages: Iterable[Record]) -> tuple[FrontHalf, list[BackMessage]]:
     front, out = _front(), []
-    back = BackHalf(FakeEncoder(), lambda cluster: f"cluster {cluster}", np.linspace(0, 1, 1000), _config())
+    back = BackHalf(Infer(FakeEncoder()), lambda cluster: f"cluster {cluster}", np.linspace(0, 1, 1000), _config())
     found: list[FrontMessage] = [m for message in messages for m in front.feed(message)]
     for item in [*found, *front.flush()]:
         if isinstance(item, Window | WindowDropped | NetworkTrigger):
@@ -120,7 +121,7 @@ def test_a_sensor_that_is_set_to_another_rate_is_taken_up_again() -> None:
 
 def test_a_dead_component_s_sensor_still_lets_network_events_go() -> None:
     front = _front(_config(network={"min_channels": 3}), sensors=2)
-    back = BackHalf(FakeEncoder(), str, None, _config())
+    back = BackHalf(Infer(FakeEncoder()), str, None, _config())
     out: list[BackMessage] = []
     dead = records(np.full(SAMPLES, 17.0), RATE, range(100, SAMPLES, 100), sid=sid_of("E", 1))
     queues = [_records(s, code, range(100, SAMPLES, 100)) for s in range(2) for code in CODES if (s, code) != (1, "E")]

@@ -178,7 +178,7 @@ def test_values_with_one_reading_are_let_through(value: str) -> None:
         ("seedlink: {}\n", "line 1: seedlink: expected a list, got {}"),
         ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: list should have at most 2 items, not 3"),
         ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: input should be a valid number, got '5'"),
-        ("overload: spill\n", "line 1: overload: input should be 'wait', got 'spill'"),
+        ("overload: drop\n", "line 1: overload: input should be 'wait' or 'spill', got 'drop'"),
         ("inference: {threads: true}\n", "line 1: inference.threads: true: expected auto or "),
         ("inference: {threads: 257}\n", "line 1: inference.threads: 257: expected auto or "),
         ("publish: {bind: 'udp://a:1'}\n", "line 1: publish.bind: 'udp://a:1': expected tcp://HOST:PORT or ipc://PATH"),

@@ -41,8 +41,8 @@ def expected(archive_of_four: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @contextmanager
-def daemon(path: Path) -> Iterator[tuple[Running, dict[str, Any]]]:
-    with Running("run", "--config", path) as running:
+def daemon(path: Path, begin: str = "") -> Iterator[tuple[Running, dict[str, Any]]]:
+    with Running("run", "--config", path, begin=begin) as running:
         running.wait_for(r"ready: ")
         where = json.loads((Path(json.loads(path.read_text())["state_dir"]) / "endpoints.json").read_text())
         yield running, where

@@ -29,6 +29,7 @@ from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.stages.condition import Condition
 from tscc_stream.stages.detect import Detect
 from tscc_stream.stages.extract import uid_of
+from tscc_stream.stages.infer import Infer
 
 RATE = 100.0
 SAMPLES = 1500
@@ -68,7 +69,7 @@ def _front(config: Config | None = None, channels: int = 3) -> FrontHalf:
 def _back(config: Config | None = None) -> tuple[BackHalf, FakeEncoder]:
     encoder = FakeEncoder()
     return BackHalf(
-        encoder, lambda cluster: f"cluster {cluster}", np.linspace(0, 1, 1000), config or _config()
+        Infer(encoder), lambda cluster: f"cluster {cluster}", np.linspace(0, 1, 1000), config or _config()
     ), encoder
 
 
@@ -377,7 +378,7 @@ def test_every_stage_is_timed_and_every_batch_is_told() -> None:
         return nullcontext()
 
     front = FrontHalf(_config(), package_spec(), timer)
-    back = BackHalf(FakeEncoder(), str, None, _config(inference={"max_batch": 2}), timer)
+    back = BackHalf(Infer(FakeEncoder()), str, None, _config(inference={"max_batch": 2}), timer)
     windows = [m for n in range(3) for r in _records(n) for m in front.feed(r) if isinstance(m, Window)]
     out = [item for window in windows for item in back.feed(window)] + back.flush()
     assert set(stages) == {"assemble", "condition", "detect", "extract", "infer"}
@@ -404,7 +405,7 @@ def test_another_model_begins_where_the_one_before_has_ended() -> None:
     window, after, *_ = (m for n in range(3) for r in _records(n) for m in front.feed(r) if isinstance(m, Window))
     assert back.feed(window) == []
     second = FakeEncoder()
-    [held] = back.use(second, lambda cluster: f"kind {cluster}", None)
+    [held] = back.use(Infer(second), lambda cluster: f"kind {cluster}", None)
     assert isinstance(held, Detection)
     assert (held.assignment.window.uid, first.sizes, second.sizes) == (window.uid, [1], [])
     assert held.p_value is not None

@@ -149,7 +149,7 @@ def stored() -> StoredSnapshot:
     front = FrontHalf(config, spec)
     for record in stream(3, [sid_of(0)])[:12]:
         front.feed(record)
-    snapshot = snapshot_at(barrier_of(front), VoteState([], []), made_of(config, spec))
+    snapshot = snapshot_at(barrier_of(front), VoteState([], [], []), made_of(config, spec))
     return StoredSnapshot(snapshot, 5, intact=True)
 
 
@@ -157,7 +157,7 @@ def test_what_fits_is_gone_on_from(stored: StoredSnapshot) -> None:
     found = resume(stored, config_with(), package_spec(version="2", clusters=7))
     assert found.positions == {"mine:18000": POSITION}
     assert found.front is not None
-    assert found.vote == VoteState([], [])
+    assert found.vote == VoteState([], [], [])
     assert found.floors == {}
     assert found.told == "going on from the snapshot at seq 5, 1 channels"
 

@@ -19,12 +19,13 @@ from tscc_stream.edges.seedlink_socket import Arrival
 from tscc_stream.health import Health
 from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Released, WindowDropped
 from tscc_stream.metrics import Metrics
+from tscc_stream.notes import Note
 from tscc_stream.pipeline import FrontHalf
 from tscc_stream.sampling import offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.stages.acquire import Received
 from tscc_stream.stages.publish import ModelIdentity
-from tscc_stream.workers import STOP, BackWorker, FrontWorker, Note, Shared
+from tscc_stream.workers import STOP, BackWorker, FrontWorker, Shared
 
 
 class FakeBack:
@@ -68,7 +69,9 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     outbox.put([*windows[7:], Note("daemon", {"state": "stopping"})])
     outbox.put(STOP)
     bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
-    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), b"{}", {})
+    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
+    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
+    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}", {})
     BackWorker(shared, Config(), *arguments).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]
     assert len(journal.groups) == 13

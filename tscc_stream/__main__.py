@@ -1,7 +1,5 @@
 """`python -m tscc_stream`: the same as `tscc-stream`."""
 
-import sys
+from tscc_stream.cli import program
 
-from tscc_stream.cli import main
-
-sys.exit(main())
+program()

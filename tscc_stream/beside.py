@@ -10,14 +10,17 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from tscc_stream.aside import TURN_SECONDS, Aside, StuckError
 from tscc_stream.config import Config
 from tscc_stream.drift import Drift
+from tscc_stream.health import Health
 from tscc_stream.messages import Assignment, Detection
 from tscc_stream.metrics import Metrics
 from tscc_stream.serving import Served
@@ -28,11 +31,18 @@ _log = logging.getLogger(__name__)
 MOST_WAITING = 16
 """Batches that may wait for the candidate."""
 _LOWEST_PRIORITY = 19
+MOST_SECONDS = 60.0
+"""Longest that the candidate may take for a batch, at the lowest priority."""
 
 
 def label_of(cluster: int, known: bool) -> str:
     """A detection's cluster in metrics: its id, or `unknown`."""
     return str(cluster) if known else UNKNOWN
+
+
+def _lowest_priority() -> None:
+    with suppress(OSError):  # a hardened unit may forbid it; then it shares the processor like any other thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +58,14 @@ class ShadowRun:
 
     NAME = "shadow"
 
-    def __init__(self, metrics: Metrics, alpha: float, most_together: int) -> None:
-        self._metrics, self._alpha, self._most_together = metrics, alpha, most_together
+    def __init__(self, metrics: Metrics, health: Health, alpha: float, most_together: int) -> None:
+        self._metrics, self._health, self._most_together = metrics, health, most_together
+        self.alpha = alpha
         self._waiting: queue.Queue[_Work | None] = queue.Queue(MOST_WAITING)
         self._lock = threading.Lock()
         self._served: Served | None = None
         self._round = 0
+        self._aside = Aside("candidate", begin=_lowest_priority)
 
     def use(self, served: Served | None) -> None:
         """Another candidate, or none; the counts begin anew."""
@@ -86,10 +98,18 @@ class ShadowRun:
 
     def run(self) -> None:
         """Until `stop`."""
-        with suppress(OSError):  # a hardened unit may forbid it; then it shares the processor like any other thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-        while (work := self._waiting.get()) is not None:
+        while True:
+            self._alive()
+            try:
+                work = self._waiting.get(timeout=TURN_SECONDS)
+            except queue.Empty:
+                continue
+            if work is None:
+                return
             self._classify(work)
+
+    def _alive(self) -> None:
+        self._health.stamp(self.NAME, time.monotonic_ns())
 
     def _classify(self, work: _Work) -> None:
         with self._lock:
@@ -97,13 +117,16 @@ class ShadowRun:
         if served is None or not current:
             return
         windows = [detection.assignment.window for detection in work.detections]
+        normalised = np.stack([window.normalised for window in windows])
+        encoder = served.encoder
         try:
-            encoded = served.encoder.encode(np.stack([window.normalised for window in windows]))
-        except RuntimeError as error:  # what torch raises: a candidate must not end the daemon
+            encoded = self._aside.call(lambda: encoder.encode(normalised), MOST_SECONDS, self._alive)
+        except (RuntimeError, StuckError) as error:  # what torch raises: a candidate must not end the daemon
             _log.error("the candidate %s failed and is tried no longer: %s", served.identity.name, error)
+            self._aside = Aside("candidate", begin=_lowest_priority)
             self.use(None)
             return
-        interpret = Interpret(served.package.name_of, served.scores, self._alpha)
+        interpret = Interpret(served.package.name_of, served.scores, self.alpha)
         results = zip(
             windows, encoded.embedding, encoded.membership, encoded.cluster, encoded.squared_distance, strict=True
         )
@@ -121,9 +144,13 @@ class ShadowRun:
 class Beside:
     """Told of every detection once it is committed. Used by the back thread."""
 
-    def __init__(self, metrics: Metrics, config: Config, served: Served) -> None:
+    def __init__(self, metrics: Metrics, health: Health, config: Config, served: Served) -> None:
         self._metrics, self._window = metrics, config.drift.window
-        self.shadow = ShadowRun(metrics, config.novelty.alpha, config.inference.max_batch)
+        self.shadow = ShadowRun(metrics, health, config.novelty.alpha, config.inference.max_batch)
+        self._adopt(served)
+
+    def _adopt(self, served: Served) -> None:
+        self._served = served
         self._drift = self._fresh_drift(served)
 
     def _fresh_drift(self, served: Served) -> Drift:
@@ -133,8 +160,15 @@ class Beside:
 
     def use(self, served: Served) -> None:
         """Another live model: drift and agreement begin anew."""
-        self._drift = self._fresh_drift(served)
+        self._adopt(served)
         self.shadow.begin_anew()
+
+    def retune(self, config: Config) -> None:
+        """Other settings from now on. Drift begins anew where its window changes."""
+        self.shadow.alpha = config.novelty.alpha
+        if self._window != config.drift.window:
+            self._window = config.drift.window
+            self._adopt(self._served)
 
     def saw(self, detections: Sequence[Detection]) -> None:
         """Committed detections of the live model."""

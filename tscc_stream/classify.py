@@ -22,6 +22,7 @@ from tscc_stream.messages import Gap, Message, Quarantined, Record, Refusal, Rel
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 Output = Literal["jsonl", "csv", "quakeml"]
@@ -51,7 +52,7 @@ class Classifier:
     def __init__(self, config: Config, loaded: package.Package) -> None:
         encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
         self._front = FrontHalf(config, loaded.spec)
-        self._back = BackHalf(encoder, loaded.name_of, calibration_scores(loaded), config)
+        self._back = BackHalf(Infer(encoder), loaded.name_of, calibration_scores(loaded), config)
         self._publish = Publish(config.site, ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256))
         self._margin_ns = seconds_to_ns(config.trigger.min_seconds)
         self._held: list[tuple[int, str, str, Message]] = []

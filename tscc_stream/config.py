@@ -213,9 +213,16 @@ class ChannelConfig(_Section):
 
 
 class InferenceConfig(_Section):
+    """timeout_seconds: longest that one batch may take. More failures than most_restarts within
+    restart_window_seconds end the process.
+    """
+
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    most_restarts: Annotated[int, Field(ge=1, le=1000)] = 3
+    restart_window_seconds: Positive = 600.0
 
 
 class NoveltyConfig(_Section):
@@ -351,7 +358,8 @@ class Config(_Section):
     inference: InferenceConfig = InferenceConfig()
     novelty: NoveltyConfig = NoveltyConfig()
     drift: DriftConfig = DriftConfig()
-    overload: Literal["wait"] = "wait"
+    overload: Literal["wait", "spill"] = "wait"
+    overload_spill_windows: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     publish: PublishConfig = PublishConfig()
     metrics: MetricsConfig = MetricsConfig()
     retention: RetentionConfig = RetentionConfig()

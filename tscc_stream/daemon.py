@@ -29,20 +29,28 @@ from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.data_age import DataAge
+from tscc_stream.edges import crash_report
 from tscc_stream.edges.http import HttpServer
+from tscc_stream.edges.in_flight import InFlight
 from tscc_stream.edges.seedlink_socket import Emitted, LinkNotice, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier, name_this_thread
 from tscc_stream.edges.zeromq import Bus, BusObserver
 from tscc_stream.health import Health
+from tscc_stream.inference import Guard
 from tscc_stream.link_watch import LinkWatch
 from tscc_stream.metrics import Metrics
+from tscc_stream.notes import Note
+from tscc_stream.overload import Overload
+from tscc_stream.packed_window import cut_of
 from tscc_stream.pipeline import BackHalf, FrontHalf
 from tscc_stream.recovery import Resume
+from tscc_stream.reload import ConfigFile
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import ModelKeeper, Served
-from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Note, Outbox, Shared
+from tscc_stream.window_quarantine import WindowQuarantine
+from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Outbox, Shared, guarded
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +60,8 @@ INBOX_SPARE = 16
 OUTBOX_LISTS = 256
 STALLED_NS = seconds_to_ns(10.0)
 """A thread that has not turned for as long is stuck."""
+CRASH_FILE = "crash-report"
+IN_FLIGHT_FILE = "in-flight"
 DRAIN_SECONDS = 20.0
 ONLOOKER_SECONDS = 5.0
 """How long the end waits for what is not needed any more."""
@@ -63,16 +73,24 @@ class Daemon:
     """Start, supervise, drain.
 
     model_folder, shadow_folder: the configuration's packages, which count where none was activated; state_dir:
-    resolved, like those. `run` returns the exit status. What cannot be started is said by one of PackageError,
-    ActivationError, JournalError, BusError and HttpError.
+    resolved, like those; file: the configuration's, to be read again on SIGHUP. `run` returns the exit status. What
+    cannot be started is said by one of PackageError, ActivationError, JournalError, InFlightError, BusError and
+    HttpError.
     """
 
-    def __init__(self, config: Config, model_folder: Path, state_dir: Path, shadow_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model_folder: Path,
+        state_dir: Path,
+        shadow_folder: Path | None = None,
+        file: ConfigFile | None = None,
+    ) -> None:
         self._config = config
         self._state_dir = state_dir
         data = DataAge({server.server: server.stale_seconds for server in config.seedlink})
         self._shared = Shared(Metrics(CollectorRegistry()), Health(data))
-        self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder)
+        self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder, self._shared.health, file)
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(config.seedlink))
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._notifier = Notifier.from_environment(os.environ)
@@ -81,8 +99,8 @@ class Daemon:
         """From a signal handler: end once everything that was received is published."""
         self._shared.stopping.set()
 
-    def request_models(self) -> None:
-        """From a signal handler: look again which models are to be served and tried."""
+    def request_reload(self) -> None:
+        """From a signal handler: look again at the configuration, and which models are to be served and tried."""
         self._keeper.ask()
 
     def run(self) -> int:
@@ -90,14 +108,15 @@ class Daemon:
         with ExitStack() as stack:
             self._make_state_dir()
             journal = stack.enter_context(JournalFile(self._state_dir / "journal.sqlite"))
+            in_flight = self._in_flight(stack)
             served = self._keeper.start()
             bus = self._start_bus(stack)
             http = HttpServer(self._config.metrics, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
-            beside = Beside(self._shared.metrics, self._config, served)
+            beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
             resume = recovery.resume(journal.snapshot(), self._config, served.package.spec)
-            workers = self._workers(served, beside, journal, bus, resume)
+            workers = self._workers(served, beside, journal, bus, in_flight, resume)
             onlookers = self._onlookers(beside, stack)
             readers = [
                 self._reader(server, entry, resume.positions.get(entry))
@@ -123,6 +142,19 @@ class Daemon:
         except OSError as error:
             raise ConfigError([f"state_dir {self._state_dir}: cannot be made: {error.strerror}"]) from error
 
+    def _in_flight(self, stack: ExitStack) -> InFlight:
+        """What the process before this one left of itself, if it did not end as it should."""
+        report = crash_report.last(self._state_dir / CRASH_FILE)
+        if report:
+            _log.error("the process before this one crashed: %s", report)
+        in_flight = InFlight(self._state_dir / IN_FLIGHT_FILE, crashed=bool(report))
+        stack.callback(in_flight.end)
+        try:
+            crash_report.begin(self._state_dir / CRASH_FILE)
+        except OSError as error:
+            _log.warning("%s: a crash cannot be reported: %s", self._state_dir / CRASH_FILE, error.strerror)
+        return in_flight
+
     def _start_bus(self, stack: ExitStack) -> Bus:
         reader = JournalReader(self._state_dir / "journal.sqlite")
         stack.callback(reader.close)
@@ -138,11 +170,12 @@ class Daemon:
         return bus
 
     def _workers(
-        self, served: Served, beside: Beside, journal: JournalFile, bus: Bus, resume: Resume
+        self, served: Served, beside: Beside, journal: JournalFile, bus: Bus, in_flight: InFlight, resume: Resume
     ) -> list[threading.Thread]:
         config, shared = self._config, self._shared
         front_half = FrontHalf(config, served.package.spec, shared.timer)
-        back_half = BackHalf(served.encoder, served.package.name_of, served.scores, config, shared.timer)
+        guard, overload = self._against_trouble(served, journal, in_flight)
+        back_half = BackHalf(guarded(served, guard), served.package.name_of, served.scores, config, shared.timer)
         if resume.front is not None and resume.vote is not None:
             front_half.restore(resume.front, time.monotonic_ns())
             back_half.restore(resume.vote)
@@ -159,10 +192,23 @@ class Daemon:
             bus,
             self._outbox,
             self._keeper.orders,
+            guard,
+            overload,
             made_of,
             resume.floors,
         )
         return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
+
+    def _against_trouble(self, served: Served, journal: JournalFile, in_flight: InFlight) -> tuple[Guard, Overload]:
+        """What the back thread has against an encoder that fails, and one that is too slow."""
+        config, shared, cut = self._config, self._shared, cut_of(served.package.spec)
+
+        def alive() -> None:
+            shared.health.stamp(BackWorker.NAME, time.monotonic_ns())
+
+        quarantine = WindowQuarantine(journal, shared.metrics, cut)
+        guard = Guard(config.inference, alive, in_flight, quarantine, shared.metrics)
+        return guard, Overload(config, journal, shared.metrics, cut, lambda: self._outbox.qsize() / OUTBOX_LISTS)
 
     def _onlookers(self, beside: Beside, stack: ExitStack) -> list[threading.Thread]:
         """Threads that the live path never waits for: models being loaded, and the candidate."""
@@ -285,11 +331,13 @@ class Daemon:
             worker.join(max(0.0, deadline - time.monotonic()))
         stuck = [worker.name for worker in workers if worker.is_alive()]
         self._give_up(workers)
+        left = self._inbox.qsize() + self._outbox.qsize()
         bus.stop()
         if self._shared.failure is not None:
             raise self._shared.failure
         if stuck:
-            _log.error("not everything could be published within %g s: %s did not end", DRAIN_SECONDS, stuck)
+            _log.error("not everything could be published within %g s: %d lists were left, and thread %s did not end; "
+                       "the next start goes on from there", DRAIN_SECONDS, left, " and ".join(stuck))  # fmt: skip
             return 1
         _log.info("stopped")
         return 0
@@ -311,21 +359,24 @@ def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
     return names
 
 
-def run(config: Config, folder: Path) -> int:
-    """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
+def run(config: Config, folder: Path, file: Path | None = None) -> int:
+    """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from; file: the
+    configuration's, read again on SIGHUP.
+    """
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for warning in config.metrics.warnings():
         _log.warning("%s", warning)
     shadow = None if config.shadow is None else package.find(config.shadow, folder)
-    daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir), shadow)
+    source = None if file is None else ConfigFile(file, config)
+    daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir), shadow, source)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         daemon.request_stop()
 
     def on_hangup(_number: int, _frame: FrameType | None) -> None:
-        daemon.request_models()
+        daemon.request_reload()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

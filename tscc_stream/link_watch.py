@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from tscc_stream.data_age import Change
+from tscc_stream.notes import Note
 from tscc_stream.sampling import NS_PER_SECOND
-from tscc_stream.workers import Inbox, Note, Shared
+from tscc_stream.workers import Inbox, Shared
 
 _log = logging.getLogger(__name__)
 

@@ -172,13 +172,20 @@ class Window:
 class WindowDropped:
     """A window that will never come: its uid and why.
 
-    "gap", "end", "history", "pending", "shed"; across components also "component", "rate", "misaligned".
+    "gap", "end", "history", "pending", "shed", "quarantined"; across components also "component", "rate", "misaligned".
     """
 
     uid: str
     sid: str
     onset_ns: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpilled:
+    """A window that waits in the journal, to be classified once there is time: its uid."""
+
+    uid: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -111,6 +111,10 @@ class Metrics:
     def _add_detections(self) -> None:
         self.triggers = self._counter("triggers", "Triggers of single channels.")
         self.windows_dropped = self._counters("windows_dropped", "Triggers without a window, by reason.", "reason")
+        self.spilled = self._counter("spilled", "Windows journalled unclassified because of overload.")
+        self.spilled_windows = Gauge(
+            "tscc_spilled_windows", "Windows in the journal that wait to be classified.", registry=self.registry
+        )
         self.detections = self._counters("detections", "Detections committed to the journal, by cluster.", "cluster")
         self.unknown = self._counter("unknown", "Detections that belong to no known cluster.")
         self.journal_head_seq = Gauge(
@@ -125,6 +129,9 @@ class Metrics:
         self.queue_depth = self._gauges("queue_depth", "Items that wait in front of a stage.", "stage")
         self.batch_size = Histogram(
             "tscc_batch_size", "Windows per batch through the encoder.", buckets=_WINDOWS, registry=self.registry
+        )
+        self.inference_restarts = self._counters(
+            "inference_restarts", "Fresh encoders after one failed (error) or did not answer (timeout).", "reason"
         )
         stage = Histogram(
             "tscc_stage_seconds",

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
 from tscc_stream.messages import (
+    Assignment,
     Batch,
     Block,
     Detection,
@@ -29,6 +30,7 @@ from tscc_stream.messages import (
     Trigger,
     Window,
     WindowDropped,
+    WindowSpilled,
 )
 from tscc_stream.package import PackageSpec
 from tscc_stream.quarantine import Quarantine, QuarantineState
@@ -39,7 +41,7 @@ from tscc_stream.stages.condition import Condition, ConditionState
 from tscc_stream.stages.detect import Coincidence, CoincidenceState, Detect, DetectState
 from tscc_stream.stages.extract import Extract, ExtractState, RatesDifferError, TogetherState, extract_for
 from tscc_stream.stages.gather import Gather
-from tscc_stream.stages.infer import Encoder, Infer
+from tscc_stream.stages.infer import Inferring
 from tscc_stream.stages.interpret import Interpret, NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 
@@ -343,31 +345,40 @@ class BackHalf:
 
     def __init__(
         self,
-        encoder: Encoder,
+        infer: Inferring,
         name_of: Callable[[int], str],
         scores: Float64Array | None,
         config: Config,
         timer: Timer = _untimed,
     ) -> None:
         self._timer = timer
-        self._alpha = config.novelty.alpha
         self._gather = Gather(config.inference.max_batch)
-        self._infer = Infer(encoder)
-        self._interpret = Interpret(name_of, scores, self._alpha)
+        self._adopt(infer, name_of, scores, config.novelty.alpha)
         self._vote = NetworkVote()
         self.batch_sizes: list[int] = []
 
-    def use(self, encoder: Encoder, name_of: Callable[[int], str], scores: Float64Array | None) -> list[BackMessage]:
+    def _adopt(
+        self, infer: Inferring, name_of: Callable[[int], str], scores: Float64Array | None, alpha: float
+    ) -> None:
+        self._infer, self._name_of, self._scores, self._alpha = infer, name_of, scores, alpha
+        self._interpret = Interpret(name_of, scores, alpha)
+
+    def use(self, infer: Inferring, name_of: Callable[[int], str], scores: Float64Array | None) -> list[BackMessage]:
         """Another model from now on; what the one before still held, classified by it.
 
         Network events that wait keep the votes that were cast: clusters vote by name.
         """
         held = self.flush()
-        self._infer = Infer(encoder)
-        self._interpret = Interpret(name_of, scores, self._alpha)
+        self._adopt(infer, name_of, scores, self._alpha)
         return held
 
-    def feed(self, message: Window | WindowDropped | NetworkTrigger) -> list[BackMessage]:
+    def retune(self, alpha: float) -> list[BackMessage]:
+        """Another share of ordinary windows that may be called unknown; what was held, with the one before."""
+        held = self.flush()
+        self._adopt(self._infer, self._name_of, self._scores, alpha)
+        return held
+
+    def feed(self, message: Window | WindowDropped | WindowSpilled | NetworkTrigger) -> list[BackMessage]:
         """Detections and network events, in order."""
         if isinstance(message, Window):
             return self._batches(self._gather.feed(message))
@@ -398,8 +409,15 @@ class BackHalf:
         for batch in batches:
             self.batch_sizes.append(len(batch.windows))
             with self._timer("infer"):
-                assignments = self._infer.feed(batch)
-            for assignment in assignments:
-                for detection in self._interpret.feed(assignment):
-                    out += [detection, *self._vote.feed(detection)]
+                results = self._infer.feed(batch)
+            for result in results:
+                out += self._resolved(result)
+        return out
+
+    def _resolved(self, result: Assignment | WindowDropped) -> list[BackMessage]:
+        if isinstance(result, WindowDropped):
+            return list(self._vote.feed(result))
+        out: list[BackMessage] = []
+        for detection in self._interpret.feed(result):
+            out += [detection, *self._vote.feed(detection)]
         return out

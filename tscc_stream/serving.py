@@ -1,4 +1,4 @@
-"""Models while the daemon runs: loaded and warmed up in a thread of their own, then handed to the back thread.
+"""Models and settings while the daemon runs: got ready in a thread of their own, then handed to the back thread.
 
 The back thread takes an order between two batches, so that every window is classified once, by one model, and the
 journal's sequence goes on without a hole. Whatever may not serve is refused by name, and what runs goes on.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tscc_stream import activation, package
 from tscc_stream.activation import ActivationError
-from tscc_stream.config import Config
+from tscc_stream.aside import TURN_SECONDS, Aside, StuckError
+from tscc_stream.config import Config, InferenceConfig
 from tscc_stream.drift import Reference
 from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores, reference_of
+from tscc_stream.health import Health
 from tscc_stream.messages import Float64Array
 from tscc_stream.package import Package, PackageError, PackageSpec
+from tscc_stream.reload import ConfigFile
 from tscc_stream.stages.infer import Encoder
 from tscc_stream.stages.interpret import calibrated
 from tscc_stream.stages.publish import ModelIdentity
@@ -60,12 +64,23 @@ class NewShadow:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Nothing changes, and this is why: the data of a status message."""
+    """Nothing changes, and this is why: the data of a status message, and its kind."""
 
     data: dict[str, Any]
+    kind: str = "model"
 
 
-Order = NewLive | NewShadow | Told
+@dataclass(frozen=True, slots=True)
+class NewSettings:
+    """From now on this configuration holds; it differs in what may change while running."""
+
+    config: Config
+
+
+Order = NewLive | NewShadow | NewSettings | Told
+
+LOAD_SECONDS = 120.0
+"""Longest that loading, checking and warming up a model may take while another one serves."""
 
 
 def prepare(folder: Path, config: Config, running: PackageSpec | None = None) -> Served:
@@ -76,26 +91,50 @@ def prepare(folder: Path, config: Config, running: PackageSpec | None = None) ->
             f"model package {folder}: its windows are not those being cut: {differing}; "
             "name it as `model` in the configuration and start anew"
         )
-    encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
-    encoder.warm_up(config.inference.max_batch)
+    encoder = _warm(loaded, config.inference)
     scores = calibration_scores(loaded)
     if not calibrated(scores, config.novelty.alpha):
         _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
                      loaded.spec.name, config.novelty.alpha)  # fmt: skip
     _log.info("model %s %s (%s) on %s", loaded.spec.name, loaded.spec.version, loaded.sha256[:12], encoder.device)
+    if config.inference.device == "auto" and encoder.device.type == "cpu":
+        _log.info("inference.device auto: torch finds no CUDA device here, so the CPU does the work")
     return Served(loaded, encoder, scores, reference_of(loaded))
+
+
+def _warm(loaded: Package, settings: InferenceConfig) -> TorchScriptEncoder:
+    encoder = TorchScriptEncoder(loaded, settings.device, settings.threads)
+    encoder.warm_up(settings.max_batch)
+    return encoder
+
+
+def renewed(served: Served, settings: InferenceConfig) -> Encoder:
+    """The same model, loaded, checked and warmed up afresh. Raises PackageError where its folder holds it no longer."""
+    loaded = package.load_live(served.package.folder)
+    if loaded.sha256 != served.package.sha256:
+        raise PackageError(f"model package {loaded.folder}: it is another one than the model in use")
+    return _warm(loaded, settings)
 
 
 class ModelKeeper:
     """Loads what the state folder's files ask for; `start` once, then `ask` whenever they may have changed.
 
-    configured, configured_shadow: the configuration's packages. orders: what the back thread takes.
+    configured, configured_shadow: the configuration's packages. health: is shown that its thread turns. file: the
+    configuration, looked at again first; None: it came from no file. orders: what the back thread takes.
     """
 
     NAME = "models"
 
-    def __init__(self, config: Config, state_dir: Path, configured: Path, configured_shadow: Path | None) -> None:
-        self._config, self._state_dir = config, state_dir
+    def __init__(
+        self,
+        config: Config,
+        state_dir: Path,
+        configured: Path,
+        configured_shadow: Path | None,
+        health: Health,
+        file: ConfigFile | None = None,
+    ) -> None:
+        self._config, self._state_dir, self._health, self._file = config, state_dir, health, file
         self._configured, self._configured_shadow = configured, configured_shadow
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -124,9 +163,40 @@ class ModelKeeper:
 
     def run(self) -> None:
         self._try_shadow()
-        while self._asked.get():
+        while self._wanted():
+            self._reload()
             if not (self._try_live() | self._try_shadow()):
                 self._tell("live", "unchanged", self._live)
+
+    def _wanted(self) -> bool:
+        """Wait until somebody asks (True) or wants an end (False)."""
+        while True:
+            self._alive()
+            try:
+                return self._asked.get(timeout=TURN_SECONDS)
+            except queue.Empty:
+                continue
+
+    def _alive(self) -> None:
+        self._health.stamp(self.NAME, time.monotonic_ns())
+
+    def _reload(self) -> None:
+        if self._file is None:
+            return
+        reloaded = self._file.again()
+        self._config = reloaded.config
+        if reloaded.taken:
+            self.orders.put(NewSettings(reloaded.config))
+        if told := reloaded.told():
+            self.orders.put(Told(told, kind="config"))
+
+    def _prepared(self, folder: Path) -> Served:
+        """In a thread that may get stuck: a model that never ends must not serve. Raises PackageError."""
+        config, spec = self._config, self._live.spec
+        try:
+            return Aside("loading").call(lambda: prepare(folder, config, spec), LOAD_SECONDS, self._alive)
+        except StuckError as error:
+            raise PackageError(f"model package {folder}: loading it {error}") from error
 
     def _try_live(self) -> bool:
         """Whether there was anything to do."""
@@ -137,7 +207,7 @@ class ModelKeeper:
         try:
             if self._is(self._live, folder):
                 return False
-            served = prepare(folder, self._config, self._live.spec)
+            served = self._prepared(folder)
         except PackageError as error:
             self._refuse("live", error)
             self._take_back(folder)
@@ -159,7 +229,7 @@ class ModelKeeper:
                 return self._end_shadow()
             if self._shadow is not None and self._is(self._shadow, folder):
                 return False
-            served = prepare(folder, self._config, self._live.spec)
+            served = self._prepared(folder)
         except (ActivationError, PackageError) as error:
             return self._refuse("shadow", error)
         self._shadow = served.package

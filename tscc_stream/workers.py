@@ -23,6 +23,7 @@ from tscc_stream.edges.sqlite import TRIM_ROWS, JournalFile
 from tscc_stream.edges.zeromq import Bus
 from tscc_stream.gap_causes import LOST, GapCauses
 from tscc_stream.health import Health
+from tscc_stream.inference import Guard, GuardedInfer
 from tscc_stream.messages import (
     Committed,
     Detection,
@@ -35,12 +36,14 @@ from tscc_stream.messages import (
     WindowDropped,
 )
 from tscc_stream.metrics import Metrics
+from tscc_stream.notes import Note
+from tscc_stream.overload import SHED, Overload
 from tscc_stream.patience import Patience
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.recovery import Barrier, Barriers, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.seedlink.position import Position
-from tscc_stream.serving import NewLive, NewShadow, Order, Served
+from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
 from tscc_stream.stages.acquire import Rejected
 from tscc_stream.stages.journal import Snapshot
 from tscc_stream.stages.publish import Publish
@@ -55,14 +58,6 @@ _BROKEN_PACKET = ("frame", "size", "line")
 """Reasons for which a link ends whose next request may step over a packet."""
 COMMIT_TOGETHER = 64
 """Lists from the front thread that go into one transaction at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What the daemon says of itself on the bus: `status.<kind>.`."""
-
-    kind: str
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +262,11 @@ class FrontWorker:
             self._counted[name] = value
 
 
+def guarded(served: Served, guard: Guard) -> GuardedInfer:
+    """A model's encoder behind the guard."""
+    return GuardedInfer(served.encoder, lambda: renewed(served, guard.settings), guard)
+
+
 class BackWorker:
     """Windows to messages, journal, bus, in the back thread. orders: changes of model, taken between two batches."""
 
@@ -283,6 +283,8 @@ class BackWorker:
         bus: Bus,
         outbox: Outbox,
         orders: queue.SimpleQueue[Order],
+        guard: Guard,
+        overload: Overload,
         made_of: bytes,
         floors: Mapping[str, int],
     ) -> None:
@@ -295,6 +297,7 @@ class BackWorker:
         self._made_of, self._floors = made_of, floors
         self._gaps: list[Gap] = []
         self._patience = Patience(self.NAME, shared.health, shared.metrics, shared.given_up)
+        self._guard, self._overload = guard, overload
         self._fresh: list[Detection] = []
         self._uncommitted: list[Message] = []
         self._serve(served)
@@ -320,16 +323,20 @@ class BackWorker:
                     ended = True
                 else:
                     self._feed(item)
+            if not lists:
+                self._catch_up()
             self._hold(self._back.flush())
+            self._note()
             self._commit()
 
     def _take(self) -> list[list[Outgoing] | Stop]:
         """What is queued, at least one list where one comes in time."""
         self._shared.health.stamp(self.NAME, time.monotonic_ns())
         self._shared.metrics.queue_depth["back"].set(self._outbox.qsize())
+        self._overload.look()
         taken: list[list[Outgoing] | Stop] = []
         try:
-            taken.append(self._outbox.get(timeout=TURN_SECONDS))
+            taken.append(self._outbox.get(timeout=0.0 if self._overload.waiting else TURN_SECONDS))
             while len(taken) < COMMIT_TOGETHER:
                 taken.append(self._outbox.get_nowait())
         except queue.Empty:
@@ -355,11 +362,22 @@ class BackWorker:
             return [
                 self._model_status({"role": "shadow", "state": state, **(order.served.told() if order.served else {})})
             ]
-        return [self._model_status(order.data)]
+        if isinstance(order, NewSettings):
+            return self._settle(order.config)
+        return [self._publish.status(order.kind, order.data, time.time_ns())]
+
+    def _settle(self, config: Config) -> list[Message]:
+        """What may change while running: reload.CHANGEABLE."""
+        self._retention = config.retention
+        self._guard.settings = config.inference
+        self._overload.use(config)
+        self._beside.retune(config)
+        return self._written(self._back.retune(config.novelty.alpha))
 
     def _swap(self, served: Served) -> list[Message]:
         before = self._served.package.sha256
-        held = self._written(self._back.use(served.encoder, served.package.name_of, served.scores))
+        infer = guarded(served, self._guard)
+        held = self._written(self._back.use(infer, served.package.name_of, served.scores))
         self._beside.use(served)
         self._serve(served)
         self._patience.until_done(self._remember)
@@ -372,11 +390,13 @@ class BackWorker:
 
     def _feed(self, items: list[Outgoing]) -> None:
         """Every batch that has gone through is committed at once, however much is queued behind it."""
-        for item in items:
+        for item in self._overload.relieve(items):
             if isinstance(item, Note):
-                self._uncommitted.append(self._publish.status(item.kind, item.data, time.time_ns()))
+                self._uncommitted.append(self._noted(item))
             elif isinstance(item, Gap):
                 self._gaps.append(item)
+                if item.cause == SHED:
+                    self._shared.metrics.gaps_by_cause[SHED].inc()
             elif isinstance(item, Barrier):
                 self._at_barrier(item)
             elif not isinstance(item, Refusal | Quarantined | Released):
@@ -388,6 +408,22 @@ class BackWorker:
         """Everything before it is committed, and with it what a restart goes on from."""
         self._hold(self._back.flush())
         self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of))
+
+    def _catch_up(self) -> None:
+        """Nothing else waits: one batch of what was spilled."""
+        results: list[BackMessage] = []
+        for window in self._overload.late():
+            results += self._back.feed(window)
+        results += self._back.flush()
+        self._hold([replace(one, late=True) if isinstance(one, Detection) else one for one in results])
+
+    def _note(self) -> None:
+        """What guard and overload have to tell."""
+        notes = [*self._guard.quarantine.take_notes(), *self._overload.take_notes()]
+        self._uncommitted += [self._noted(note) for note in notes]
+
+    def _noted(self, note: Note) -> Message:
+        return self._publish.status(note.kind, note.data, time.time_ns(), note.about)
 
     def _hold(self, results: list[BackMessage]) -> None:
         self._uncommitted += self._written(results)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from tscc_stream import __version__
+from tscc_stream.aside import at_work
 from tscc_stream.cli import benches, evaluation, gaps, journal, live, models, recordings
 from tscc_stream.cli.command import PROGRAM, UsageError
 from tscc_stream.config import ConfigError
@@ -31,6 +33,20 @@ def main(arguments: list[str] | None = None) -> int:
         for line in _sentences(error):
             print(f"{PROGRAM}: {line}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | UsageError) else 1
+
+
+def program() -> NoReturn:
+    """The command line as a process.
+
+    A thread that comes back out of compiled code while the interpreter ends aborts the process: where one may, the
+    process ends without that.
+    """
+    status = main()
+    if at_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _sentences(error: Exception) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def _run(options: argparse.Namespace) -> int:
 
     settings, folder = config_of(options)
     try:
-        return run(settings, folder)
+        return run(settings, folder, options.config)
     except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
         raise config.ConfigError([f"model: {error}"]) from error
 

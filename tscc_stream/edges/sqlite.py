@@ -44,6 +44,7 @@ __all__ = ["JournalError", "JournalFile", "JournalReader"]
 
 SCAN = 10_000  # rows that one read looks at, at most: what bounds its time when hardly any topic matches
 TRIM_ROWS = 200  # messages that one transaction removes, at most: a few milliseconds
+MOST_QUARANTINED = 10_000  # windows that are kept in quarantine; beyond, the oldest are forgotten
 
 _OLD_GAPS = """DELETE FROM gap WHERE (sid, from_ns, cause) IN (
     SELECT sid, from_ns, cause FROM gap WHERE noted_ns < ? AND to_ns IS NOT NULL ORDER BY noted_ns LIMIT ?)"""
@@ -113,6 +114,7 @@ class JournalFile:
         self.epoch = epoch_of(self._db)
         self._mark.begin(self.epoch, self._head)
         self.duplicates = 0
+        self.spilled_count = number_of(self._db, "SELECT count(*) FROM spilled")
         self._ledger_hour = 0
 
     def _recognise(self, found: int) -> None:
@@ -143,16 +145,19 @@ class JournalFile:
         gaps: for the ledger, in the same transaction. snapshot: to go on from after these messages; it takes the place
         of the one before.
 
-        What is there already is refused and counted in `duplicates`. After a JournalError nothing of the group is
-        stored, and the same group may be appended again.
+        What is there already is refused and counted in `duplicates`. A window whose detection is among them is spilled
+        no longer. After a JournalError nothing of the group is stored, and the same group may be appended again.
         """
+        group = list(messages)
         with explained(self.path, "write to it"), transaction(self._db):
-            numbered = number(messages, self._head, self._heads, self)
+            numbered = number(group, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
+            freed = self._remove_spilled(one.uid for one in group if one.kind == "detection")
             self._note(gaps)
             if snapshot is not None:
                 self._replace_snapshot(snapshot, numbered.head)
+        self.spilled_count -= freed
         self._head, self._heads = numbered.head, numbered.heads
         if numbered.committed:
             self._mark.note(self._head)
@@ -214,6 +219,46 @@ class JournalFile:
         *parts, head, checksum = row
         snapshot = Snapshot(*parts)
         return StoredSnapshot(snapshot, head, intact=snapshot.checksum(head) == checksum)
+
+    def _remove_spilled(self, uids: Iterable[str]) -> int:
+        if not self.spilled_count:
+            return 0
+        return self._db.executemany("DELETE FROM spilled WHERE uid = ?", [(uid,) for uid in uids]).rowcount
+
+    def spill(self, windows: Iterable[tuple[str, bytes]]) -> None:
+        """Keep windows (uid, bytes) to be classified later, in one transaction; one that is kept already stays."""
+        with explained(self.path, "write to it"), transaction(self._db):
+            query = "INSERT OR IGNORE INTO spilled (uid, window) VALUES (?, ?)"
+            added = self._db.executemany(query, windows).rowcount
+        self.spilled_count += max(0, added)  # -1 where there was none
+
+    def spilled(self, limit: int) -> list[tuple[str, bytes]]:
+        """Windows that are kept, in the order in which they came, at most `limit`."""
+        if not self.spilled_count:
+            return []
+        with explained(self.path, "read it"):
+            return list(self._db.execute("SELECT uid, window FROM spilled ORDER BY place LIMIT ?", (limit,)))
+
+    def unspill(self, uids: Iterable[str]) -> None:
+        """Windows that will not be classified."""
+        with explained(self.path, "write to it"), transaction(self._db):
+            freed = self._remove_spilled(uids)
+        self.spilled_count -= freed
+
+    def quarantine(self, uid: str, sid: str, onset_ns: int, reason: str, window: bytes) -> None:
+        """Keep a window that is not given to the encoder any more; it is spilled no longer."""
+        with explained(self.path, "write to it"), transaction(self._db):
+            row = (uid, sid, onset_ns, reason, window, self._clock())
+            self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", row)
+            oldest = "SELECT uid FROM quarantine ORDER BY noted_ns DESC, uid LIMIT -1 OFFSET ?"
+            self._db.execute(f"DELETE FROM quarantine WHERE uid IN ({oldest})", (MOST_QUARANTINED,))  # noqa: S608  # a constant
+            freed = self._remove_spilled((uid,))
+        self.spilled_count -= freed
+
+    def quarantined(self) -> dict[str, str]:
+        """Reasons by uid, of the windows in quarantine."""
+        with explained(self.path, "read it"):
+            return dict(self._db.execute("SELECT uid, reason FROM quarantine"))
 
     def remember_model(self, sha256: str, document: bytes) -> None:
         """Keep model.json of the model whose detections follow: what their windows are is stated there."""

@@ -5,9 +5,16 @@ No window waits for company: the caller flushes as soon as nothing more is queue
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tscc_stream.messages import Batch, Window, read_only
+
+
+def batch_of(windows: Sequence[Window]) -> Batch:
+    """At least one window."""
+    return Batch(tuple(windows), read_only(np.stack([window.normalised for window in windows])))
 
 
 class Gather:
@@ -26,5 +33,5 @@ class Gather:
         """What is held, as a batch."""
         if not self._held:
             return []
-        windows, self._held = tuple(self._held), []
-        return [Batch(windows, read_only(np.stack([window.normalised for window in windows])))]
+        held, self._held = self._held, []
+        return [batch_of(held)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tscc_stream.messages import Assignment, Batch, Float32Array, read_only
+from tscc_stream.messages import Assignment, Batch, Float32Array, WindowDropped, read_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +27,14 @@ class Encoder(Protocol):
 
     def encode(self, normalised: Float32Array) -> Encoded:
         """[B, samples, channels] float32 -> results on the host."""
+        ...
+
+
+class Inferring(Protocol):
+    """What classifies batches."""
+
+    def feed(self, batch: Batch) -> Sequence[Assignment | WindowDropped]:
+        """A result per window, in the batch's order; WindowDropped for one that cannot be classified."""
         ...
 
 

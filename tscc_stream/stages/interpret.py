@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tscc_stream.messages import Assignment, Detection, Float64Array, NetworkEvent, NetworkTrigger, WindowDropped
+from tscc_stream.messages import (
+    Assignment,
+    Detection,
+    Float64Array,
+    NetworkEvent,
+    NetworkTrigger,
+    WindowDropped,
+    WindowSpilled,
+)
 from tscc_stream.sampling import NS_PER_SECOND
 
 UNKNOWN = "unknown"
@@ -62,23 +70,34 @@ class _Ballot:
 
 @dataclass(frozen=True, slots=True)
 class VoteState:
-    """outcomes: the latest windows and what became of them (None: dropped). waiting: triggers and what they lack."""
+    """outcomes: the latest windows and what became of them (None: dropped). waiting: triggers and what they lack.
+
+    spilled: windows that are classified later.
+    """
 
     outcomes: list[tuple[str, _Ballot | None]]
     waiting: list[tuple[NetworkTrigger, set[str]]]
+    spilled: list[str]
 
 
 class NetworkVote:
-    """Network triggers wait until every window they name is classified or dropped; then their channels vote."""
+    """Network triggers wait until every window they name is classified or dropped; then their channels vote.
+
+    Windows that are spilled hold up the last word, so that it is right, and not the early notice, which goes out with
+    the votes there are.
+    """
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[str, _Ballot | None] = OrderedDict()
         self._waiting: OrderedDict[tuple[str, bool], tuple[NetworkTrigger, set[str]]] = OrderedDict()
+        self._spilled: OrderedDict[str, None] = OrderedDict()
 
-    def feed(self, message: Detection | WindowDropped | NetworkTrigger) -> list[NetworkEvent]:
+    def feed(self, message: Detection | WindowDropped | WindowSpilled | NetworkTrigger) -> list[NetworkEvent]:
         """Network events that need wait no longer."""
         if isinstance(message, NetworkTrigger):
             return self._enqueue(message)
+        if isinstance(message, WindowSpilled):
+            return self._postpone(message.uid)
         if isinstance(message, WindowDropped):
             return self._resolve(message.uid, None)
         assignment = message.assignment
@@ -89,11 +108,13 @@ class NetworkVote:
 
     def snapshot(self) -> VoteState:
         """To be written down before the next `feed`."""
-        return VoteState(list(self._outcomes.items())[-MOST_WRITTEN:], list(self._waiting.values()))
+        return VoteState(
+            list(self._outcomes.items())[-MOST_WRITTEN:], list(self._waiting.values()), list(self._spilled)
+        )
 
     def restore(self, state: VoteState) -> None:
         """Go on from a snapshot."""
-        self._outcomes = OrderedDict(state.outcomes)
+        self._outcomes, self._spilled = OrderedDict(state.outcomes), OrderedDict.fromkeys(state.spilled)
         self._waiting = OrderedDict(
             ((trigger.uid, trigger.final), (trigger, lacks)) for trigger, lacks in state.waiting
         )
@@ -110,6 +131,8 @@ class NetworkVote:
 
     def _enqueue(self, trigger: NetworkTrigger) -> list[NetworkEvent]:
         missing = {uid for _, _, uid in trigger.members if uid not in self._outcomes}
+        if not trigger.final:
+            missing -= self._spilled.keys()
         if not missing:
             return [self._event(trigger)]
         self._waiting[trigger.uid, trigger.final] = (trigger, missing)
@@ -120,11 +143,23 @@ class NetworkVote:
 
     def _resolve(self, uid: str, ballot: _Ballot | None) -> list[NetworkEvent]:
         self._outcomes[uid] = ballot
+        self._spilled.pop(uid, None)
         if len(self._outcomes) > MOST_REMEMBERED:
             self._outcomes.popitem(last=False)
+        return self._released(uid, early_only=False)
+
+    def _postpone(self, uid: str) -> list[NetworkEvent]:
+        self._spilled[uid] = None
+        if len(self._spilled) > MOST_REMEMBERED:
+            self._spilled.popitem(last=False)
+        return self._released(uid, early_only=True)
+
+    def _released(self, uid: str, early_only: bool) -> list[NetworkEvent]:
+        """Triggers that wait for this window no longer, and for no other. early_only: last words go on waiting."""
         ready = []
         for key, (trigger, missing) in list(self._waiting.items()):
-            missing.discard(uid)
+            if not (early_only and trigger.final):
+                missing.discard(uid)
             if not missing and key in self._waiting:
                 del self._waiting[key]
                 ready.append(self._event(trigger))

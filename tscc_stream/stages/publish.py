@@ -207,11 +207,14 @@ class Publish:
             final=event.final,
         )
 
-    def status(self, kind: str, data: Mapping[str, Any], now_ns: int) -> Message:
-        """What the daemon says of itself. kind: letters, digits and hyphens; now_ns: wall time, which makes the id."""
+    def status(self, kind: str, data: Mapping[str, Any], now_ns: int, about: str = "") -> Message:
+        """What the daemon says of itself. kind: letters, digits and hyphens; now_ns: wall time, which makes the id.
+
+        about: makes the id instead, for what is told once however often it is met.
+        """
         if not kind.replace("-", "").isalnum() or not kind.isascii():
             raise ValueError(f"status kind {kind!r}: expected letters, digits and hyphens")
-        uid = f"status-{kind}-{now_ns}"
+        uid = f"status-{kind}-{about or now_ns}"
         body = self._body("tscc.status.v1", uid, kind, now_ns, dict(data))
         return Message(uid=uid, kind="status", topic=f"status.{kind}.", body=body, onset_ns=now_ns)
 
