@@ -953,7 +953,7 @@ def test_back_off_doubles_from_a_fifth_of_a_second_to_half_a_minute() -> None:
 @given(st.integers(0, 2**32))
 @settings(max_examples=50, deadline=None)
 def test_a_server_that_comes_back_is_found_in_time(seed: int) -> None:
-    """It may come back just after an attempt: in the first 5 s it is found 1.5 s later at most, then in half a minute."""
+    """It may come back just after an attempt: it is found 1.5 s later at most in the first 5 s, then half a minute."""
     backoff, at_ns = Backoff(random.Random(seed)), 0  # noqa: S311 - jitter, no secret
     while at_ns < 200 * SECOND:
         wait_ns = backoff.delay_ns(at_ns)
