@@ -955,17 +955,15 @@ def test_back_off_doubles_from_a_fifth_of_a_second_to_half_a_minute() -> None:
     assert backoff.delay_ns(2 * SECOND) == 0
 
 
-@given(st.integers(0, 2**32), st.floats(0, 100))
-@settings(max_examples=200, deadline=None)
-def test_a_server_that_comes_back_is_found_in_time(seed: int, outage_s: float) -> None:
-    """Within 1.5 s after less than 5 s, else within the longest wait so far, doubled."""
-    backoff, at_ns, waits = Backoff(random.Random(seed)), 0, [0]  # noqa: S311 - jitter, no secret
-    while at_ns < outage_s * SECOND:
-        waits.append(backoff.delay_ns(at_ns))
-        at_ns += max(waits[-1], 1)
-    found_after = at_ns - outage_s * SECOND
-    assert found_after <= (1.5 * SECOND if outage_s < 5 else waits[-1]) + 1
-    assert max(waits) <= 30 * SECOND
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_a_server_that_comes_back_is_found_in_time(seed: int) -> None:
+    """It may come back just after an attempt: it is found 1.5 s later at most in the first 5 s, then half a minute."""
+    backoff, at_ns = Backoff(random.Random(seed)), 0  # noqa: S311 - jitter, no secret
+    while at_ns < 200 * SECOND:
+        wait_ns = backoff.delay_ns(at_ns)
+        assert wait_ns <= (1.5 if at_ns < 5 * SECOND else 30) * SECOND
+        at_ns += wait_ns
 
 
 def test_a_connection_that_broke_at_once_is_not_retried_at_once() -> None:

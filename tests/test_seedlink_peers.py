@@ -330,7 +330,7 @@ def test_the_servers_ring_is_watched_while_nothing_is_read(
         gate.open = False
         texts: list[str] = []
         second, end = SECONDS, time.monotonic() + PATIENCE
-        while len(texts) < 2:
+        while not texts or "has passed" not in texts[-1]:
             assert time.monotonic() < end, texts
             if peer.write:
                 peer.write(recordings(second, second + 5))
@@ -338,8 +338,11 @@ def test_the_servers_ring_is_watched_while_nothing_is_read(
             with suppress(queue.Empty):
                 emitted = running.emitted.get(timeout=0.02)
                 texts += [emitted.text] if isinstance(emitted, LinkNotice) else []
-        assert re.fullmatch(r"not reading, and 1?\d% of the server's ring is left before data are lost.*", texts[0])
-        assert re.fullmatch(r"not reading, and the server's ring has passed .*: up to \d+ sequences are lost", texts[1])
+        *before, last = texts
+        assert re.fullmatch(r"not reading, and the server's ring has passed .*: up to \d+ sequences are lost", last)
+        share = r"not reading, and [12]?\d% of the server's ring is left before data are lost.*"
+        assert all(re.fullmatch(share, text) for text in before)
+        assert before or not peer.write  # a replay on a busy machine may pass the last fifth between two questions
         assert running.reader.ring_left == 0.0
         gate.open = True
         assert received_keys(running, 10)

@@ -20,7 +20,7 @@ import pytest
 from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, START_NS, FakeServer, Packet, record, v3_info
 
 from tscc_stream.config import SeedLinkConfig
-from tscc_stream.edges import seedlink_dial, seedlink_socket
+from tscc_stream.edges import seedlink_dial, seedlink_probe, seedlink_socket
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState, SeedLinkReader
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Mark, Position
@@ -95,6 +95,26 @@ class SocketServer:
         assert not self._thread.is_alive()
         for link in self.links:  # also one that was accepted while this was closing
             link.close()
+
+
+class ManyAtOnce(SocketServer):
+    """Each connection in a thread of its own."""
+
+    def _talk(self, link: socket.socket, script: FakeServer) -> None:
+        threading.Thread(target=self._talk_alone, args=(link, script), daemon=True).start()
+
+    def _talk_alone(self, link: socket.socket, script: FakeServer) -> None:
+        with suppress(OSError):
+            super()._talk(link, script)
+
+
+@contextmanager
+def serving_all(*scripts: FakeServer) -> Iterator[SocketServer]:
+    server = ManyAtOnce(*scripts)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @contextmanager
@@ -442,6 +462,27 @@ def test_reconnect_and_stop_reach_a_reader_without_room() -> None:
         until(lambda: running.reader.waiting)
         running.stop()
         assert running.failure is None
+
+
+def test_a_server_that_says_nothing_of_its_ring_is_asked_three_times_and_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seedlink_probe, "AFTER_NS", 0)
+    monkeypatch.setattr(seedlink_probe, "EVERY_NS", 0)
+    gate = Gate()
+    scripts = [FakeServer(ring(1)), *(FakeServer() for _ in range(9))]
+    with serving_all(*scripts) as server, reading(server.address, room=gate) as running:
+        running.sequences(1)
+        gate.open = False
+        server.links[0].sendall(server.served[0].push(Packet(2, record(second=1))))
+        notice = running.next(LinkNotice)
+        assert (notice.reason, notice.text) == ("ring", seedlink_probe.UNSAID)
+        asked = gate.asked
+        until(lambda: gate.asked > asked + 10)
+        assert running.emitted.empty()
+        assert [fake.commands[-1] for fake in server.served[1:]] == ["INFO STATIONS"] * 3
+        gate.open = True
+        assert running.sequences(1) == [2]
 
 
 def test_the_same_failure_over_and_over_does_not_fill_what_has_no_room() -> None:

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -26,6 +27,7 @@ AFTER_NS: Final = 5_000_000_000  # of waiting, before the first question
 EVERY_NS: Final = 10_000_000_000
 READ_BYTES: Final = 64 << 10
 MOST_BYTES: Final = 16 << 20
+EMPTY_ANSWERS: Final = 3  # in a row, after which it is not asked any more: a server that has just started has no data
 UNSAID: Final = "the server does not say what its ring holds, so that nobody can be warned before it drops unread data"
 
 
@@ -47,7 +49,7 @@ class RingGuard:
         self._since_ns: int | None = None
         self._due_ns = 0
         self._watch = RingWatch()
-        self._unsaid: set[str] = set()
+        self._empty = Counter[str]()
         self.left: float | None = None
 
     def over(self) -> None:
@@ -62,7 +64,7 @@ class RingGuard:
         answer, self._answer = self._answer, None
         if answer is not None and answer[0] == self._since_ns:
             return self._judge(now_ns, answer[1], position)
-        if not asking and now_ns >= self._due_ns and position.server not in self._unsaid:
+        if not asking and now_ns >= self._due_ns and self._empty[position.server] < EMPTY_ANSWERS:
             self._due_ns = now_ns + EVERY_NS
             self._thread = threading.Thread(
                 target=self._ask, args=(position.server, self._since_ns), name="seedlink-ring", daemon=True
@@ -72,8 +74,9 @@ class RingGuard:
 
     def _judge(self, now_ns: int, extents: Extents, position: Position) -> str | None:
         if not extents:
-            self._unsaid.add(position.server)
-            return UNSAID
+            self._empty[position.server] += 1
+            return UNSAID if self._empty[position.server] == EMPTY_ANSWERS else None
+        self._empty[position.server] = 0
         left = left_in(extents, position)
         self.left = None if left is None else left.share
         return None if left is None else self._watch.feed(now_ns, left)
