@@ -205,7 +205,7 @@ def _worked_off(site: Site, lists: list[list[Any]]) -> list[dict[str, Any]]:
     served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document=b"{}"))
     beside, bus = SimpleNamespace(saw=lambda _: None), SimpleNamespace(publish=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
-    arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload)
+    arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}", {})
     BackWorker(shared, site.config, *arguments).run()
     assert shared.failure is None
     reader = JournalReader(site.folder / "journal.sqlite")

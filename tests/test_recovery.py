@@ -24,6 +24,7 @@ from tscc_stream.package import PackageSpec
 from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
 from tscc_stream.recovery import Barrier, Barriers, made_of, resume, snapshot_at
 from tscc_stream.seedlink.position import Mark, Position
+from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.interpret import VoteState
 from tscc_stream.stages.journal import StoredSnapshot
 
@@ -71,7 +72,7 @@ class Daemon:
 
     def _start(self) -> None:
         self._front = FrontHalf(self._config, self._spec)
-        self._back = BackHalf(FakeEncoder(), str, np.linspace(0, 1, 1000), self._config)
+        self._back = BackHalf(Infer(FakeEncoder()), str, np.linspace(0, 1, 1000), self._config)
 
     def feed(self, record: Record) -> None:
         for item in self._front.feed(record):

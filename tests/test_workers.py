@@ -88,14 +88,14 @@ def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
     def arrival(first: int, samples: int) -> Arrival:
         values = rng.normal(0, 9, samples)
         record = Record(SID, T0 + offset_ns(first, 100.0), 100.0, values)
-        return Arrival("server", (Received(1, "BW_UH1", record),), (), 0, Position())
+        return Arrival("server", (Received(1, "BW_UH1", record),), 0, Position())
 
     for k in range(500):
         inbox.put(arrival(2 * k, 1))
     for k in range(70):
         inbox.put(arrival(2000 + 100 * k, 100))
     inbox.put(STOP)
-    FrontWorker(shared, front, inbox, outbox).run()
+    FrontWorker(shared, front, inbox, outbox, {}).run()
     items = [item for items in list(outbox.queue)[:-1] for item in items]
     notes = [item for item in items if isinstance(item, Note)]
     assert not any(isinstance(item, Quarantined | Released) for item in items)
