@@ -27,6 +27,7 @@ from tscc_stream import __version__, package
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
+from tscc_stream.credentials import CredentialError
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.seedlink_socket import Emitted, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
@@ -67,6 +68,7 @@ class Daemon:
         self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder)
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES)
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
+        self._asked_for_keys = threading.Event()
         self._notifier = Notifier.from_environment(os.environ)
 
     def request_stop(self) -> None:
@@ -76,6 +78,10 @@ class Daemon:
     def request_models(self) -> None:
         """From a signal handler: look again which models are to be served and tried."""
         self._keeper.ask()
+
+    def request_keys(self) -> None:
+        """From a signal handler: read again who may connect to the bus."""
+        self._asked_for_keys.set()
 
     def run(self) -> int:
         """0 after a clean drain, 1 where a thread failed."""
@@ -96,7 +102,7 @@ class Daemon:
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
-            self._supervise()
+            self._supervise(bus)
             return self._drain(workers, readers, bus)
 
     def _make_state_dir(self) -> None:
@@ -112,9 +118,14 @@ class Daemon:
         observer = BusObserver(
             alive=lambda: health.stamp("bus", time.monotonic_ns()),
             replayed=metrics.replay_requests.inc,
+            replay_refused=lambda reason: metrics.replay_refused[reason].inc(),
+            refused=lambda reason: metrics.bus_refused[reason].inc(),
             sent=metrics.sample_to_publish_seconds.observe,
         )
-        bus = Bus(self._config.publish, self._config.site, reader, observer=observer)
+        try:
+            bus = Bus(self._config.publish, self._config.site, reader, observer=observer)
+        except CredentialError as error:
+            raise ConfigError([str(error)]) from error
         bus.start()
         stack.callback(bus.stop)
         return bus
@@ -192,7 +203,7 @@ class Daemon:
         self._notifier.ready(f"running: {servers}")
         _log.info("ready: %s", servers)
 
-    def _supervise(self) -> None:
+    def _supervise(self, bus: Bus) -> None:
         """Until somebody wants an end: feed the watchdog while every thread turns."""
         reported: list[str] = []
         while not self._shared.stopping.wait(TURN_SECONDS):
@@ -202,6 +213,15 @@ class Daemon:
             if stalled != reported:
                 _log.log(logging.ERROR if stalled else logging.INFO, "stuck threads: %s", ", ".join(stalled) or "none")
             reported = stalled
+            if self._asked_for_keys.is_set():
+                self._asked_for_keys.clear()
+                self._reload_keys(bus)
+
+    def _reload_keys(self, bus: Bus) -> None:
+        try:
+            _log.info("%s", bus.reload_keys())
+        except CredentialError as error:
+            _log.error("%s: who could connect so far still can", error)
 
     def _health_report(self) -> tuple[bool, dict[str, Any]]:
         health, now_ns = self._shared.health, time.monotonic_ns()
@@ -250,6 +270,7 @@ def run(config: Config, folder: Path) -> int:
 
     def on_hangup(_number: int, _frame: FrameType | None) -> None:
         daemon.request_models()
+        daemon.request_keys()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
