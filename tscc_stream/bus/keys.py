@@ -1,7 +1,7 @@
 """CURVE keys and the files that hold them: a secret key, a public key, or a list of public keys that are allowed.
 
 Sources: CurveZMQ (https://rfc.zeromq.org/spec/26), Z85 (https://rfc.zeromq.org/spec/32): a key is 32 bytes, written as
-40 printable characters, # among them.
+40 printable characters. # is one of them, but never the first: five characters that begin with it exceed 32 bits.
 """
 
 from __future__ import annotations
@@ -96,14 +96,16 @@ def read_allowed(name: str, purpose: str) -> AllowList:
 
 
 def _entry(line: str, where: str) -> tuple[str, str] | None:
-    """Key and name of one line, None for a comment: # may begin either, but only a key has 40 characters."""
-    key, rest = (*line.split(maxsplit=1), "", "")[:2]
-    if binary(key) is not None and rest[:1] in ("", "#"):
-        name = rest.removeprefix("#").strip()
-        return key, "".join(character for character in name if character.isprintable())
+    """Key and name of one line; None where it is empty or a comment."""
     if line.startswith("#") or not line:
         return None
-    raise CredentialError(f"{where}: expected a public key of {CHARACTERS} characters, then nothing or # and a name")
+    key, rest = (*line.split(maxsplit=1), "")[:2]
+    if binary(key) is None or rest[:1] not in ("", "#"):
+        raise CredentialError(
+            f"{where}: expected a public key of {CHARACTERS} characters, then nothing or # and a name"
+        )
+    name = rest.removeprefix("#").strip()
+    return key, "".join(character for character in name if character.isprintable())
 
 
 def public_key(text: str, purpose: str) -> str:

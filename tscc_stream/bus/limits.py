@@ -1,8 +1,10 @@
 """How much of the bus thread's time replays may take, together and for one peer: token buckets of seconds.
 
-The bus thread also sends what is new and the heartbeats, and it shares the interpreter with the threads that detect.
-What a request costs is therefore the time that its answer took. Whoever waits for each answer before the next request,
-and looks at what it got, stays below its share, and so runs at full speed.
+The bus thread answers one request at a time and sends what is new and the heartbeats first, so that one page is all
+that they ever wait for. But it shares the interpreter with the threads that detect, and must not be kept busy for ever,
+by a script that asks for everything in a loop, say. Hence what a request costs is the time that its answer took, and
+much may be saved up: enough for a subscriber to catch up on 1,000,000 messages and more as fast as it can. Measured: 20
+microseconds a message.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 _MOST_PEERS = 1_000
+_PAUSE_SECONDS = 0.01
+"""After a refusal: so that refusals themselves take next to no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,8 @@ class Share:
 class ReplayLimits:
     """For one peer, and for all of them together."""
 
-    peer: Share = Share(0.7, 1.0)
-    total: Share = Share(0.9, 2.0)
+    peer: Share = Share(0.5, 60.0)
+    total: Share = Share(0.7, 90.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,9 @@ class _Bucket:
     def take(self, cost_s: float, now_s: float) -> None:
         self._level = self.level(now_s) - cost_s
 
-    def wait(self, now_s: float, down_to: float = 0.0) -> float:
-        """Seconds until the level has risen above `down_to`; 0 where it has."""
-        return max(0.0, (down_to - self.level(now_s)) / self._share.of_time)
+    def wait(self, now_s: float) -> float:
+        """Seconds until nothing is owed."""
+        return max(0.0, -self.level(now_s) / self._share.of_time)
 
 
 class ReplayBudget:
@@ -68,18 +72,20 @@ class ReplayBudget:
         self._limits = limits
         self._total = _Bucket(limits.total, now_s)
         self._peers: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._open_at = now_s
 
     def refusal(self, peer: bytes, now_s: float) -> Refusal | None:
         """Why this peer must wait; None where it need not."""
         bucket = self._peers.get(peer)
-        if bucket and (wait := bucket.wait(now_s)):
-            return Refusal("peer_rate", wait)
-        if wait := self._total.wait(now_s):
-            return Refusal("total_rate", wait)
-        return None
+        waits = {"peer_rate": bucket.wait(now_s) if bucket else 0.0, "total_rate": self._total.wait(now_s)}
+        reason = max(waits, key=lambda name: waits[name])
+        if not waits[reason]:
+            return None
+        self._open_at = now_s + _PAUSE_SECONDS
+        return Refusal(reason, waits[reason])
 
     def spent(self, peer: bytes, cost_s: float, now_s: float) -> None:
-        """An answer, refusals included, took so long."""
+        """An answer took so long."""
         bucket = self._peers.pop(peer, None) or _Bucket(self._limits.peer, now_s)
         self._peers[peer] = bucket
         if len(self._peers) > _MOST_PEERS:
@@ -88,5 +94,5 @@ class ReplayBudget:
         self._total.take(cost_s, now_s)
 
     def closed_for(self, now_s: float) -> float:
-        """Seconds during which requests had better not even be read: refusals alone have used up the time."""
-        return self._total.wait(now_s, down_to=-self._limits.total.at_once)
+        """Seconds during which no request should be read."""
+        return max(0.0, self._open_at - now_s)
