@@ -25,6 +25,7 @@ from tscc_stream.bus.monitor import Event
 from tscc_stream.client import Received, Subscriber, SubscriberError
 from tscc_stream.config import PublishConfig
 from tscc_stream.credentials import CredentialError
+from tscc_stream.edges import zeromq
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.zeromq import Bus, BusObserver
 
@@ -358,3 +359,28 @@ def test_requests_of_a_secured_bus_are_answered_as_ever(bus: Bus, keyring: Keyri
         asker.connect(bus.replay_endpoint)
         asker.send(b"{}")
         assert json.loads(asker.recv())["head"] == 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "out"),
+    [
+        ("tcp://127.0.0.1:5556", False),
+        ("tcp://[::1]:5556", False),
+        ("ipc:///run/bus", False),
+        ("tcp://0.0.0.0:5556", True),
+        ("tcp://[::]:5556", True),
+        ("tcp://10.0.0.2:5556", True),
+    ],
+)
+def test_an_open_bus_that_others_reach_is_warned_of(endpoint: str, out: bool) -> None:
+    assert zeromq._reaches_out(endpoint) == out
+
+
+def test_the_warning_of_an_open_bus(
+    start: Callable[[PublishConfig], Bus], keyring: Keyring, caplog: pytest.LogCaptureFixture
+) -> None:
+    anywhere = {"bind": "tcp://0.0.0.0:0", "replay_bind": "tcp://0.0.0.0:0"}
+    start(keyring.config(**anywhere))
+    assert caplog.messages == []
+    bus = start(PublishConfig(**anywhere))
+    assert caplog.messages == [f"publish: whoever reaches {bus.endpoint} can read everything; see publish.curve"]

@@ -112,6 +112,12 @@ def _bind(door: Door, key: str, address: str) -> str:
         raise BusError(f"{key} {address}: cannot bind: {reason}") from error
 
 
+def _reaches_out(endpoint: str) -> bool:
+    """Whether other machines may reach it."""
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return endpoint.startswith("tcp://") and not host.startswith("127.") and host != "::1"
+
+
 def _publisher(context: zmq.Context[zmq.Socket[bytes]], send_queue: int) -> zmq.Socket[bytes]:
     pub = context.socket(zmq.PUB)
     pub.setsockopt(zmq.SNDHWM, send_queue)
@@ -183,6 +189,8 @@ class Bus:
         except BusError:
             self._close()
             raise
+        if self._pair is None and (_reaches_out(self.endpoint) or _reaches_out(self.replay_endpoint)):
+            _log.warning("publish: whoever reaches %s can read everything; see publish.curve", self.endpoint)
         self._thread.start()
 
     def _read_pair(self) -> KeyPair | None:
