@@ -384,3 +384,22 @@ def test_the_warning_of_an_open_bus(
     assert caplog.messages == []
     bus = start(PublishConfig(**anywhere))
     assert caplog.messages == [f"publish: whoever reaches {bus.endpoint} can read everything; see publish.curve"]
+
+
+def test_a_secured_bus_that_starts_again_is_followed_on(
+    start: Callable[[PublishConfig], Bus], keyring: Keyring, journal: JournalFile, notices: list[str]
+) -> None:
+    """A daemon's restart, in which subscribers find nobody for a while."""
+    first = start(keyring.config())
+    with Subscriber(
+        first.endpoint, first.replay_endpoint, since=0, curve=keyring.subscriber("alarm"), notice=notices.append
+    ) as subscriber:
+        first.publish(journal.append(mixed(range(1, 11))))
+        take(subscriber, 10)
+        first.stop()
+        written = journal.append(mixed(range(11, 21)))
+        assert subscriber.receive(0.5) is None
+        second = start(keyring.config(bind=first.endpoint, replay_bind=first.replay_endpoint))
+        second.publish(written)
+        assert [one.seq for one in take(subscriber, 10)] == list(range(11, 21))
+    assert not [told for told in notices if "no answer" not in told]

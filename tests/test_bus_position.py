@@ -263,3 +263,21 @@ def test_a_place_that_cannot_be_written_is_told_and_messages_go_on(
         assert take(subscriber, 100) == list(range(1, 101))
     assert len(notices) == 1
     assert "cannot be written: No space left on device" in notices[0]
+
+
+def test_a_daemon_that_starts_again_while_the_subscriber_is_down(
+    bus: Bus, journal: JournalFile, subscribe: Callable[..., Subscriber], path: Path
+) -> None:
+    bus.publish(journal.append(mixed(range(1, 11))))
+    with subscribe() as subscriber:
+        take(subscriber, 10)
+        subscriber.done()
+    bus.stop()
+    journal.append(mixed(range(11, 21)))
+    reader = JournalReader(journal.path)
+    second = Bus(PublishConfig(bind=ANY, replay_bind=ANY, heartbeat_seconds=0.02), "demo", reader)
+    second.start()
+    with Subscriber(second.endpoint, second.replay_endpoint, since=0, position=path) as subscriber:
+        assert take(subscriber, 10) == list(range(11, 21))
+    second.stop()
+    reader.close()

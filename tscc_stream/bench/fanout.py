@@ -1,9 +1,9 @@
 """`bench fanout`: ten subscribers, each a process; what nine of them notice of the tenth, which stops reading.
 
-Both variants take their turn in every round, in turning order: all ten read; or the tenth is stopped (SIGSTOP) before
-the first message and goes on (SIGCONT) after the last. Latency is from the moment that a committed group of messages is
-handed to the bus until a subscriber's own code has one of them. A round sends more than the queues to the tenth hold,
-so that it must ask the journal for the rest.
+The variants take their turn in every round, in turning order: nine alone; all ten read; the tenth is stopped (SIGSTOP)
+before the first message and goes on (SIGCONT) after the last. Latency is from the moment that a committed group of
+messages is handed to the bus until a subscriber's own code has one of them. A round sends more than the queues to the
+tenth hold, so that it must ask the journal for the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,8 @@ MESSAGES, ROUNDS, SUBSCRIBERS = 4_000, 5, 10
 GROUP, GROUPS_PER_SECOND = 5, 80
 BODY_BYTES = 4_000
 SEND_QUEUE = 1_000
-STALLED = "one_stalled"
+NINE, TEN, STALLED = FIELD, "all_read", "one_stalled"
+VARIANTS = (NINE, TEN, STALLED)
 _ANY = "tcp://127.0.0.1:0"
 Received = list[tuple[int, int]]
 """Pairs of seq and monotonic time of receipt (ns)."""
@@ -67,10 +69,14 @@ class _Reader:
 
 
 class _Publisher:
-    """Journal and bus of one daemon."""
+    """Journal and bus of one daemon. replays: requests so far."""
 
-    def __init__(self, journal: JournalFile, bus: Bus, messages: int) -> None:
-        self._journal, self._bus = journal, bus
+    def __init__(self, journal: JournalFile, reader: JournalReader, messages: int) -> None:
+        self._journal = journal
+        observer = BusObserver(replayed=self._count)
+        config = PublishConfig(bind=_ANY, replay_bind=_ANY)
+        self.bus = Bus(config, "bench", reader, observer=observer, send_queue=SEND_QUEUE)
+        self.replays = 0
         self._messages = messages
         self._number = 0
         self._body = b'{"filler":"' + b"x" * BODY_BYTES + b'"}'
@@ -84,10 +90,13 @@ class _Publisher:
             count = min(GROUP, self._messages - group * GROUP)
             committed = self._journal.append([self._message("status.bench.", self._body) for _ in range(count)])
             now_ns = time.monotonic_ns()
-            self._bus.publish(committed)
+            self.bus.publish(committed)
             published.update((one.seq, now_ns) for one in committed)
-        self._bus.publish(self._journal.append([self._message(MARK, b"{}")]))
+        self.bus.publish(self._journal.append([self._message(MARK, b"{}")]))
         return published
+
+    def _count(self) -> None:
+        self.replays += 1
 
     def _message(self, topic: str, body: bytes) -> Message:
         self._number += 1
@@ -99,44 +108,35 @@ def run(messages: int = MESSAGES, rounds: int = ROUNDS, subscribers: int = SUBSC
 
     Raises FanoutError where anybody missed a message.
     """
-    p99_s: dict[str, list[float]] = {FIELD: [], STALLED: []}
-    recovered: list[int] = []
-    pages: list[int] = []
-    with _running(messages, pages) as (publisher, bus), _readers(bus, subscribers) as readers:
-        _all_read(publisher, readers)  # to warm up
-        pages.clear()
+    turns: dict[str, list[_Turn]] = {name: [] for name in VARIANTS}
+    with _running(messages) as publisher, _readers(publisher.bus, subscribers - 1) as nine:
+        _p99_s(publisher.play(), nine)  # to warm up
         for number in range(rounds):
-            for name in (FIELD, STALLED) if number % 2 == 0 else (STALLED, FIELD):
-                if name == FIELD:
-                    p99_s[FIELD].append(_all_read(publisher, readers))
-                else:
-                    p99, count = _one_stalled(publisher, readers)
-                    p99_s[STALLED].append(p99)
-                    recovered.append(count)
-    sent = messages * rounds
+            first = number % len(VARIANTS)
+            for name in VARIANTS[first:] + VARIANTS[:first]:
+                turns[name].append(_turn(publisher, nine, name))
+    sent, received = messages * rounds, sum(turn.received for turn in turns[STALLED])
+    replays = sum(turn.replays for turn in turns[STALLED])
     return {
-        "fanout_p99": lower_is_better(p99_s, 1000.0, "ms"),
+        "fanout_p99": lower_is_better({name: [turn.p99_s for turn in some] for name, some in turns.items()}, 1e3, "ms"),
         "fanout_stalled_one": {
             FIELD: Figure(sent, "sent", 1.0),
-            "received": Figure(sum(recovered), "received", sum(recovered) / sent),
-            "pages": Figure(len(pages), "replay requests", 1.0),
+            "received": Figure(received, "received", received / sent),
+            "replays": Figure(replays, "replay requests", 1.0),
         },
     }
 
 
 @contextmanager
-def _running(messages: int, pages: list[int]) -> Iterator[tuple[_Publisher, Bus]]:
+def _running(messages: int) -> Iterator[_Publisher]:
     with tempfile.TemporaryDirectory() as folder, JournalFile(Path(folder) / "journal.sqlite") as journal:
         reader = JournalReader(journal.path)
-        config = PublishConfig(bind=_ANY, replay_bind=_ANY)
-        bus = Bus(
-            config, "bench", reader, observer=BusObserver(replayed=lambda: pages.append(1)), send_queue=SEND_QUEUE
-        )
-        bus.start()
+        publisher = _Publisher(journal, reader, messages)
+        publisher.bus.start()
         try:
-            yield _Publisher(journal, bus, messages), bus
+            yield publisher
         finally:
-            bus.stop()
+            publisher.bus.stop()
             reader.close()
 
 
@@ -151,23 +151,27 @@ def _readers(bus: Bus, count: int) -> Iterator[list[_Reader]]:
             reader.end()
 
 
-def _all_read(publisher: _Publisher, readers: Sequence[_Reader]) -> float:
-    """p99 of the latencies (s) of all subscribers but the last."""
-    *others, last = readers
-    published = publisher.play()
-    p99_s = _p99_s(published, others)
-    _latencies(published, last.received())
-    return p99_s
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """p99_s: of the nine; received: by the tenth, in the end; replays: requests meanwhile."""
+
+    p99_s: float
+    received: int = 0
+    replays: int = 0
 
 
-def _one_stalled(publisher: _Publisher, readers: Sequence[_Reader]) -> tuple[float, int]:
-    """The same, while the last one does not read; and how many messages it has once it goes on."""
-    *others, last = readers
-    last.process.send_signal(signal.SIGSTOP)
-    published = publisher.play()
-    p99_s = _p99_s(published, others)
-    last.process.send_signal(signal.SIGCONT)
-    return p99_s, len(_latencies(published, last.received()))
+def _turn(publisher: _Publisher, nine: Sequence[_Reader], variant: str) -> _Turn:
+    if variant == NINE:
+        return _Turn(_p99_s(publisher.play(), nine))
+    with _readers(publisher.bus, 1) as [tenth]:
+        before = publisher.replays
+        if variant == STALLED:
+            tenth.process.send_signal(signal.SIGSTOP)
+        published = publisher.play()
+        p99_s = _p99_s(published, nine)
+        tenth.process.send_signal(signal.SIGCONT)
+        received = _latencies(published, tenth.received())
+        return _Turn(p99_s, len(received), publisher.replays - before)
 
 
 def _p99_s(published: dict[int, int], readers: Sequence[_Reader]) -> float:
