@@ -74,14 +74,35 @@ def test_what_was_on_the_disk_survives_whatever_becomes_of_the_writes_since(
     safe = images[-1]
     for number in range(100, 150):
         file.put(Position("e", number), synced - 0.5)
-    now = path.read_bytes()
-    changed = [at for at in range(len(now)) if now[at : at + 1] != safe[at : at + 1]]
-    garbled = bytearray(now)
-    for at in changed:
-        garbled[at] ^= 0x55
     file.close()
-    path.write_bytes(garbled)
+    path.write_bytes(garbled(safe, path.read_bytes()))
     assert stored(path) == Position("e", synced - 1)
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_what_a_killed_subscriber_left_is_on_the_disk_before_the_next_one_writes(
+    path: Path, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a loss of power during that write does not harm it."""
+    killed = PositionFile(path)
+    for second in range(before):
+        killed.put(Position("e", second), float(second))
+    killed.put(Position("e", 100), before - 0.5)
+    os.close(killed._handle)
+    images: list[bytes] = []
+    monkeypatch.setattr(position.os, "fsync", lambda _handle: images.append(path.read_bytes()))
+    file = PositionFile(path)
+    assert images == [path.read_bytes()]
+    file.put(Position("e", 101), 0.0)
+    file.close()
+    path.write_bytes(garbled(images[0], path.read_bytes()))
+    assert stored(path) == Position("e", 100)
+
+
+def garbled(safe: bytes, now: bytes) -> bytes:
+    """What the disk may hold after a loss of power: whatever changed since it was safe is nonsense."""
+    pairs = zip(safe.ljust(len(now), b"\0"), now, strict=True)
+    return bytes(new if new == old else new ^ 0x55 for old, new in pairs)
 
 
 def test_the_disk_is_waited_for_once_a_second_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -276,7 +277,8 @@ class Subscriber:
         if self._answer_due is None:
             if not _slept(self._ask_again, deadline):
                 return False
-            self._journal.socket.send(self._request())
+            with suppress(zmq.Again):  # the connection was given up already: as if there were no answer
+                self._journal.socket.send(self._request(), zmq.NOBLOCK)
             self._answer_due = time.monotonic() + ANSWER_SECONDS
         if self._journal.readable(min(deadline, self._answer_due)):
             self._answer_due = None

@@ -60,7 +60,8 @@ class Door:
     def change_lock(self) -> None:
         """Close every connection and bind anew, so that whoever connects again is looked at again.
 
-        Raises zmq.ZMQError where the address was taken meanwhile.
+        With a new socket, since the old one would go on sending what waits for a connection. Raises zmq.ZMQError where
+        the address was taken meanwhile.
         """
         self.socket.unbind(self.endpoint)
         until = time.monotonic() + _CLOSING_SECONDS
