@@ -187,6 +187,19 @@ def test_a_subscriber_with_keys_at_an_open_bus(
     assert all("handshake" in told or "is not secured" in told for told in notices)
 
 
+def test_a_connection_that_was_given_up_does_not_hold_up_whoever_receives(
+    bus: Bus, subscribe: Subscribe, keyring: Keyring
+) -> None:
+    """ZeroMQ has no connection left that a request could wait for; sending it would take for ever."""
+    stranger = subscribe(keyring.subscriber("stranger"), since=0)
+    until(lambda: stranger._journal.is_refused, lambda: stranger._journal.readable(time.monotonic() + 0.01))
+    received: list[Received | None] = []
+    receiving = threading.Thread(target=lambda: received.append(stranger.receive(0.1)), daemon=True)
+    receiving.start()
+    receiving.join(PATIENCE_S)
+    assert received == [None]
+
+
 def test_whoever_does_not_speak_zeromq_harms_nobody(
     bus: Bus, subscribe: Subscribe, keyring: Keyring, journal: JournalFile, refused: Counter[str]
 ) -> None:

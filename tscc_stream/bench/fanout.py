@@ -162,6 +162,8 @@ class _Turn:
 
 def _turn(publisher: _Publisher, nine: Sequence[_Reader], variant: str) -> _Turn:
     if variant == NINE:
+        with _readers(publisher.bus, 1):
+            pass  # every turn begins with the start of a process
         return _Turn(_p99_s(publisher.play(), nine))
     with _readers(publisher.bus, 1) as [tenth]:
         before = publisher.replays
