@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tscc_stream import cli
-from tscc_stream.bench import measure, published_training, training
+from tscc_stream.bench import fanout, measure, published_training, training
 from tscc_stream.bench.measure import FIELD, Figure
 from tscc_stream.learn import views
 from tscc_stream.learn.losses import hierarchical_contrastive_loss
@@ -84,3 +84,17 @@ def test_the_command_prints_a_table_and_writes_what_programs_read(
             "ours": {"value": 100.0, "unit": "s/epoch", "ratio": 2.0},
         }
     }
+
+
+def test_nobody_misses_a_message_beside_a_stalled_subscriber() -> None:
+    results = fanout.run(messages=300, rounds=1, subscribers=3)
+    assert set(results["fanout_p99"]) == set(fanout.VARIANTS)
+    assert results["fanout_stalled_one"][FIELD].value == results["fanout_stalled_one"]["received"].value == 300
+
+
+def test_a_message_that_a_subscriber_of_the_bench_misses_is_an_error() -> None:
+    assert fanout._latencies({1: 100, 2: 200}, [(1, 150), (2, 260)]) == [50, 60]
+    with pytest.raises(fanout.FanoutError, match="missed 1 of 2 messages"):
+        fanout._latencies({1: 100, 2: 200}, [(1, 150)])
+    with pytest.raises(fanout.FanoutError, match="out of order"):
+        fanout._latencies({1: 100, 2: 200}, [(2, 150), (1, 150)])

@@ -20,6 +20,7 @@ COMMANDS = (
     ["serve"],
     ["simulate"],
     ["tail"],
+    ["bus-key"],
     ["train"],
     ["dataset", "build"],
     ["evaluate"],

@@ -30,6 +30,8 @@ CONTRACT = {
     "tscc_sample_to_publish_seconds": "histogram",
     "tscc_journal_head_seq": "gauge",
     "tscc_replay_requests_total": "counter",
+    "tscc_replay_refused_total": "counter",
+    "tscc_bus_refused_total": "counter",
     "tscc_model_info": "gauge",
     "tscc_drift_score": "gauge",
     "tscc_build_info": "gauge",
@@ -59,6 +61,8 @@ def used(made: Metrics) -> str:
     made.sample_to_publish_seconds.observe(0.2)
     made.journal_head_seq.set(9)
     made.replay_requests.inc()
+    made.replay_refused["peer_rate"].inc()
+    made.bus_refused["unknown_key"].inc()
     made.set_model("demo", "1", "ab")
     made.set_drift({"all": float("nan"), "1": 0.5})
     return generate_latest(made.registry).decode()

@@ -17,6 +17,10 @@ Otherwise something may have been lost, or may only have had another topic: the 
 taken instead. The heartbeats' heads tell of messages lost at the end of the stream in the same way. While it asks it
 does not read the bus: what waits there, or is dropped there, is found to be known, or to be missing, afterwards. When
 the bus says nothing for QUIET_SECONDS, the journal is asked as well.
+
+With `position`, a file, it goes on after a restart where it stood: a message counts as handled when the next one is
+asked for, or when `done` is called. After kill -9 at most the last message comes again, and none is missed; after a
+loss of power those of the last second may come again.
 """
 
 from __future__ import annotations
@@ -25,13 +29,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 import zmq
 
+from tscc_stream.bus.keys import CurveKeys
+from tscc_stream.bus.link import Identity, Link
+from tscc_stream.bus.position import Position, PositionError, PositionFile
+from tscc_stream.bus.seldom import Seldom
+from tscc_stream.credentials import CredentialError
 from tscc_stream.messages import topic_group
 from tscc_stream.stages.publish import (
     HEARTBEAT_TOPIC,
@@ -47,7 +58,8 @@ _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 2.0
 QUIET_SECONDS = 5.0
-_LARGEST_FRAME = 16_000_000
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.01, 60.0
+"""Seconds, of those that a daemon may tell a subscriber to wait before it asks again."""
 _Shape = TypeVar("_Shape")
 
 
@@ -70,6 +82,7 @@ class Received:
 
 class _ErrorReply(msgspec.Struct):
     error: str = ""
+    retry_after_s: float | None = None
 
 
 class _HeartbeatData(msgspec.Struct):
@@ -109,7 +122,11 @@ class Subscriber:
     the journal holds, None is from now on. epoch: the journal that `since` counts in, as stored from an earlier
     `Received`; when the daemon has another journal, everything in it is new and is given from its beginning.
     topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
-    sentence when the epoch changed, when messages are gone for good, and when nobody answers; logged by default.
+    sentence when the epoch changed, when messages are gone for good, when nobody answers, and, once a minute, when this
+    subscriber is refused; logged by default. curve: keys, where the bus is secured. position: a file that keeps the
+    place; what it holds goes before `since` and `epoch`.
+
+    Raises SubscriberError where an address, a key or the position cannot be used.
     """
 
     def __init__(
@@ -123,48 +140,94 @@ class Subscriber:
         receive_queue: int = 10_000,
         page: int = 500,
         notice: Callable[[str], None] = _log.warning,
+        curve: CurveKeys | None = None,
+        position: str | Path | None = None,
     ) -> None:
         self.epoch = epoch
         self.through = since
         self._filter = _Filter(topic)
-        self._connect, self._replay = connect, replay
+        self._replay = replay
         self._page = page
         self._notice = notice
+        self._seldom = Seldom()
         self._pending: deque[Received] = deque()
+        self._given: Received | None = None  # and not yet known to be handled
         self._known: dict[str, int] = {}  # topic_seq per group at `through`, while not asking
         self._asking = True
         self._answer_due: float | None = None
+        self._ask_again = 0.0
+        self._position: PositionFile | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._bus = self._subscribe(receive_queue)
-            self._journal = self._new_request_socket()
+            identity = Identity(curve) if curve else None
+            self._bus = self._link(zmq.SUB, connect, identity, self._subscribing(receive_queue))
+            self._journal = self._link(zmq.REQ, replay, identity, lambda _socket: None)
+            self._open_position(position)
         except zmq.ZMQError as error:
             self.close()
             raise SubscriberError(f"cannot connect to {connect} and {replay}: {error}") from error
+        except (CredentialError, PositionError) as error:
+            self.close()
+            raise SubscriberError(str(error)) from error
+        self._connect = connect
         self._quiet_due = time.monotonic() + QUIET_SECONDS
 
-    def _subscribe(self, receive_queue: int) -> zmq.Socket[bytes]:
-        bus = self._context.socket(zmq.SUB)
-        bus.setsockopt(zmq.RCVHWM, receive_queue)
-        bus.setsockopt(zmq.MAXMSGSIZE, _LARGEST_FRAME)
-        bus.setsockopt(zmq.IPV6, int("[" in self._connect))
-        bus.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-        bus.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-        for prefix in self._filter.subscriptions():
-            bus.setsockopt(zmq.SUBSCRIBE, prefix)
-        bus.connect(self._connect)
-        return bus
+    def _link(
+        self, kind: int, address: str, identity: Identity | None, prepare: Callable[[zmq.Socket[bytes]], None]
+    ) -> Link:
+        return Link(self._context, kind, address, identity, prepare=prepare, refused=self._tell_seldom)
 
-    def _new_request_socket(self) -> zmq.Socket[bytes]:
-        request = self._context.socket(zmq.REQ)
-        request.setsockopt(zmq.LINGER, 0)
-        request.setsockopt(zmq.MAXMSGSIZE, _LARGEST_FRAME)
-        request.setsockopt(zmq.IPV6, int("[" in self._replay))
-        request.connect(self._replay)
-        return request
+    def _subscribing(self, receive_queue: int) -> Callable[[zmq.Socket[bytes]], None]:
+        def prepare(bus: zmq.Socket[bytes]) -> None:
+            bus.setsockopt(zmq.RCVHWM, receive_queue)
+            bus.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
+            for prefix in self._filter.subscriptions():
+                bus.setsockopt(zmq.SUBSCRIBE, prefix)
+
+        return prepare
+
+    def _tell_seldom(self, sentence: str) -> None:
+        if self._seldom.due(sentence, time.monotonic()):
+            self._notice(sentence)
+
+    def _open_position(self, path: str | Path | None) -> None:
+        if path is None:
+            return
+        self._position = PositionFile(Path(path))
+        if self._position.damage:
+            self._notice(self._position.damage)
+        if self._position.start is not None:
+            self.epoch, self.through = self._position.start.epoch, self._position.start.through
 
     def close(self) -> None:
+        """End. The last message given counts as handled only if `done` was called."""
         self._context.destroy(linger=0)
+        if self._position is not None:
+            try:
+                self._position.close()
+            except PositionError as error:
+                self._notice(str(error))
+            self._position = None
+
+    def done(self) -> None:
+        """The last message given was handled: it need not come again after a restart."""
+        if self._given is not None:
+            self._keep(self._given.epoch, self._given.seq)
+            self._given = None
+
+    def _keep(self, epoch: str, through: int) -> None:
+        """Without a place to write to, messages go on: they then come again after a restart."""
+        if self._position is None:
+            return
+        try:
+            self._position.put(Position(epoch, through), time.monotonic())
+        except PositionError as error:
+            self._tell_seldom(str(error))
+
+    def _keep_place(self) -> None:
+        """Everything that came was handled: what follows need not be looked for before `through`."""
+        if self.epoch is not None and self.through is not None:
+            self._keep(self.epoch, self.through)
 
     def __enter__(self) -> Subscriber:
         return self
@@ -184,45 +247,50 @@ class Subscriber:
     def receive(self, timeout_s: float | None = None) -> Received | None:
         """The next message; None when there is none within timeout_s (None: wait for ever).
 
-        Raises SubscriberError where the other end answers with an error or speaks something else; calling again goes
-        on where it stood.
+        The message before counts as handled. Raises SubscriberError where the other end answers with an error or speaks
+        something else; calling again goes on where it stood.
         """
+        self.done()
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while not self._pending:
+            self._keep_place()
             turn = self._ask if self._asking else self._listen
             if not turn(deadline) and time.monotonic() >= deadline:
                 return None
-        return self._pending.popleft()
+        self._given = self._pending.popleft()
+        return self._given
 
     def _listen(self, deadline: float) -> bool:
         """Take one message from the bus, if one comes in time."""
-        if _readable(self._bus, min(deadline, self._quiet_due)):
+        if self._bus.readable(min(deadline, self._quiet_due)):
             self._quiet_due = time.monotonic() + QUIET_SECONDS
-            self._take_live(self._bus.recv_multipart())
+            self._take_live(self._bus.socket.recv_multipart())
             return True
         if time.monotonic() >= self._quiet_due:
             self._quiet_due = time.monotonic() + QUIET_SECONDS
             self._asking = True
+            self._bus.try_again()
         return False
 
     def _ask(self, deadline: float) -> bool:
         """Ask the journal for one page, if that was not done, and take its answer, if it comes in time."""
         if self._answer_due is None:
-            self._journal.send(self._request())
+            if not _slept(self._ask_again, deadline):
+                return False
+            with suppress(zmq.Again):  # the connection was given up already: as if there were no answer
+                self._journal.socket.send(self._request(), zmq.NOBLOCK)
             self._answer_due = time.monotonic() + ANSWER_SECONDS
-        if _readable(self._journal, min(deadline, self._answer_due)):
+        if self._journal.readable(min(deadline, self._answer_due)):
             self._answer_due = None
-            self._take_answer(self._journal.recv_multipart())
+            self._take_answer(self._journal.socket.recv_multipart())
             return True
         if time.monotonic() >= self._answer_due:
-            self._ask_afresh()
-            self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
+            self._answer_due = None
+            self._journal.renew()
+            self._bus.try_again()
+            if not self._journal.is_refused:
+                self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
         return False
-
-    def _ask_afresh(self) -> None:
-        self._answer_due = None
-        self._journal.close()
-        self._journal = self._new_request_socket()
 
     def _request(self) -> bytes:
         if self.through is None:
@@ -256,8 +324,12 @@ class Subscriber:
             self._asking = True
 
     def _take_answer(self, frames: Sequence[bytes]) -> None:
-        if error := _decoded(frames, 0, _ErrorReply, self._replay).error:
-            raise SubscriberError(f"{self._replay} cannot answer: {error}")
+        refusal = _decoded(frames, 0, _ErrorReply, self._replay)
+        if refusal.retry_after_s is not None:
+            self._ask_again = time.monotonic() + min(max(refusal.retry_after_s, _SHORTEST_WAIT), _LONGEST_WAIT)
+            return
+        if refusal.error:
+            raise SubscriberError(f"{self._replay} cannot answer: {refusal.error}")
         state = _decoded(frames, 0, ReplayState, self._replay)
         if self._is_other_journal(state):
             self._begin_again(state)
@@ -286,7 +358,7 @@ class Subscriber:
         self.epoch = state.epoch
         if self.through is not None:
             self._tell_what_is_gone(self.through + 1, state.oldest - 1)
-            self._pending.extend(self._messages(state, frames))
+            self._pending.extend(list(self._messages(state, frames)))  # all of a page, or nothing
         self.through = state.through
         if state.complete:
             self._asking = False
@@ -304,11 +376,10 @@ class Subscriber:
             yield _received(_decoded(parts, 1, Header, self._replay), parts, self._replay)
 
 
-def _readable(socket: zmq.Socket[bytes], until: float) -> bool:
-    """Wait for a message until a monotonic time (s)."""
-    if until == float("inf"):
-        return bool(socket.poll(None))
-    return bool(socket.poll(max(0, int(1000 * (until - time.monotonic()) + 0.999))))
+def _slept(due_s: float, deadline: float) -> bool:
+    """Wait until a monotonic time (s), but not beyond the deadline; whether it has come."""
+    time.sleep(max(0.0, min(due_s, deadline) - time.monotonic()))
+    return time.monotonic() >= due_s
 
 
 def _decoded(frames: Sequence[bytes], index: int, kind: type[_Shape], address: str) -> _Shape:

@@ -244,11 +244,20 @@ class RetentionConfig(_Section):
     max_gib: Positive = 20.0
 
 
+class CurveConfig(_Section):
+    """Files, or credentials of the service: the daemon's secret key, and the public keys that may connect."""
+
+    secret_key_file: Annotated[str, Field(min_length=1)]
+    allowed_keys_file: Annotated[str, Field(min_length=1)]
+
+
 class PublishConfig(_Section):
+    """curve: null leaves the bus open to everyone who reaches it."""
+
     bind: Endpoint = "tcp://127.0.0.1:5556"
     replay_bind: Endpoint = "tcp://127.0.0.1:5557"
     heartbeat_seconds: Positive = 1.0
-    curve: None = None
+    curve: CurveConfig | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> PublishConfig:

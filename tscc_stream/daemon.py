@@ -28,6 +28,7 @@ from tscc_stream import __version__, package, recovery
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
+from tscc_stream.credentials import CredentialError
 from tscc_stream.data_age import DataAge
 from tscc_stream.edges import crash_report
 from tscc_stream.edges.http import HttpServer
@@ -93,6 +94,7 @@ class Daemon:
         self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder, self._shared.health, file)
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(config.seedlink))
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
+        self._asked_for_keys = threading.Event()
         self._notifier = Notifier.from_environment(os.environ)
 
     def request_stop(self) -> None:
@@ -102,6 +104,10 @@ class Daemon:
     def request_reload(self) -> None:
         """From a signal handler: look again at the configuration, and which models are to be served and tried."""
         self._keeper.ask()
+
+    def request_keys(self) -> None:
+        """From a signal handler: read again who may connect to the bus."""
+        self._asked_for_keys.set()
 
     def run(self) -> int:
         """0 after a clean drain, 1 where a thread failed."""
@@ -133,7 +139,7 @@ class Daemon:
             watched = [
                 (server.server, reader) for server, (reader, _) in zip(self._config.seedlink, readers, strict=True)
             ]
-            self._supervise(LinkWatch(self._shared, self._inbox, watched))
+            self._supervise(LinkWatch(self._shared, self._inbox, watched), bus)
             return self._drain(workers, readers, bus)
 
     def _make_state_dir(self) -> None:
@@ -162,9 +168,14 @@ class Daemon:
         observer = BusObserver(
             alive=lambda: health.stamp("bus", time.monotonic_ns()),
             replayed=metrics.replay_requests.inc,
+            replay_refused=lambda reason: metrics.replay_refused[reason].inc(),
+            refused=lambda reason: metrics.bus_refused[reason].inc(),
             sent=metrics.sample_to_publish_seconds.observe,
         )
-        bus = Bus(self._config.publish, self._config.site, reader, observer=observer)
+        try:
+            bus = Bus(self._config.publish, self._config.site, reader, observer=observer)
+        except CredentialError as error:
+            raise ConfigError([str(error)]) from error
         bus.start()
         stack.callback(bus.stop)
         return bus
@@ -292,7 +303,7 @@ class Daemon:
         self._notifier.ready(f"running: {servers}")
         _log.info("ready: %s", servers)
 
-    def _supervise(self, links: LinkWatch) -> None:
+    def _supervise(self, links: LinkWatch, bus: Bus) -> None:
         """Until somebody wants an end: feed the watchdog while every thread turns, and look at the links."""
         reported: list[str] = []
         while not self._shared.stopping.wait(TURN_SECONDS):
@@ -305,6 +316,15 @@ class Daemon:
                 self._notifier.status(told)
             reported = stalled
             links.turn(time.monotonic_ns())
+            if self._asked_for_keys.is_set():
+                self._asked_for_keys.clear()
+                self._reload_keys(bus)
+
+    def _reload_keys(self, bus: Bus) -> None:
+        try:
+            _log.info("%s", bus.reload_keys())
+        except CredentialError as error:
+            _log.error("%s: who could connect so far still can", error)
 
     def _health_report(self) -> tuple[bool, dict[str, Any]]:
         health, now_ns = self._shared.health, time.monotonic_ns()
@@ -377,6 +397,7 @@ def run(config: Config, folder: Path, file: Path | None = None) -> int:
 
     def on_hangup(_number: int, _frame: FrameType | None) -> None:
         daemon.request_reload()
+        daemon.request_keys()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -123,7 +123,12 @@ class Metrics:
         self.journal_failing = Gauge(
             "tscc_journal_failing", "1 while the journal cannot be written, else 0.", registry=self.registry
         )
+        self._add_bus()
+
+    def _add_bus(self) -> None:
         self.replay_requests = self._counter("replay_requests", "Replay requests answered, refused ones included.")
+        self.replay_refused = self._counters("replay_refused", "Replay requests refused, by reason.", "reason")
+        self.bus_refused = self._counters("bus_refused", "Connections to the bus refused, by reason.", "reason")
 
     def _add_stages(self) -> None:
         self.queue_depth = self._gauges("queue_depth", "Items that wait in front of a stage.", "stage")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
+from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.client import Received, Subscriber
 from tscc_stream.messages import topic_group
 from tscc_stream.source_id import to_nslc
@@ -22,19 +24,24 @@ def tail(
     count: int | None,
     out: TextIO,
     notice: Callable[[str], None],
+    curve: CurveKeys | None = None,
+    position: Path | None = None,
 ) -> int:
     """Print messages whose topic begins with `topic` until there were `count` (None: without end); returns 0.
 
     since: everything after this seq, 0 for all that the journal holds, None for what comes from now on. jsonl: one
-    body per line with "epoch" and "seq" added. notice: as in Subscriber. Raises SubscriberError.
+    body per line with "epoch" and "seq" added. notice, curve, position: as in Subscriber. Raises SubscriberError.
     """
     line_of = as_json if jsonl else as_text
-    with Subscriber(connect, replay, since=since, topic=topic, notice=notice) as subscriber:
+    with Subscriber(
+        connect, replay, since=since, topic=topic, notice=notice, curve=curve, position=position
+    ) as subscriber:
         printed = 0
         while count is None or printed < count:
             received = subscriber.receive()
             if received is not None:
                 print(line_of(received), file=out, flush=True)
+                subscriber.done()
                 printed += 1
     return 0
 

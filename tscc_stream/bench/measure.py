@@ -77,8 +77,13 @@ def table(results: Results) -> str:
     """For people: one line a variant."""
     rows = [("bench", "variant", "value", "unit", "times the field")]
     for bench, variants in results.items():
-        rows += [(bench, name, f"{f.value:.4g}", f.unit, f"{f.ratio:.2f}") for name, f in variants.items()]
+        rows += [(bench, name, _short(f.value), f.unit, f"{f.ratio:.2f}") for name, f in variants.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _short(value: float) -> str:
+    """Four digits, or all of a large number."""
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"

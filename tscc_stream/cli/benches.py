@@ -26,13 +26,19 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"training": _training}
+    return {"training": _training, "fanout": _fanout}
 
 
 def _training() -> Results:
     from tscc_stream.bench import training  # noqa: PLC0415 torch takes seconds
 
     return training.run()
+
+
+def _fanout() -> Results:
+    from tscc_stream.bench import fanout  # noqa: PLC0415
+
+    return fanout.run()
 
 
 def _bench(options: argparse.Namespace) -> int:

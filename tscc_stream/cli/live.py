@@ -1,4 +1,4 @@
-"""Commands of the running site: run, demo, tail, check-config, http-user."""
+"""Commands of the running site: run, demo, tail, bus-key, check-config, http-user."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 from tscc_stream import config, package, passwords
+from tscc_stream.bus.keys import CurveKeys, write_new_pair
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
 
 def add(commands: Commands) -> None:
     """Add them all."""
-    for add_one in (_add_run, _add_demo, _add_tail, _add_check_config, _add_http_user):
+    for add_one in (_add_run, _add_demo, _add_tail, _add_bus_key, _add_check_config, _add_http_user):
         add_one(commands)
 
 
@@ -64,6 +65,13 @@ def _add_tail(commands: Commands) -> None:
     parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
     parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
     parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
+    parser.add_argument(
+        "--position", type=Path, metavar="FILE", help="go on after a restart where it stood; goes before --since"
+    )
+    parser.add_argument(
+        "--server-key", metavar="KEY|FILE", help="the daemon's public key, where the bus is secured; with --key"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the subscriber's secret key, as `bus-key` writes it")
 
 
 def _sequence(text: str) -> int:
@@ -76,6 +84,8 @@ def _sequence(text: str) -> int:
 def _tail(options: argparse.Namespace) -> int:
     from tscc_stream.tail import tail  # noqa: PLC0415
 
+    if (options.server_key is None) != (options.key is None):
+        raise UsageError("tail: --server-key and --key belong together")
     return tail(
         options.connect,
         options.replay,
@@ -85,7 +95,30 @@ def _tail(options: argparse.Namespace) -> int:
         count=options.count,
         out=sys.stdout,
         notice=lambda text: print(f"{PROGRAM}: {text}", file=sys.stderr),
+        curve=None if options.key is None else CurveKeys(options.server_key, options.key),
+        position=options.position,
     )
+
+
+def _add_bus_key(commands: Commands) -> None:
+    parser = add_command(
+        commands, "bus-key", "a new key for a secured bus, of the daemon or of a subscriber", "bus-key --out alarm.key",
+        _bus_key,
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the secret key; the public one goes into FILE.pub"
+    )
+
+
+def _bus_key(options: argparse.Namespace) -> int:
+    path, public = options.out, f"{options.out}.pub"
+    pair = write_new_pair(path)
+    print(f"secret key: {path} (for its owner only; keep it on the machine that uses it)")
+    print(f"public key: {public}: {pair.public}")
+    print(f"of a daemon:     publish.curve.secret_key_file: {path}; subscribers need {public}")
+    print(f"of a subscriber: add the line in {public} to the daemon's publish.curve.allowed_keys_file and reload it;")
+    print(f"                 {PROGRAM} tail --key {path} --server-key DAEMON.key.pub ...")
+    return 0
 
 
 def _add_check_config(commands: Commands) -> None:

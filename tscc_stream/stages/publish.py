@@ -20,7 +20,8 @@ a topic that begins so, at most N messages. Without "since" only the journal's s
 page. `complete`: through has reached head. `oldest`: the first seq that the journal still holds (head + 1 where it
 holds none). `heads`: last topic_seq per first two parts of the topic, at head. A page may be empty and not complete,
 since one answer looks at a bounded stretch of the journal only. A bad request is answered with one frame,
-`{"epoch", "error"}`. A REQ socket works, and so does a DEALER with or without an empty delimiter frame.
+`{"epoch", "error"}`; with "retry_after_s" nothing was wrong with it, and after so many seconds it may be sent again.
+A REQ socket works, and so does a DEALER with or without an empty delimiter frame.
 """
 
 from __future__ import annotations
@@ -302,3 +303,9 @@ def reply(epoch: str, request: ReplayRequest, page: Page) -> list[bytes]:
 def error_reply(epoch: str, sentence: str) -> list[bytes]:
     """The one frame that answers a request which cannot be served."""
     return [_encode({"epoch": epoch, "error": sentence})]
+
+
+def busy_reply(epoch: str, retry_after_s: float) -> list[bytes]:
+    """The one frame that answers a request which comes too early."""
+    sentence = f"too many requests: ask again in {retry_after_s:.3f} s"
+    return [_encode({"epoch": epoch, "error": sentence, "retry_after_s": round(retry_after_s, 3)})]
