@@ -21,41 +21,59 @@ from tscc_stream.pipeline import FrontHalf
 
 DEMO = package.find("models/demo")
 How = Literal["raises", "hangs", "crashes", "slow"]
-NUMBER: dict[str, int] = {"raises": 0, "hangs": 1, "crashes": 2, "slow": 3}
 
 
-class Poisoned(nn.Module):
-    """The encoder within, but for windows that equal one of `poison` [n, samples, channels]."""
+class _Poisoned(nn.Module):
+    """The encoder within, but for windows that equal one of `poison` [n, samples, channels]: those make it `bite`.
+
+    Every fault is a model of its own: what a model holds, torch may carry out ahead of time while it optimises.
+    """
 
     poison: Tensor
 
-    def __init__(self, inner: nn.Module, poison: Tensor, how: int, turns: int) -> None:
+    def __init__(self, inner: nn.Module, poison: Tensor, turns: int) -> None:
         super().__init__()
         self.inner = inner
-        self.how, self.turns = how, turns
+        self.turns = turns
         self.register_buffer("poison", poison)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         for i in range(self.poison.shape[0]):
             if bool((x - self.poison[i]).abs().amax(dim=[1, 2]).lt(1e-5).any()):
-                x = x + self.bite()
+                x = x + self.bite(x)
         return self.inner(x)
 
-    def bite(self) -> Tensor:
-        if self.how == 0:
-            assert False, "this window is poison"  # noqa: B011, PT015 a fault of the model's own
-        elif self.how == 1:
-            n = 0
-            while self.how == 1:
-                n += 1
-        elif self.how == 3:
-            y = torch.zeros(1)
-            for _ in range(self.turns):
-                y = torch.sin(y)
-            return y.sum()
-        far = torch.full([1, 1], 1000000000000)  # an index outside of everything, unchecked: a segmentation fault
+
+class _Raises(_Poisoned):
+    def bite(self, x: Tensor) -> Tensor:
+        assert x.numel() < 0, "this window is poison"
+        return x.sum()
+
+
+class _Hangs(_Poisoned):
+    def bite(self, x: Tensor) -> Tensor:
+        n = 0
+        while n >= 0:
+            n += self.turns
+        return x.sum()
+
+
+class _Crashes(_Poisoned):
+    def bite(self, x: Tensor) -> Tensor:
+        far = torch.full([1, 1], 1000000000000 + x.numel())  # an index outside of everything, and unchecked
         wild: Tensor = torch.ops.aten._sparse_coo_tensor_unsafe(far, torch.ones(1), [10]).to_dense()
         return wild.sum()
+
+
+class _Slow(_Poisoned):
+    def bite(self, x: Tensor) -> Tensor:
+        y = torch.zeros(1)
+        for _ in range(self.turns):
+            y = torch.sin(y)
+        return y.sum()
+
+
+_FAULTS = {"raises": _Raises, "hangs": _Hangs, "crashes": _Crashes, "slow": _Slow}
 
 
 def windows_of(archive_folder: Path) -> list[Window]:
@@ -73,7 +91,7 @@ def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 0) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         inner = torch.jit.load(io.BytesIO((DEMO / "encoder.ts").read_bytes())).eval()  # type: ignore[no-untyped-call]
-        module = torch.jit.script(Poisoned(inner, poison, NUMBER[how], turns).eval())
+        module = torch.jit.script(_FAULTS[how](inner, poison, turns).eval())
         torch.jit.save(module, folder / "encoder.ts")  # type: ignore[no-untyped-call]
     document = package.load(DEMO).spec.model_dump(exclude={"format", "sha256"})
     package.write(folder, {**document, "name": f"demo-{how}"}, package.load(DEMO).labels)

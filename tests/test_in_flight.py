@@ -79,6 +79,12 @@ def test_a_torn_record_is_none(path: Path, torn: bytes) -> None:
     _killed(path, "a,b")
     whole = path.read_bytes()
     path.write_bytes(torn or whole[:-3])
+    _holds_nothing(path)
+    path.write_bytes(whole.replace(b"a", b"c"))
+    _holds_nothing(path)
+
+
+def _holds_nothing(path: Path) -> None:
     here = InFlight(path)
     assert here.suspects == {}
     here.end()

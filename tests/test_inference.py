@@ -151,6 +151,21 @@ def test_quarantine_survives_a_restart_with_the_samples(bench: Bench, tmp_path: 
     assert np.array_equal(kept.waveform, window.waveform)
 
 
+def test_suspects_go_alone_until_they_come_through_and_the_condemned_not_at_all(bench: Bench) -> None:
+    encoder = FakeEncoder()
+    infer = GuardedInfer(encoder, _never, bench.guard())
+    bench.in_flight.suspects.update({"uid-2": 5, "uid-3": 6})
+    said = _said(infer.feed(_batch(1, 2, 3, 4)))
+    assert encoder.sizes == [1, 2]
+    assert [result if isinstance(result, str) else result[0] for result in said] == [  # type: ignore[index]
+        "uid-1", "uid-2", "quarantined", "uid-4"]  # fmt: skip
+    infer.feed(_batch(1, 2, 3, 4))
+    assert encoder.sizes == [1, 2, 3]
+    assert bench.in_flight.suspects == {}
+    [told, _] = bench.told()
+    assert told == ("quarantine", "uid-3", "it was in the encoder, alone, each time the process died")
+
+
 def test_too_many_failures_end_it_and_what_was_bad_is_stored_before(bench: Bench) -> None:
     infer = bench.infer({3, 6})
     infer.feed(_batch(1, 3))

@@ -240,6 +240,9 @@ def test_the_early_notice_goes_out_at_once_and_the_last_word_waits_for_spilled_w
     assert half.feed(NetworkTrigger("n", 1, 2, members, final=False)) == []
     [early] = half.feed(WindowSpilled(second.uid))
     assert (early.final, early.detections) == (False, ("uid-1",))  # type: ignore[union-attr]
+    third = made_window(3)
+    later = ((third.sid, third.onset_ns, third.uid),)
+    assert half.feed(NetworkTrigger("m", 1, 2, later, final=True)) == half.feed(WindowSpilled(third.uid)) == []
     assert half.feed(NetworkTrigger("n", 1, 2, members, final=True)) == []
     [again] = half.feed(NetworkTrigger("n", 1, 2, members, final=False))
     assert not again.final  # type: ignore[union-attr]
