@@ -15,6 +15,7 @@ from made_streams import SID, T0, package_spec
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tscc_stream.config import Config
+from tscc_stream.data_age import DataAge
 from tscc_stream.edges.seedlink_socket import Arrival
 from tscc_stream.health import Health
 from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Released, WindowDropped
@@ -80,7 +81,7 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
 
 
 def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
-    shared = Shared(Metrics(CollectorRegistry()), Health())
+    shared = Shared(Metrics(CollectorRegistry()), Health(DataAge({"server": 60.0})))
     inbox, outbox = queue.Queue[Any](), queue.Queue[Any]()
     front = FrontHalf(Config(), package_spec())
     rng = np.random.default_rng(0)
