@@ -34,6 +34,7 @@ _TENTH_MS = 100_000
 _YEARS, _DAYS = range(1900, 2101), range(1, 367)  # swapped bytes make no such year, except 2056
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
+_LONGEST_REMEMBERED = 1024  # bytes of extra headers; they may have 64 KiB, and thousands of them would add up
 
 
 Header = pymseed.MS3Record
@@ -47,7 +48,6 @@ class RecordError(ValueError):
         self.reason = reason
 
 
-@lru_cache(maxsize=4096)
 def _extra_quality(extra: str) -> frozenset[str]:
     """Quality flags out of miniSEED 3 extra headers (libmseed maps version 2's blockettes to them)."""
     try:
@@ -66,10 +66,14 @@ def _extra_quality(extra: str) -> frozenset[str]:
     return frozenset(found)
 
 
+_remembered_quality = lru_cache(maxsize=4096)(_extra_quality)
+
+
 def quality_of(msr: pymseed.MS3Record) -> frozenset[str]:
     """What a header says against its own samples: "clipped" and "timing" (see messages.Record)."""
     try:
-        quality = _extra_quality(msr.extra) if msr.extralength else frozenset()
+        known = _remembered_quality if msr.extralength <= _LONGEST_REMEMBERED else _extra_quality
+        quality = known(msr.extra) if msr.extralength else frozenset()
     except UnicodeDecodeError:
         quality = frozenset()
     return quality | {"timing"} if msr.flags & _TIME_TAG_QUESTIONABLE else quality

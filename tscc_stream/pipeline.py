@@ -40,6 +40,9 @@ from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.interpret import Interpret, NetworkVote
 from tscc_stream.windows import uid_of
 
+_MOST_RATES = 64
+"""Of one channel, remembered at once: a recorder may state another one with every record."""
+
 FrontMessage = Window | WindowDropped | NetworkTrigger | Gap | Refusal
 BackMessage = Detection | NetworkEvent
 Timer = Callable[[str], AbstractContextManager[object]]
@@ -139,6 +142,8 @@ class FrontHalf:
         rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
         if rates.get(rate) is not None:
             return []
+        if len(rates) >= _MOST_RATES:
+            rates.clear()
         try:
             self._condition.check(record.sid, rate)
             self._extract.check(rate, record.sid)

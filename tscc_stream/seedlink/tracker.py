@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
+MOST_STATIONS = 10_000  # with a mark of their own: what a server says is limited
+_STATION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a mark's name comes back in a command: no line end, no blank, no pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,16 @@ class Tracker:
         return Reset(sequence, known)
 
     def advance(self, station: str, sequence: int, start_ns: int | None) -> None:
-        """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none."""
+        """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none.
+
+        Station and sequence are the server's words: a name that is no station's gets no mark.
+        """
         self._last = Mark(sequence, start_ns)
         self._time_ns = self._time_ns if start_ns is None else start_ns
         self._failures = 0
-        if station and not self._server.shared_sequence:
+        if _STATION.fullmatch(station) and not self._server.shared_sequence:
+            if station not in self._stations and len(self._stations) >= MOST_STATIONS:
+                del self._stations[next(iter(self._stations))]  # goes on by time, as a station without a mark does
             self._stations[station] = self._last
 
     def broken(self, station: str, sequence: int | None) -> int:
