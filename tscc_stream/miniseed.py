@@ -83,9 +83,11 @@ def _parsed(payload: bytes | memoryview, *, with_samples: bool) -> pymseed.MS3Re
     """One record with a readable source id. Raises RecordError ("malformed")."""
     try:
         msr = pymseed.MS3Record.parse(payload, unpack_data=with_samples)
-        msr.sourceid.encode("ascii")
+        sid = msr.sourceid
     except (pymseed.MiniSEEDError, ValueError) as error:
         raise RecordError("malformed", f"not a readable miniSEED record: {error}") from error
+    if not (sid.isascii() and sid.isprintable()):
+        raise RecordError("malformed", f"record of {sid!r}: expected codes of letters and digits")
     return msr
 
 

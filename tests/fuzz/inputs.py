@@ -188,7 +188,9 @@ def _frame_field(rng: random.Random, piece: bytes) -> bytes:
         old = int.from_bytes(piece[at : at + width], "little")
         new = rng.choice((*_EXTREMES, old + 1, old - 1, 1 << 20, (1 << 20) + 1, rng.getrandbits(8 * width)))
         return piece[:at] + (new % (1 << 8 * width)).to_bytes(width, "little") + piece[at + width :]
-    number = rng.choice((b"000000", b"FFFFFF", b"800000", b"INFO *", b"INFO  ", b"00000g", b"%06X" % rng.getrandbits(24)))
+    number = rng.choice(
+        (b"000000", b"FFFFFF", b"800000", b"INFO *", b"INFO  ", b"00000g", b"%06X" % rng.getrandbits(24))
+    )
     return piece[:2] + number + piece[8:]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' folder, when run as a program
 
-from fuzz.inputs import with_crc, with_lengths  # noqa: E402
-from seedlink_fakes import START_NS, PLAIN_V3, PLAIN_V4, record, v3, v3_info, v4  # noqa: E402
+from fuzz.inputs import with_crc, with_lengths
+from seedlink_fakes import PLAIN_V3, PLAIN_V4, START_NS, record, v3, v3_info, v4
 
-from tscc_stream.miniseed import Encoding, encode  # noqa: E402
+from tscc_stream.miniseed import Encoding, encode
 
 CORPUS = Path(__file__).parent / "corpus"
 _OTHER = "FDSN:XX_S001__E_H_Z"
@@ -51,21 +51,21 @@ def _streams() -> dict[str, bytes]:
 
 
 def _sessions() -> dict[str, bytes]:
-    """flags (see targets), seed of the cuts, stream."""
-    made = {name: bytes((1 if name[:2] == "v4" else 0, 0)) + stream for name, stream in _streams().items()}
-    made["v4_one_sequence"] = b"\x03\x05" + _streams()["v4"]
-    made["v4_other_streams"] = b"\x21\x05" + _streams()["v4_mixed"]
+    """Flags (see targets), seed of the cuts, stream."""
+    out = {name: bytes((1 if name[:2] == "v4" else 0, 0)) + stream for name, stream in _streams().items()}
+    out["v4_one_sequence"] = b"\x03\x05" + _streams()["v4"]
+    out["v4_other_streams"] = b"\x21\x05" + _streams()["v4_mixed"]
     caps = v4(0, b'{"capability": ["SEQWILDCARD"]}', "", "JI")
-    made["hello_v4"] = (
+    out["hello_v4"] = (
         b"\x05\x03" + f"{PLAIN_V4}\r\nA mine\r\n".encode() + b"OK\r\n" * 2 + caps + b"OK\r\n" * 3 + _streams()["v4_end"]
     )
-    made["hello_v3"] = b"\x04\x03" + f"{PLAIN_V3}\r\nA mine\r\n".encode() + b"OK\r\n" * 3 + _streams()["v3_texts"]
+    out["hello_v3"] = b"\x04\x03" + f"{PLAIN_V3}\r\nA mine\r\n".encode() + b"OK\r\n" * 3 + _streams()["v3_texts"]
     stations = v3_info('<seedlink><station name="UH1" network="BW"/><station name="UH2" network="BW"/></seedlink>')
-    made["hello_v3_stations"] = (
+    out["hello_v3_stations"] = (
         b"\x14\x03" + f"{PLAIN_V3}\r\nA mine\r\nOK\r\nERROR\r\n".encode() + stations + b"OK\r\n" * 6 + _streams()["v3"]
     )
-    made["hello_v4_auth"] = b"\x15\x03" + f"{PLAIN_V4}\r\nA mine\r\n".encode() + b"OK\r\nOK\r\nERROR AUTH no\r\n"
-    return made
+    out["hello_v4_auth"] = b"\x15\x03" + f"{PLAIN_V4}\r\nA mine\r\n".encode() + b"OK\r\nOK\r\nERROR AUTH no\r\n"
+    return out
 
 
 def _with_extra(payload: bytes, extra: bytes) -> bytes:
@@ -81,7 +81,7 @@ def _record_runs() -> dict[str, bytes]:
     woven = [payload for pair in zip(steim, channel(zn, "int32", length=4096) * 9, strict=False) for payload in pair]
     third = channel(zh, version=3)
     quality = b'{"FDSN": {"Time": {"Quality": 10}, "Flags": {"DigitizerClipping": true}}}'
-    made = {
+    payloads_by_name = {
         "steim2": steim,
         "steim1": channel(zh, "steim1"),
         "int32": channel(zh, "int32", length=1024),
@@ -93,16 +93,22 @@ def _record_runs() -> dict[str, bytes]:
         "third_extra": [_with_extra(payload, quality) for payload in third],
         "rates": [*steim, *channel(zh, rate=50.0)],
     }
-    runs = {name: b"\0" + with_lengths(payloads) for name, payloads in made.items()}
+    runs = {name: b"\0" + with_lengths(payloads) for name, payloads in payloads_by_name.items()}
     return {**runs, "classic": b"\1" + with_lengths(steim)}
 
 
+def made() -> dict[str, dict[str, bytes]]:
+    """The valid inputs of each target, by file name."""
+    both = {"session": _sessions(), "records": _record_runs()}
+    return {target: {f"seed_{name}": data for name, data in inputs.items()} for target, inputs in both.items()}
+
+
 def write() -> None:
-    for target, made in (("session", _sessions()), ("records", _record_runs())):
+    for target, inputs in made().items():
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in made.items():
-            (folder / f"seed_{name}").write_bytes(data)
+        for name, data in inputs.items():
+            (folder / name).write_bytes(data)
 
 
 def corpus(target: str) -> dict[str, bytes]:

@@ -10,7 +10,9 @@ from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_req
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
 MOST_STATIONS = 10_000  # with a mark of their own: what a server says is limited
-_STATION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a mark's name comes back in a command: no line end, no blank, no pattern
+_STATION = re.compile(
+    r"[A-Za-z0-9_-]{1,64}"
+)  # a mark's name comes back in a command: no line end, no blank, no pattern
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from tscc_stream.seedlink.frames import (
     json_capabilities,
     log_text,
     parse_hello,
+    readable,
     stations_in,
     take_frame,
     take_line,
@@ -463,7 +464,8 @@ class SeedLinkSession:
             return decode(frame.payload, now_ns)
         except (RecordError, UnicodeDecodeError) as error:  # the codes in a broken header may be no text
             reason = error.reason if isinstance(error, RecordError) else "malformed"
-            return Rejected(reason, f"packet {frame.sequence} of {frame.station}: {error}", frame.sequence)
+            text = readable(f"packet {frame.sequence} of {frame.station}: {error}")
+            return Rejected(reason, text, frame.sequence)
 
     # Ends
 
