@@ -2,7 +2,7 @@
 
 The model server numbers all its packets in one go, and clients ask it per station (see seedlink_fakes). Left out is
 what no client can find out there: a ring that was reset and has already numbered past the place where the client
-stands; and a packet without a readable number that is the first of all, past which no request leads.
+stands. A packet without a readable number that is the first of all costs what lies behind it (the last test here).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -251,3 +252,20 @@ class SessionMachine(RuleBasedStateMachine):
 
 TestSessionMachine = SessionMachine.TestCase
 TestSessionMachine.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+@pytest.mark.parametrize("hello", [PLAIN_V4, PLAIN_V3])
+def test_a_broken_first_packet_keeps_nobody_from_what_comes_now(hello: str) -> None:
+    """There is no number to step over it by: after some failures only new packets are asked for."""
+    machine = SessionMachine()
+    machine.begin(hello, selects=True)
+    machine.push(WANTED[0], "garbage")
+    machine.push(WANTED[0])
+    machine.drain()
+    fresh = machine.push(WANTED[0])
+    machine.drain()
+    assert machine.received[WANTED[0], fresh.start_ns] == 1
+    machine.lose()
+    machine.drain()
+    assert machine.position.last is not None
+    assert machine.position.last.sequence == fresh.sequence

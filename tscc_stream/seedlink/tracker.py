@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
+NEW_AFTER = 4  # the same where there is no number to step over: what lies there is given up for what comes from now on
 MOST_STATIONS = 10_000  # with a mark of their own: what a server says is limited
 _STATION = re.compile(
     r"[A-Za-z0-9_-]{1,64}"
@@ -65,7 +66,9 @@ class Tracker:
     def request(self, station: str) -> tuple[Form, str]:
         """The DATA command for a station or pattern."""
         mark = self._mark(station)
-        form, command = data_request(self._server, mark, self._start, self._refused)
+        stuck = self._failures >= NEW_AFTER and (mark is None or mark.sequence is None)
+        asked, start = (None, "now") if stuck else (mark, self._start)
+        form, command = data_request(self._server, asked, start, self._refused)
         if form in ("seq", "seq+time") and mark is not None and mark.sequence is not None:
             self._resumed[self._key(station)] = mark.sequence
         self._forms[form] = None
