@@ -314,7 +314,8 @@ class Outage(Fault):
 class RingReset(Outage):
     """An outage, after which the server numbers from 1: what it still has (some packets from before) and all new."""
 
-    overlap: int = 10
+    after: int = 20
+    overlap: int = 2
 
     def returning(self) -> None:
         self.server.ring.restart(self.server.served, self.overlap)

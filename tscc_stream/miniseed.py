@@ -39,6 +39,7 @@ _UNPACKED = frozenset({0, 1, 3, 4, 5, 10, 11, 12, 13, 14, 16, 30, 32})  # encodi
 _HEADER_FAULTS = (("start time", "time"), ("sample rate", "rate"))  # as libmseed words them
 _TIME_TAG_QUESTIONABLE = 0x02  # miniSEED 3 record flags, bit 1
 _POOR_TIMING_PERCENT = 50
+_LONGEST_REMEMBERED = 1024  # bytes of extra headers; they may have 64 KiB, and thousands of them would add up
 
 
 Header = pymseed.MS3Record
@@ -57,7 +58,6 @@ class RecordError(ValueError):
         self.reason = reason
 
 
-@lru_cache(maxsize=4096)
 def _extra_quality(extra: str) -> frozenset[str]:
     """Quality flags out of miniSEED 3 extra headers (libmseed maps version 2's blockettes to them)."""
     try:
@@ -76,10 +76,14 @@ def _extra_quality(extra: str) -> frozenset[str]:
     return frozenset(found)
 
 
+_remembered_quality = lru_cache(maxsize=4096)(_extra_quality)
+
+
 def quality_of(msr: pymseed.MS3Record) -> frozenset[str]:
     """What a header says against its own samples: "clipped" and "timing" (see messages.Record)."""
     try:
-        quality = _extra_quality(msr.extra) if msr.extralength else frozenset()
+        known = _remembered_quality if msr.extralength <= _LONGEST_REMEMBERED else _extra_quality
+        quality = known(msr.extra) if msr.extralength else frozenset()
     except UnicodeDecodeError:
         quality = frozenset()
     return quality | {"timing"} if msr.flags & _TIME_TAG_QUESTIONABLE else quality
@@ -89,10 +93,12 @@ def _parsed(payload: bytes | memoryview, *, with_samples: bool) -> pymseed.MS3Re
     """One record with a readable source id. Raises RecordError; "corrupt" and "encoding" only with samples."""
     try:
         msr = pymseed.MS3Record.parse(payload, unpack_data=with_samples)
-        msr.sourceid.encode("ascii")
+        sid = msr.sourceid
     except (pymseed.MiniSEEDError, ValueError) as error:
         reason = _reason_of(error, payload, with_samples=with_samples)
         raise RecordError(reason, f"not a readable miniSEED record: {error}") from error
+    if not (sid.isascii() and sid.isprintable()):
+        raise RecordError("source", f"record of {sid!r}: expected codes of letters and digits")
     return msr
 
 

@@ -16,6 +16,8 @@ LINE_LIMIT = 8192  # bytes of one reply line; the specification asks for at most
 PAYLOAD_LIMIT = 1 << 20  # bytes of one packet: a miniSEED record of seismic data has 512 to 4096
 V3_SEQUENCES = 1 << 24  # version 3 numbers its packets with six hexadecimal digits and starts again
 
+_STATION_LIMIT = 64  # characters of a station id that are kept; NET_STA has 17
+
 _V4_HEADER = Struct("<2sccIQB")  # signature, format, subformat, payload bytes, sequence, bytes of station id
 _V3_HEADER_BYTES = 8
 _V3_RECORD_BYTES = 512  # what version 3 promises; some servers send other record lengths all the same
@@ -74,10 +76,17 @@ def take_line(buffer: bytearray, start: int) -> tuple[str, int] | None:
     """
     end = buffer.find(b"\n", start, start + LINE_LIMIT)
     if end >= 0:
-        return buffer[start:end].decode("utf-8", "replace").strip("\r"), end + 1
+        return readable(buffer[start:end].decode("utf-8", "replace").strip("\r"), LINE_LIMIT), end + 1
     if len(buffer) - start >= LINE_LIMIT:
         raise FrameError("line", f"a reply has no end within {LINE_LIMIT} bytes: {_shown(buffer, start)}")
     return None
+
+
+def readable(text: str, most: int = 300) -> str:
+    """A server's words as they may stand in a log: in one line, nothing that a terminal would obey, not too long."""
+    if text.isprintable():
+        return text[:most]
+    return "".join(character if character.isprintable() else " " for character in text[:most])
 
 
 def _shown(buffer: bytearray, start: int) -> str:
@@ -104,7 +113,7 @@ def _take_v4(buffer: bytearray, start: int) -> tuple[Frame, int] | None:
     begin = start + _V4_HEADER.size + id_bytes
     if len(buffer) < begin:
         return None
-    station = buffer[begin - id_bytes : begin].decode("ascii", "replace")
+    station = readable(buffer[begin - id_bytes : begin].decode("ascii", "replace"), _STATION_LIMIT)
     if length > PAYLOAD_LIMIT:
         text = f"packet {sequence} of {station!r} states {length} bytes; at most {PAYLOAD_LIMIT} are taken"
         raise FrameError("size", text, sequence, station)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
+NEW_AFTER = 4  # the same where there is no number to step over: what lies there is given up for what comes from now on
+MOST_STATIONS = 10_000  # with a mark of their own: what a server says is limited
+_STATION = re.compile(
+    r"[A-Za-z0-9_-]{1,64}"
+)  # a mark's name comes back in a command: no line end, no blank, no pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,9 @@ class Tracker:
     def request(self, station: str) -> tuple[Form, str]:
         """The DATA command for a station or pattern."""
         mark = self._mark(station)
-        form, command = data_request(self._server, mark, self._start, self._refused)
+        stuck = self._failures >= NEW_AFTER and (mark is None or mark.sequence is None)
+        asked, start = (None, "now") if stuck else (mark, self._start)
+        form, command = data_request(self._server, asked, start, self._refused)
         if form in ("seq", "seq+time") and mark is not None and mark.sequence is not None:
             self._resumed[self._key(station)] = mark.sequence
         self._forms[form] = None
@@ -95,11 +103,16 @@ class Tracker:
         return Reset(sequence, known)
 
     def advance(self, station: str, sequence: int, start_ns: int | None) -> None:
-        """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none."""
+        """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none.
+
+        Station and sequence are the server's words: a name that is no station's gets no mark.
+        """
         self._last = Mark(sequence, start_ns)
         self._time_ns = self._time_ns if start_ns is None else start_ns
         self._failures = 0
-        if station and not self._server.shared_sequence:
+        if _STATION.fullmatch(station) and not self._server.shared_sequence:
+            if station not in self._stations and len(self._stations) >= MOST_STATIONS:
+                del self._stations[next(iter(self._stations))]  # goes on by time, as a station without a mark does
             self._stations[station] = self._last
 
     def broken(self, station: str, sequence: int | None) -> int:

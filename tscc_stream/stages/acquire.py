@@ -34,6 +34,7 @@ from tscc_stream.seedlink.frames import (
     json_capabilities,
     log_text,
     parse_hello,
+    readable,
     stations_in,
     take_frame,
     take_line,
@@ -491,7 +492,7 @@ class SeedLinkSession:
             return decode(frame.payload, now_ns)
         except (RecordError, UnicodeDecodeError) as error:  # the codes in a broken header may be no text
             reason = error.reason if isinstance(error, RecordError) else "malformed"
-            text = f"packet {frame.sequence} of {frame.station}: {error}"
+            text = readable(f"packet {frame.sequence} of {frame.station}: {error}")
             return Rejected(reason, text, frame.sequence, frame.station)
 
     # Ends

@@ -312,7 +312,8 @@ class Assemble:
     ) -> Iterator[Gap | tuple[int, int, Float64Array]]:
         """Gaps and (segment index, start, values) of the good runs within new samples."""
         config = self._config_of(sid)
-        values = samples.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is sorted out below as any other
+            values = samples.astype(np.float64)
         for begin, end, good in _validity_runs(values):
             if not good:
                 if channel.break_from is None:
