@@ -55,7 +55,7 @@ class _Hangs(_Poisoned):
         n = 0
         while n >= 0:
             n += self.turns
-        return x.sum()
+        return x.sum() * float(n)  # else torch sees that nobody needs the loop, and leaves it out
 
 
 class _Crashes(_Poisoned):
@@ -84,7 +84,7 @@ def windows_of(archive_folder: Path) -> list[Window]:
     return sorted((m for m in [*found, *front.flush()] if isinstance(m, Window)), key=lambda w: (w.onset_ns, w.sid))
 
 
-def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 0) -> Path:
+def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 1) -> Path:
     """The shipped package with such an encoder. turns: how slow, per window: each takes about a microsecond."""
     shutil.copytree(DEMO, folder)
     poison = torch.from_numpy(np.stack([window.normalised for window in windows]))

@@ -325,8 +325,13 @@ def test_who_is_killed_from_outside_loses_nothing_however_often_the_same_window_
         path = write_settings(tmp_path, address, model=str(model))
         for alone in (False, True):
             with daemon(path) as (running, where), listen(where) as everything:
-                while not (held := _read(in_flight).in_flight) or bad.uid not in held or (alone and len(held) > 1):
+                for _ in range(600):
+                    held = _read(in_flight).in_flight
+                    if bad.uid in held and not (alone and len(held) > 1):
+                        break
                     everything.receive(0.05)
+                else:
+                    pytest.fail("the window was never in the encoder")
                 assert running.stop(9) == -9
         path = write_settings(tmp_path, address)
         with daemon(path) as (running, where), listen(where, "detection.") as detections:
