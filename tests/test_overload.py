@@ -180,8 +180,11 @@ def test_damaged_bytes_are_refused_or_make_a_window_of_some_kind(damage: bytes, 
         assert isinstance(unpack(bytes(packed), CUT), Window)
 
 
-def _worked_off(site: Site, lists: list[list[Any]]) -> list[dict[str, Any]]:
-    """What a back worker publishes of these lists, of which it has to spill some; bodies in order."""
+def _worked_off(site: Site, lists: list[list[Any]], floor_ns: int = 0) -> list[dict[str, Any]]:
+    """What a back worker publishes of these lists, of which it has to spill some; bodies in order.
+
+    floor_ns: detections with earlier onsets were journalled before a warm-up restart.
+    """
     shared = Shared(site.metrics, Health())
     outbox: queue.Queue[Any] = queue.Queue()
     for item in lists:
@@ -205,8 +208,9 @@ def _worked_off(site: Site, lists: list[list[Any]]) -> list[dict[str, Any]]:
     served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document=b"{}"))
     beside, bus = SimpleNamespace(saw=lambda _: None), SimpleNamespace(publish=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
-    arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}", {})
-    BackWorker(shared, site.config, *arguments).run()
+    arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}")
+    floors = {window.sid: floor_ns for items in lists for window in items}
+    BackWorker(shared, site.config, *arguments, floors).run()
     assert shared.failure is None
     reader = JournalReader(site.folder / "journal.sqlite")
     bodies = [json.loads(one.message.body) for one in reader.since(0).messages]
@@ -229,6 +233,14 @@ def test_every_window_is_published_once_the_spilled_ones_late_and_in_order(site_
     states = [body["data"] for body in bodies if body["type"] == "tscc.status.v1"]
     assert [data["state"] for data in states] == ["begin", "end"]
     assert (states[1]["spilled"], states[1]["shed"]) == (len(late), 0)
+
+
+def test_after_a_warm_up_restart_spilled_windows_are_published_all_the_same(site_of: Callable[..., Site]) -> None:
+    site = site_of()
+    bodies = _worked_off(site, [[made_window(number)] for number in range(400)], floor_ns=1 << 62)
+    detections = [body for body in bodies if body["type"] == "tscc.detection.v1"]
+    assert [body["data"]["late"] for body in detections] == [True] * (5 * COMMIT_TOGETHER)
+    assert site.journal.spilled_count == 0
 
 
 def test_the_early_notice_goes_out_at_once_and_the_last_word_waits_for_spilled_windows() -> None:

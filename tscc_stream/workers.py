@@ -415,7 +415,8 @@ class BackWorker:
         for window in self._overload.late():
             results += self._back.feed(window)
         results += self._back.flush()
-        self._hold([replace(one, late=True) if isinstance(one, Detection) else one for one in results])
+        late = [replace(one, late=True) if isinstance(one, Detection) else one for one in results]
+        self._uncommitted += self._messages(late)  # that they were spilled proves that they were not told
 
     def _note(self) -> None:
         """What guard and overload have to tell."""
@@ -429,9 +430,11 @@ class BackWorker:
         self._uncommitted += self._written(results)
 
     def _written(self, results: list[BackMessage]) -> list[Message]:
-        new = [result for result in results if not self._is_told(result)]
-        self._fresh += [result for result in new if isinstance(result, Detection)]
-        return [message for result in new for message in self._publish.feed(result)]
+        return self._messages([result for result in results if not self._is_told(result)])
+
+    def _messages(self, results: list[BackMessage]) -> list[Message]:
+        self._fresh += [result for result in results if isinstance(result, Detection)]
+        return [message for result in results for message in self._publish.feed(result)]
 
     def _is_told(self, result: BackMessage) -> bool:
         """Whether a warm-up restart made again what the journal may hold under an onset that was another then."""
