@@ -537,14 +537,20 @@ def test_a_clock_set_back_deafens_for_half_a_minute_that_passes() -> None:
     assert more.index == 100
 
 
-def test_what_a_server_sends_again_at_once_turns_no_clock_back() -> None:
+@pytest.mark.parametrize("pace", [10**9, 20, 4])
+def test_what_a_server_sends_again_turns_no_clock_back_however_much_it_is(pace: int) -> None:
+    """All of a ring of twenty minutes, at many times the pace at which it was recorded."""
     assemble, now = _assemble(), 10**15
-    stream = [_piece(first, first + 100) for first in range(0, 40_000, 100)]
+    stream = [_piece(first, first + 100) for first in range(0, 120_000, 100)]
     for i, record in enumerate(stream):
         assemble.feed(record, now + i * SECOND)
-    again = [part for record in stream for part in assemble.feed(record, now + 400 * SECOND)]
+    later = now + 1200 * SECOND
+    again = [part for i, record in enumerate(stream) for part in assemble.feed(record, later + i * SECOND // pace)]
     assert again == []
-    assert assemble.counts["duplicate", SID] == 40_000
+    assert assemble.counts["duplicate", SID] == 120_000
+    (block,) = assemble.feed(_piece(120_000, 120_100), later + 1200 * SECOND // pace)
+    assert isinstance(block, Block)
+    assert block.index == 120_000
 
 
 @pytest.mark.parametrize("step", [-SECOND, SECOND])

@@ -36,10 +36,12 @@ RATE_TOLERANCE = 1e-4
 FAR_NS = 600 * NS_PER_SECOND
 """Farther ahead than this, a record needs another one beside it. For so much data of the time before, it waits."""
 LONGEST_RESEND_NS = 600 * NS_PER_SECOND
-"""Duplicates of this duration, one after the other, are no resend: the clock was set back."""
+"""In files, duplicates of this duration, one after the other, are no resend: the clock was set back."""
 SET_BACK_NS = 30 * NS_PER_SECOND
-"""The same in time that passes (monotonic), or three records where these last longer. What a recorder sends again of
-an outage comes between new records, what a server sends again comes at once, unlike what a wrong clock stamps."""
+"""In a stream it was where duplicates have come for so long (monotonic), or for three records where these last longer,
+at the pace at which a wrong clock stamps. What a recorder sends again of an outage comes between new records."""
+RESEND_PACE = 3
+"""Times as fast as recorded, at least, is what a server sends again, be it a ring of hours."""
 MOST_HELD = 256
 """Records of one channel that are held."""
 MOST_HELD_SAMPLES = 65_536
@@ -242,8 +244,13 @@ class Assemble:
         lasts_ns = offset_ns(record.samples.size, record.sample_rate_hz)
         channel.behind_ns += lasts_ns
         since_ns = channel.behind_since_ns = channel.behind_since_ns or now_ns
-        for_long = bool(since_ns) and now_ns - since_ns > max(SET_BACK_NS, 3 * lasts_ns)
-        if channel.behind_ns <= LONGEST_RESEND_NS and not for_long:
+        passed_ns = now_ns - since_ns
+        if now_ns:
+            longest = max(SET_BACK_NS, 3 * lasts_ns)
+            set_back = passed_ns > longest and channel.behind_ns < RESEND_PACE * passed_ns
+        else:
+            set_back = channel.behind_ns > LONGEST_RESEND_NS
+        if not set_back:
             self._leave_out_behind(channel, record, record.samples.size)
             return []
         self._drop_suspects(channel)
