@@ -22,7 +22,7 @@ from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.messages import NetworkTrigger, Record, Window, WindowDropped
 from tscc_stream.package import PackageSpec
 from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
-from tscc_stream.recovery import Barrier, Barriers, made_of, resume, snapshot_at
+from tscc_stream.recovery import Barrier, Barriers, made_of, resume, snapshot_at, still_hold
 from tscc_stream.seedlink.position import Mark, Position
 from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.interpret import VoteState
@@ -150,7 +150,7 @@ def stored() -> StoredSnapshot:
     front = FrontHalf(config, spec)
     for record in stream(3, [sid_of(0)])[:12]:
         front.feed(record)
-    snapshot = snapshot_at(barrier_of(front), VoteState([], [], []), made_of(config, spec))
+    snapshot = snapshot_at(barrier_of(front), VoteState([], [], []), made_of(config, spec), {})
     return StoredSnapshot(snapshot, 5, intact=True)
 
 
@@ -159,7 +159,7 @@ def test_what_fits_is_gone_on_from(stored: StoredSnapshot) -> None:
     assert found.positions == {"mine:18000": POSITION}
     assert found.front is not None
     assert found.vote == VoteState([], [], [])
-    assert found.floors == {}
+    assert found.floors == json.loads(stored.snapshot.reached)
     assert found.told == "going on from the snapshot at seq 5, 1 channels"
 
 
@@ -182,6 +182,15 @@ def test_another_configuration_is_refused_by_name_and_warms_up(
     assert (position.last, position.stations) == (Mark(None, position.time_ns), ())
     assert T0 - position.time_ns == round(13.8 * SECOND)
     assert set(found.floors) == {sid_of(0)}
+
+
+def test_a_floor_holds_until_its_channel_has_passed_it_over_any_number_of_restarts() -> None:
+    """Killed in the middle of a warm-up: what is journalled must not be published by the next start either."""
+    barrier = Barrier(b"", b"{}", {"ahead": 20, "behind": 10})
+    floors = still_hold({"ahead": 15, "behind": 15, "silent": 15}, barrier)
+    assert floors == {"behind": 15, "silent": 15}
+    snapshot = snapshot_at(barrier, VoteState([], [], []), b"{}", floors)
+    assert json.loads(snapshot.reached) == {"ahead": 20, "behind": 15, "silent": 15}
 
 
 def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot) -> None:

@@ -44,11 +44,14 @@ _SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Barrier:
-    """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded."""
+    """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded.
+
+    reached: by source id, every window with an earlier onset (ns) is in the queue before, or never will be.
+    """
 
     state: bytes
     positions: bytes
-    reached: bytes
+    reached: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,13 +83,19 @@ class Barriers:
         state = encode(front.snapshot())
         where = {server: position.as_dict() for server, position in positions.items()}
         self._due_ns = now_ns + max(SHORTEST_NS, len(state) * NS_PER_SECOND // BYTES_PER_SECOND)
-        return Barrier(state, json.dumps(where).encode(), json.dumps(front.reached_ns()).encode())
+        return Barrier(state, json.dumps(where).encode(), front.reached_ns())
 
 
-def snapshot_at(barrier: Barrier, vote: VoteState, made_of: bytes) -> Snapshot:
-    """What the journal keeps of a barrier that it has reached."""
+def snapshot_at(barrier: Barrier, vote: VoteState, made_of: bytes, floors: Mapping[str, int]) -> Snapshot:
+    """What the journal keeps of a barrier that it has reached. floors: those that still hold."""
     state = msgspec.msgpack.encode([barrier.state, encode(vote)])
-    return Snapshot(FORMAT, made_of, barrier.positions, barrier.reached, state)
+    reached = {**barrier.reached, **floors}
+    return Snapshot(FORMAT, made_of, barrier.positions, json.dumps(reached).encode(), state)
+
+
+def still_hold(floors: Mapping[str, int], barrier: Barrier) -> dict[str, int]:
+    """Floors that a channel has not passed yet: a restart before it has must know them."""
+    return {sid: floor_ns for sid, floor_ns in floors.items() if barrier.reached.get(sid, floor_ns - 1) < floor_ns}
 
 
 def made_of(config: Config, spec: PackageSpec) -> bytes:
@@ -113,7 +122,7 @@ def resume(stored: StoredSnapshot | None, config: Config, spec: PackageSpec) -> 
         return _warm_up(differing, positions, reached, config, spec)
     front, vote = msgspec.msgpack.decode(snapshot.state, type=tuple[bytes, bytes])
     told = f"going on from the snapshot at seq {stored.head}, {len(reached)} channels"
-    return Resume(told, positions, decode(front, FrontState), decode(vote, VoteState))
+    return Resume(told, positions, decode(front, FrontState), decode(vote, VoteState), reached)
 
 
 def _differing(snapshot: Snapshot, config: Config, spec: PackageSpec) -> list[str]:

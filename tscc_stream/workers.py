@@ -40,7 +40,7 @@ from tscc_stream.notes import Note
 from tscc_stream.overload import SHED, Overload
 from tscc_stream.patience import Patience
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
-from tscc_stream.recovery import Barrier, Barriers, snapshot_at
+from tscc_stream.recovery import Barrier, Barriers, snapshot_at, still_hold
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
@@ -289,7 +289,7 @@ class BackWorker:
         floors: Mapping[str, int],
     ) -> None:
         """made_of: as snapshots state it. floors: by source id, detections with earlier onsets (ns) were journalled
-        before a warm-up restart.
+        before this start; they hold until a channel has passed them.
         """
         self._shared, self._site, self._retention = shared, config.site, config.retention
         self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
@@ -407,7 +407,8 @@ class BackWorker:
     def _at_barrier(self, barrier: Barrier) -> None:
         """Everything before it is committed, and with it what a restart goes on from."""
         self._hold(self._back.flush())
-        self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of))
+        self._floors = still_hold(self._floors, barrier)
+        self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of, self._floors))
 
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""
