@@ -528,7 +528,7 @@ REASONS = {
     "zero_length": "empty",
     "text_record": "text",
     "event_record": "empty",
-    "unknown_encoding": "malformed",
+    "unknown_encoding": "encoding",
 }
 
 

@@ -114,8 +114,11 @@ def test_long_extra_headers_are_read_and_not_remembered() -> None:
     assert miniseed._remembered_quality.cache_info().currsize == before
 
 
-@pytest.mark.parametrize("payload", [b"x" * 512, record().replace(b"UH1", b"U\n1", 1), b""])
-def test_a_servers_words_are_told_in_one_short_line(payload: bytes) -> None:
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [(b"x" * 512, "malformed"), (record().replace(b"UH1", b"U\n1", 1), "source"), (b"", "malformed")],
+)
+def test_a_servers_words_are_told_in_one_short_line(payload: bytes, reason: str) -> None:
     """Whatever stands in for a station id or its codes: no line end gets into a log, and no escape to a terminal."""
     name = "BW_\x1b[2J\n" + "x" * 200
     session = acquire.SeedLinkSession(SeedLinkConfig(server="mine:18000", streams=("BW_*",)), Position(), 0)
@@ -124,7 +127,7 @@ def test_a_servers_words_are_told_in_one_short_line(payload: bytes) -> None:
         session.receive(answer, 0)
     broken = v4(2, b"", name)[:4] + b"\xff" * 4 + v4(2, b"", name)[8:]
     rejected, ended = session.receive(v4(1, payload, name) + broken, 0)
-    assert (rejected.reason, ended.reason) == ("malformed", "size")
+    assert (rejected.reason, ended.reason) == (reason, "size")
     for text in (rejected.text, ended.text):
         assert text.isprintable()
         assert len(text) < 400

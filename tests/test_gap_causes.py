@@ -91,6 +91,18 @@ def test_the_ledger_keeps_the_first_cause_and_closes_what_was_open(tmp_path: Pat
     reader.close()
 
 
+def test_a_loss_that_turns_out_longer_is_lengthened_and_a_quarantine_ends(tmp_path: Path) -> None:
+    with JournalFile(tmp_path / "journal.sqlite") as journal:
+        journal.append([], [gap(1, 2, "server"), gap(5, None, "quarantined"), gap(30, None, "flat")])
+        journal.append([], [gap(1, 4, "ring overrun"), gap(5, 9, "quarantined"), gap(1, 3, "link")])
+        journal.append([], [gap(5, None, "quarantined"), gap(40, None, "quarantined"), gap(7, None, "flat", sid_of(1))])
+        journal.close_gaps({SID: T0 + 35 * SECOND})
+    reader = JournalReader(tmp_path / "journal.sqlite")
+    found = [((e.from_ns - T0) // SECOND, ((e.to_ns or 0) - T0) // SECOND, e.cause) for e in reader.gaps()]
+    assert found == [(1, 4, "server"), (5, 9, "quarantined"), (7, 7, "flat"), (30, 35, "flat"), (40, 40, "quarantined")]
+    reader.close()
+
+
 def test_the_command_prints_it(tmp_path: Path) -> None:
     with JournalFile(tmp_path / "journal.sqlite") as journal:
         journal.append([], [gap(1, None, "flat"), gap(10, 12, "link"), gap(20, 21, "server", sid_of(1))])

@@ -198,6 +198,20 @@ def test_a_quarantined_channel_starts_afresh_once_it_is_well() -> None:
     assert [_plain(window)] == expected
 
 
+def test_a_clock_that_is_set_back_while_quarantined_leaves_a_quarantine_that_does_not_end_before_it_began() -> None:
+    front = _front()
+    for i in range(4):
+        for record in _one_sample_gaps(i):
+            front.feed(record)
+    assert front.quarantine.holds(BAD)
+    signal = noise_with_bursts(5, 7 * SAMPLES)
+    yesterday = records(signal, RATE, range(PIECE, 7 * SAMPLES, PIECE), sid=BAD, start_ns=T0 - 86_400 * SECOND)
+    out = [message for record in yesterday for message in front.feed(record)]
+    (left_out,) = [m for m in out if isinstance(m, Gap) and m.cause == "quarantined"]
+    assert left_out.to_ns is not None
+    assert left_out.to_ns >= left_out.from_ns
+
+
 def test_a_quarantine_ends_what_was_pending_and_lets_network_events_go() -> None:
     front = _front()
     front.expect(BAD, T0)

@@ -30,6 +30,7 @@ from tscc_stream.metrics import Metrics
 from tscc_stream.overload import Overload
 from tscc_stream.packed_window import PackedWindowError, pack, unpack
 from tscc_stream.pipeline import BackHalf
+from tscc_stream.recovery import Floors
 from tscc_stream.source_id import from_nslc
 from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.publish import ModelIdentity
@@ -209,7 +210,7 @@ def _worked_off(site: Site, lists: list[list[Any]], floor_ns: int = 0) -> list[d
     beside, bus = SimpleNamespace(saw=lambda _: None), SimpleNamespace(publish=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
     arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}")
-    floors = {window.sid: floor_ns for items in lists for window in items}
+    floors = Floors({window.sid: floor_ns for items in lists for window in items})
     BackWorker(shared, site.config, *arguments, floors).run()
     assert shared.failure is None
     reader = JournalReader(site.folder / "journal.sqlite")

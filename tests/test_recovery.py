@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,10 +20,10 @@ from test_stage_battery import _plain as plain
 from tscc_stream import recovery
 from tscc_stream.config import Config
 from tscc_stream.edges.sqlite import JournalFile
-from tscc_stream.messages import NetworkTrigger, Record, Window, WindowDropped
+from tscc_stream.messages import NetworkEvent, NetworkTrigger, Record, Window, WindowDropped
 from tscc_stream.package import PackageSpec
 from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
-from tscc_stream.recovery import Barrier, Barriers, made_of, resume, snapshot_at, still_hold
+from tscc_stream.recovery import Barrier, Barriers, Floors, Reached, made_of, resume, snapshot_at
 from tscc_stream.seedlink.position import Mark, Position
 from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.interpret import VoteState
@@ -137,6 +138,10 @@ def test_counts_of_recorders_take_four_bytes_and_any_other_sample_comes_back_bit
         assert again[sid].history.tobytes() == history.tobytes()
 
 
+def reached_of(stored: StoredSnapshot) -> dict[str, tuple[int, int]]:
+    return msgspec.json.decode(stored.snapshot.reached, type=Reached).channels
+
+
 POSITION = Position(4, Mark(17, T0), (("XX_S000", Mark(17, T0)),), T0)
 
 
@@ -150,7 +155,7 @@ def stored() -> StoredSnapshot:
     front = FrontHalf(config, spec)
     for record in stream(3, [sid_of(0)])[:12]:
         front.feed(record)
-    snapshot = snapshot_at(barrier_of(front), VoteState([], [], []), made_of(config, spec), {})
+    snapshot = snapshot_at(barrier_of(front), VoteState([], [], []), 1 << 62, made_of(config, spec), Floors())
     return StoredSnapshot(snapshot, 5, intact=True)
 
 
@@ -159,7 +164,8 @@ def test_what_fits_is_gone_on_from(stored: StoredSnapshot) -> None:
     assert found.positions == {"mine:18000": POSITION}
     assert found.front is not None
     assert found.vote == VoteState([], [], [])
-    assert found.floors == json.loads(stored.snapshot.reached)
+    assert found.floors.channels == {sid: floor for sid, (floor, _) in reached_of(stored).items()}
+    assert found.had == {}
     assert found.told == "going on from the snapshot at seq 5, 1 channels"
 
 
@@ -181,16 +187,46 @@ def test_another_configuration_is_refused_by_name_and_warms_up(
     assert position.time_ns is not None
     assert (position.last, position.stations) == (Mark(None, position.time_ns), ())
     assert T0 - position.time_ns == round(13.8 * SECOND)
-    assert set(found.floors) == {sid_of(0)}
+    assert set(found.floors.channels) == set(found.had) == {sid_of(0)}
 
 
 def test_a_floor_holds_until_its_channel_has_passed_it_over_any_number_of_restarts() -> None:
     """Killed in the middle of a warm-up: what is journalled must not be published by the next start either."""
-    barrier = Barrier(b"", b"{}", {"ahead": 20, "behind": 10})
-    floors = still_hold({"ahead": 15, "behind": 15, "silent": 15}, barrier)
-    assert floors == {"behind": 15, "silent": 15}
-    snapshot = snapshot_at(barrier, VoteState([], [], []), b"{}", floors)
-    assert json.loads(snapshot.reached) == {"ahead": 20, "behind": 15, "silent": 15}
+    barrier = Barrier(b"", b"{}", {"ahead": (20, 22), "behind": (10, 12)}, 12)
+    floors = Floors({"ahead": 15, "behind": 15, "silent": 15}, 17).after(barrier, 12)
+    assert floors == Floors({"behind": 15, "silent": 15}, 17)
+    snapshot = snapshot_at(barrier, VoteState([], [], []), 12, b"{}", floors)
+    assert json.loads(snapshot.reached) == {
+        "channels": {"ahead": [20, 22], "behind": [15, 12], "silent": [15, 15]},
+        "network_ns": 17,
+    }
+    assert floors.after(barrier, 18).network_ns < 0
+    assert floors.without("behind").channels == {"silent": 15}
+
+
+def test_what_was_journalled_after_the_snapshot_is_held_back_too_and_what_is_missing_is_known(
+    stored: StoredSnapshot,
+) -> None:
+    asked: list[int] = []
+
+    def latest_onsets(after: int) -> dict[str, int]:
+        asked.append(after)
+        return {sid_of(0): T0 + 3600 * SECOND, "new": 5}
+
+    found = resume(stored, config_with(trigger_on=5.0), package_spec(), latest_onsets)
+    assert asked == [stored.head]
+    assert found.floors.channels == {sid_of(0): T0 + 3600 * SECOND + 1, "new": 6}
+    assert found.had == {sid: had for sid, (_, had) in reached_of(stored).items()}
+
+
+def event_at(onset_ns: int) -> NetworkEvent:
+    return NetworkEvent("n", onset_ns, 1.0, (), (), {}, None, "unknown", True)
+
+
+def test_network_events_go_by_what_was_settled_not_by_their_channels() -> None:
+    """An event that was still open may begin long before all that its channels were journalled up to."""
+    floors = Floors({"a": 36}, 30)
+    assert [floors.hold_back(event_at(at)) for at in (29, 30, 35)] == [True, False, False]
 
 
 def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot) -> None:
@@ -214,7 +250,15 @@ def test_what_is_damaged_or_not_there_starts_where_the_configuration_says(stored
     assert "the snapshot is damaged" in damaged.told
     assert "no snapshot yet" in nothing.told
     for found in (damaged, nothing):
-        assert (found.positions, found.front, found.floors) == ({}, None, {})
+        assert (found.positions, found.front, found.floors) == ({}, None, Floors())
+
+
+@pytest.mark.parametrize("part", ["positions", "reached", "state"])
+def test_what_cannot_be_read_though_it_is_intact_is_told(stored: StoredSnapshot, part: str) -> None:
+    for value in (b"{}", b"[1]", b"\xc1", b'{"mine:1": {}}'):
+        odd = replace(stored, snapshot=replace(stored.snapshot, **{part: value}))
+        found = resume(odd, config_with(), package_spec())
+        assert ("cannot be read" in found.told) == (found.front is None)
 
 
 def test_a_window_that_waits_holds_the_floor_of_its_channel() -> None:
@@ -222,7 +266,8 @@ def test_a_window_that_waits_holds_the_floor_of_its_channel() -> None:
     data = noise_with_bursts(1, 540, [500], gain=60.0)
     out = front.feed(records(data, RATE)[0])
     assert not [item for item in out if isinstance(item, Window)]
-    (floor,) = front.reached_ns().values()
+    ((floor, had),) = front.reached_ns().values()
+    assert had == T0 + round(5.4 * SECOND)
     assert T0 + 5 * SECOND <= floor < T0 + 5.3 * SECOND
     assert floor == front.unsettled_ns()
 

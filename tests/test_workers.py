@@ -22,6 +22,7 @@ from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Rel
 from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
 from tscc_stream.pipeline import FrontHalf
+from tscc_stream.recovery import Floors
 from tscc_stream.sampling import offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.stages.acquire import Received
@@ -72,8 +73,8 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
     overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
-    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}", {})
-    BackWorker(shared, Config(), *arguments).run()
+    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
+    BackWorker(shared, Config(), *arguments, b"{}", Floors()).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]
     assert len(journal.groups) == 13
     assert journal.groups[12][0].startswith("status-daemon-")
@@ -96,7 +97,7 @@ def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
     for k in range(70):
         inbox.put(arrival(2000 + 100 * k, 100))
     inbox.put(STOP)
-    FrontWorker(shared, front, inbox, outbox, {}).run()
+    FrontWorker(shared, front, inbox, outbox, {}, {}).run()
     items = [item for items in list(outbox.queue)[:-1] for item in items]
     notes = [item for item in items if isinstance(item, Note)]
     assert not any(isinstance(item, Quarantined | Released) for item in items)

@@ -121,7 +121,7 @@ class Daemon:
             http.start()
             stack.callback(http.stop)
             beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
-            resume = recovery.resume(journal.snapshot(), self._config, served.package.spec)
+            resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)
             onlookers = self._onlookers(beside, stack)
             readers = [
@@ -191,7 +191,7 @@ class Daemon:
             front_half.restore(resume.front, time.monotonic_ns())
             back_half.restore(resume.vote)
         _log.info("%s", resume.told)
-        front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions)
+        front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions, resume.had)
         made_of = recovery.made_of(config, served.package.spec)
         back = BackWorker(
             shared,
@@ -209,6 +209,13 @@ class Daemon:
             resume.floors,
         )
         return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
+
+    def _resume(self, journal: JournalFile, served: Served) -> Resume:
+        """What to go on from; breaks that nobody can end any more end here."""
+        resume = recovery.resume(journal.snapshot(), self._config, served.package.spec, journal.latest_onsets)
+        if resume.front is None:
+            journal.close_gaps(resume.had)
+        return resume
 
     def _against_trouble(self, served: Served, journal: JournalFile, in_flight: InFlight) -> tuple[Guard, Overload]:
         """What the back thread has against an encoder that fails, and one that is too slow."""

@@ -18,6 +18,9 @@ from tscc_stream.sampling import offset_ns
 
 LOST = ("server", "ring overrun", "link", "bad record", "shed", "quarantined")
 """Causes by which data are lost, or left out; others (flat, invalid, rate, clock) are breaks in data that are there."""
+MOST_CHANNELS = 50_000
+MOST_STATIONS = 10_000
+"""What a server can make grow; the causes of others' gaps are "server", or those of the whole server."""
 _SEAMS = 16
 """Latest places of a channel that are remembered: gaps are told at once, or a few records later."""
 
@@ -48,12 +51,15 @@ class GapCauses:
 
     def rejected(self, server: str, station: str) -> None:
         """A record was dropped. station: NET_STA, empty where it is not known."""
-        self._rejected[server, station] += 1
+        known = (server, station) in self._rejected or len(self._rejected) < MOST_STATIONS
+        self._rejected[server, station if known else ""] += 1
 
     def record(self, server: str, station: str, record: Record) -> None:
         """A record is about to be fed."""
         connection = self._connections[server]
         rejected = self._rejected[server, station] + self._rejected[server, ""]
+        if record.sid not in self._channels and len(self._channels) >= MOST_CHANNELS:
+            return
         channel = self._channels.setdefault(record.sid, _Channel(-1, rejected))
         if rejected > channel.rejected:
             channel.seams.append((record.start_ns, "bad record"))

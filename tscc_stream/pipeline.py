@@ -166,11 +166,15 @@ class FrontHalf:
         if self._coincidence and state.coincidence:
             self._coincidence.restore(state.coincidence, now_ns)
 
-    def reached_ns(self) -> dict[str, int]:
-        """By source id: every window with an earlier onset has been given out, or never will be."""
+    def reached_ns(self) -> dict[str, tuple[int, int]]:
+        """By source id: every window with an onset before the first time has been given out, or never will be; the
+        channel's next sample is expected at the second.
+        """
         pending = self._extract.oldest_pending_by_channel()
-        reached = {sid: self._known_ns(sid) for sid in self.assemble.snapshot()}
-        return {sid: min(at_ns, pending.get(sid, at_ns)) for sid, at_ns in reached.items()}
+        return {
+            sid: (min(self._known_ns(sid), pending.get(sid, 1 << 62)), self.assemble.reached_ns(sid))
+            for sid in self.assemble.snapshot()
+        }
 
     def _known_ns(self, sid: str) -> int:
         """Every trigger of a channel with an earlier onset is known."""
@@ -274,7 +278,9 @@ class FrontHalf:
 
     def _isolate(self, sid: str, verdict: Quarantined | Released, now_ns: int) -> list[FrontMessage]:
         """A channel is left out from now on, or starts afresh: either way what came of it last is left out."""
-        until_ns = self.assemble.reached_ns(sid) if isinstance(verdict, Released) else None
+        until_ns = None  # a clock that was set back meanwhile does not make the quarantine shorter than nothing
+        if isinstance(verdict, Released):
+            until_ns = max(verdict.from_ns, self.assemble.reached_ns(sid))
         left_out = Gap(sid, verdict.from_ns, until_ns, "quarantined")
         self.assemble.feed(EndOfStream(sid))
         self._served[sid].clear()

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ import numpy as np
 
 from tscc_stream import __version__
 from tscc_stream.config import Config
-from tscc_stream.messages import AnyArray
+from tscc_stream.messages import AnyArray, Detection, NetworkEvent
 from tscc_stream.package import WINDOW_KEYS, PackageSpec
 from tscc_stream.pipeline import FrontHalf, FrontState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
@@ -31,6 +31,7 @@ from tscc_stream.stages.interpret import VoteState
 from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 
 _State = TypeVar("_State", FrontState, VoteState)
+LatestOnsets = Callable[[int], dict[str, int]]
 
 FORMAT = 1
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
@@ -46,27 +47,63 @@ _SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
 class Barrier:
     """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded.
 
-    reached: by source id, every window with an earlier onset (ns) is in the queue before, or never will be.
+    reached: by source id, as FrontHalf.reached_ns has it. unsettled_ns: no network trigger that is still to come has an
+    earlier onset.
     """
 
     state: bytes
     positions: bytes
-    reached: dict[str, int]
+    reached: dict[str, tuple[int, int]]
+    unsettled_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """What was journalled before this start, and is not published again under another onset.
+
+    channels: by source id, detections with earlier onsets (ns). network_ns: network events with earlier onsets.
+    """
+
+    channels: dict[str, int] = field(default_factory=dict)
+    network_ns: int = -(1 << 62)
+
+    def hold_back(self, result: Detection | NetworkEvent) -> bool:
+        """Whether it was journalled before."""
+        if isinstance(result, NetworkEvent):
+            return result.onset_ns < self.network_ns
+        window = result.assignment.window
+        return window.onset_ns < self.channels.get(window.sid, window.onset_ns)
+
+    def after(self, barrier: Barrier, unsettled_ns: int) -> Floors:
+        """Those that still hold: a restart before a channel has passed its floor must know it. unsettled_ns: of both
+        halves.
+        """
+        channels = {
+            sid: floor_ns
+            for sid, floor_ns in self.channels.items()
+            if sid not in barrier.reached or barrier.reached[sid][0] < floor_ns
+        }
+        return Floors(channels, -(1 << 62) if unsettled_ns >= self.network_ns else self.network_ns)
+
+    def without(self, sid: str) -> Floors:
+        """A channel's clock was set back: its past says nothing of what comes."""
+        return replace(self, channels={other: at_ns for other, at_ns in self.channels.items() if other != sid})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resume:
     """What a restart goes on from. told: one sentence for people.
 
-    front, vote: None where there is nothing to restore. positions: by server. floors: by source id, detections with
-    earlier onsets (ns) are journalled already.
+    front, vote: None where there is nothing to restore. positions: by server. had: by source id, the data time up to
+    which a channel had come, where its state is not restored: what begins later leaves a gap.
     """
 
     told: str
     positions: dict[str, Position] = field(default_factory=dict)
     front: FrontState | None = None
     vote: VoteState | None = None
-    floors: dict[str, int] = field(default_factory=dict)
+    floors: Floors = field(default_factory=Floors)
+    had: dict[str, int] = field(default_factory=dict)
 
 
 class Barriers:
@@ -83,19 +120,22 @@ class Barriers:
         state = encode(front.snapshot())
         where = {server: position.as_dict() for server, position in positions.items()}
         self._due_ns = now_ns + max(SHORTEST_NS, len(state) * NS_PER_SECOND // BYTES_PER_SECOND)
-        return Barrier(state, json.dumps(where).encode(), front.reached_ns())
+        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_ns())
 
 
-def snapshot_at(barrier: Barrier, vote: VoteState, made_of: bytes, floors: Mapping[str, int]) -> Snapshot:
-    """What the journal keeps of a barrier that it has reached. floors: those that still hold."""
+class Reached(msgspec.Struct, frozen=True):
+    """How far everything had come, as JSON. channels: floor and had, by source id; network_ns: as in Floors."""
+
+    channels: dict[str, tuple[int, int]]
+    network_ns: int
+
+
+def snapshot_at(barrier: Barrier, vote: VoteState, unsettled_ns: int, made_of: bytes, floors: Floors) -> Snapshot:
+    """What the journal keeps of a barrier that it has reached. unsettled_ns: of both halves; floors: still hold."""
     state = msgspec.msgpack.encode([barrier.state, encode(vote)])
-    reached = {**barrier.reached, **floors}
-    return Snapshot(FORMAT, made_of, barrier.positions, json.dumps(reached).encode(), state)
-
-
-def still_hold(floors: Mapping[str, int], barrier: Barrier) -> dict[str, int]:
-    """Floors that a channel has not passed yet: a restart before it has must know them."""
-    return {sid: floor_ns for sid, floor_ns in floors.items() if barrier.reached.get(sid, floor_ns - 1) < floor_ns}
+    held = {sid: (floor_ns, barrier.reached.get(sid, (0, floor_ns))[1]) for sid, floor_ns in floors.channels.items()}
+    reached = Reached({**barrier.reached, **held}, max(unsettled_ns, floors.network_ns))
+    return Snapshot(FORMAT, made_of, barrier.positions, msgspec.json.encode(reached), state)
 
 
 def made_of(config: Config, spec: PackageSpec) -> bytes:
@@ -109,20 +149,33 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def resume(stored: StoredSnapshot | None, config: Config, spec: PackageSpec) -> Resume:
-    """What to go on from, by what the journal holds."""
+def resume(
+    stored: StoredSnapshot | None, config: Config, spec: PackageSpec, latest_onsets: LatestOnsets = lambda _: {}
+) -> Resume:
+    """What to go on from, by what the journal holds. latest_onsets: of detections after a seq, by source id."""
     if stored is None:
         return Resume("no snapshot yet: starting where the configuration says")
     if not stored.intact:
         return Resume("the snapshot is damaged: starting where the configuration says; the journal refuses repeats")
+    try:
+        return _of_intact(stored, config, spec, latest_onsets)
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError) as error:  # written by a program that went wrong
+        return Resume(f"the snapshot cannot be read ({error}): starting where the configuration says")
+
+
+def _of_intact(stored: StoredSnapshot, config: Config, spec: PackageSpec, latest_onsets: LatestOnsets) -> Resume:
     snapshot = stored.snapshot
     positions = {server: Position.from_dict(value) for server, value in json.loads(snapshot.positions).items()}
-    reached: dict[str, int] = json.loads(snapshot.reached)
+    reached = msgspec.json.decode(snapshot.reached, type=Reached)
+    floors = Floors({sid: floor_ns for sid, (floor_ns, _) in reached.channels.items()}, reached.network_ns)
     if differing := _differing(snapshot, config, spec):
-        return _warm_up(differing, positions, reached, config, spec)
+        told, rewound = _warm_up(differing, positions, config, spec)
+        for sid, onset_ns in latest_onsets(stored.head).items():
+            floors.channels[sid] = max(floors.channels.get(sid, 0), onset_ns + 1)
+        return Resume(told, rewound, floors=floors, had={sid: had_ns for sid, (_, had_ns) in reached.channels.items()})
     front, vote = msgspec.msgpack.decode(snapshot.state, type=tuple[bytes, bytes])
-    told = f"going on from the snapshot at seq {stored.head}, {len(reached)} channels"
-    return Resume(told, positions, decode(front, FrontState), decode(vote, VoteState), reached)
+    told = f"going on from the snapshot at seq {stored.head}, {len(reached.channels)} channels"
+    return Resume(told, positions, decode(front, FrontState), decode(vote, VoteState), floors)
 
 
 def _differing(snapshot: Snapshot, config: Config, spec: PackageSpec) -> list[str]:
@@ -134,15 +187,16 @@ def _differing(snapshot: Snapshot, config: Config, spec: PackageSpec) -> list[st
 
 
 def _warm_up(
-    differing: list[str], positions: dict[str, Position], reached: dict[str, int], config: Config, spec: PackageSpec
-) -> Resume:
+    differing: list[str], positions: dict[str, Position], config: Config, spec: PackageSpec
+) -> tuple[str, dict[str, Position]]:
+    """What is said, and where to go on from."""
     seconds = _longest_average(config) + spec.warmup_seconds + spec.samples / spec.sample_rate_hz + SETTLE_SECONDS
     rewound = {server: position.rewound(seconds_to_ns(seconds)) for server, position in positions.items()}
     told = (
         f"the snapshot was made with another {', '.join(differing)} and is refused: "
         f"reading {seconds:.0f} s more to warm up; what is journalled is not published again"
     )
-    return Resume(told, rewound, floors=reached)
+    return told, rewound
 
 
 def _longest_average(config: Config) -> float:

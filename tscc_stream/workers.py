@@ -37,10 +37,10 @@ from tscc_stream.messages import (
 )
 from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
-from tscc_stream.overload import SHED, Overload
+from tscc_stream.overload import Overload
 from tscc_stream.patience import Patience
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
-from tscc_stream.recovery import Barrier, Barriers, snapshot_at, still_hold
+from tscc_stream.recovery import Barrier, Barriers, Floors, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
@@ -110,13 +110,19 @@ class FrontWorker:
     NAME = "front"
 
     def __init__(
-        self, shared: Shared, front: FrontHalf, inbox: Inbox, outbox: Outbox, positions: Mapping[str, Position]
+        self,
+        shared: Shared,
+        front: FrontHalf,
+        inbox: Inbox,
+        outbox: Outbox,
+        positions: Mapping[str, Position],
+        had: Mapping[str, int],
     ) -> None:
-        """positions: where each reader goes on from, by its entry."""
+        """positions: where each reader goes on from, by its entry. had: as in Resume."""
         self._shared = shared
         self._front = front
         self._inbox, self._outbox = inbox, outbox
-        self._positions = dict(positions)
+        self._positions, self._had = dict(positions), dict(had)
         self._barriers = Barriers(time.monotonic_ns())
         self._moved = False  # since the last barrier
         self._causes = GapCauses()
@@ -175,7 +181,7 @@ class FrontWorker:
                 self._reject(arrival.server, item)
                 continue
             self._causes.record(arrival.server, item.station, item.record)
-            out += self._front.feed(item.record, now_ns)
+            out += [*self._begun(item.record), *self._front.feed(item.record, now_ns)]
             self._record(arrival.server, item.record, now_ns)
         if arrival.received:
             self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
@@ -184,6 +190,12 @@ class FrontWorker:
         self._positions[arrival.entry] = arrival.position
         self._moved = True
         return out
+
+    def _begun(self, record: Record) -> list[Gap]:
+        """What is missing since the last process, of a channel whose state was not restored."""
+        had_ns = self._had.pop(record.sid, record.start_ns)
+        missing = record.start_ns - had_ns > offset_ns(1, record.sample_rate_hz)
+        return [Gap(record.sid, had_ns, record.start_ns, "gap")] if missing else []
 
     def _reject(self, server: str, rejected: Rejected) -> None:
         self._shared.metrics.records_rejected[rejected.reason].inc()
@@ -224,13 +236,8 @@ class FrontWorker:
     def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics
         if isinstance(message, Gap):
-            message = replace(message, cause=self._causes.named(message))
-        if isinstance(message, Gap) and message.to_ns is not None:
-            metrics.gaps[message.sid].inc()
-            metrics.gaps_by_cause[message.cause].inc()
-            if message.cause in LOST:
-                metrics.lost_seconds[message.sid].inc((message.to_ns - message.from_ns) / NS_PER_SECOND)
-        elif isinstance(message, WindowDropped):
+            return replace(message, cause=self._causes.named(message))
+        if isinstance(message, WindowDropped):
             metrics.windows_dropped[message.reason].inc()
         elif isinstance(message, Refusal):
             _log.error("channel %s is left out: %s", message.sid, message.reason)
@@ -286,11 +293,9 @@ class BackWorker:
         guard: Guard,
         overload: Overload,
         made_of: bytes,
-        floors: Mapping[str, int],
+        floors: Floors,
     ) -> None:
-        """made_of: as snapshots state it. floors: by source id, detections with earlier onsets (ns) were journalled
-        before this start; they hold until a channel has passed them.
-        """
+        """made_of: as snapshots state it."""
         self._shared, self._site, self._retention = shared, config.site, config.retention
         self._back, self._beside, self._journal, self._bus = back, beside, journal, bus
         self._outbox, self._orders = outbox, orders
@@ -394,9 +399,7 @@ class BackWorker:
             if isinstance(item, Note):
                 self._uncommitted.append(self._noted(item))
             elif isinstance(item, Gap):
-                self._gaps.append(item)
-                if item.cause == SHED:
-                    self._shared.metrics.gaps_by_cause[SHED].inc()
+                self._gap(item)
             elif isinstance(item, Barrier):
                 self._at_barrier(item)
             elif not isinstance(item, Refusal | Quarantined | Released):
@@ -407,8 +410,20 @@ class BackWorker:
     def _at_barrier(self, barrier: Barrier) -> None:
         """Everything before it is committed, and with it what a restart goes on from."""
         self._hold(self._back.flush())
-        self._floors = still_hold(self._floors, barrier)
-        self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of, self._floors))
+        unsettled_ns = min(barrier.unsettled_ns, self._back.unsettled_ns())
+        self._floors = self._floors.after(barrier, unsettled_ns)
+        self._commit(snapshot_at(barrier, self._back.snapshot(), unsettled_ns, self._made_of, self._floors))
+
+    def _gap(self, gap: Gap) -> None:
+        metrics = self._shared.metrics
+        self._gaps.append(gap)
+        if gap.cause == "clock":
+            self._floors = self._floors.without(gap.sid)
+        if gap.to_ns is not None:
+            metrics.gaps[gap.sid].inc()
+            metrics.gaps_by_cause[gap.cause].inc()
+            if gap.cause in LOST:
+                metrics.lost_seconds[gap.sid].inc((gap.to_ns - gap.from_ns) / NS_PER_SECOND)
 
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""
@@ -431,18 +446,12 @@ class BackWorker:
         self._uncommitted += self._written(results)
 
     def _written(self, results: list[BackMessage]) -> list[Message]:
-        return self._messages([result for result in results if not self._is_told(result)])
+        """A warm-up restart makes again what the journal may hold under an onset that was another then."""
+        return self._messages([result for result in results if not self._floors.hold_back(result)])
 
     def _messages(self, results: list[BackMessage]) -> list[Message]:
         self._fresh += [result for result in results if isinstance(result, Detection)]
         return [message for result in results for message in self._publish.feed(result)]
-
-    def _is_told(self, result: BackMessage) -> bool:
-        """Whether a warm-up restart made again what the journal may hold under an onset that was another then."""
-        if isinstance(result, Detection):
-            window = result.assignment.window
-            return window.onset_ns < self._floors.get(window.sid, window.onset_ns)
-        return all(result.onset_ns < self._floors.get(sid, result.onset_ns) for sid in result.channels)
 
     def _commit(self, snapshot: Snapshot | None = None) -> None:
         """Journal before publish."""

@@ -11,7 +11,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,10 +179,12 @@ class JournalFile:
             self._db.execute("INSERT OR IGNORE INTO hour VALUES (?, ?)", (hour, committed[0].seq))
 
     def _note(self, gaps: Iterable[Gap]) -> None:
-        """What was noted before keeps its cause: data that are read again after a restart have the same gaps."""
+        """What was noted before keeps its cause, since data that are read again after a restart have the same gaps; it
+        ends where the longest of them does.
+        """
         noted_ns = self._clock()
         for gap in gaps:
-            if gap.cause in LOST and self._has_lost(gap):
+            if gap.cause in LOST and self._lengthen(gap):
                 continue
             self._db.execute(
                 """INSERT INTO gap VALUES (?, ?, ?, ?, ?) ON CONFLICT (sid, from_ns, cause)
@@ -190,10 +192,24 @@ class JournalFile:
                 (gap.sid, gap.from_ns, gap.to_ns, gap.cause, noted_ns),
             )
 
-    def _has_lost(self, gap: Gap) -> bool:
-        query = f"""SELECT EXISTS (SELECT 1 FROM gap
-                    WHERE sid = ? AND from_ns = ? AND cause IN ({", ".join("?" * len(LOST))}))"""  # noqa: S608  # marks only
-        return number_of(self._db, query, (gap.sid, gap.from_ns, *LOST)) == 1
+    def _lengthen(self, gap: Gap) -> bool:
+        """Whether a loss that begins there is known, which then ends no earlier than this one."""
+        query = f"""UPDATE gap SET to_ns = max(coalesce(to_ns, ?1), coalesce(?1, to_ns))
+                    WHERE sid = ? AND from_ns = ? AND cause IN ({", ".join("?" * len(LOST))})"""  # noqa: S608  # marks only
+        return self._db.execute(query, (gap.to_ns, gap.sid, gap.from_ns, *LOST)).rowcount > 0
+
+    def close_gaps(self, until_ns: Mapping[str, int]) -> None:
+        """Who could end the breaks that still last is gone: they end where their channels had come to, by source id."""
+        with explained(self.path, "write to it"), transaction(self._db):
+            for sid, from_ns in self._db.execute("SELECT sid, from_ns FROM gap WHERE to_ns IS NULL").fetchall():
+                end_ns = max(from_ns, until_ns.get(sid, from_ns))
+                self._db.execute("UPDATE gap SET to_ns = ? WHERE sid = ? AND from_ns = ?", (end_ns, sid, from_ns))
+
+    def latest_onsets(self, after: int) -> dict[str, int]:
+        """Latest onset (ns) of the detections after a seq, by source id."""
+        query = "SELECT sid, max(onset_ns) FROM message WHERE seq > ? AND kind = 'detection' GROUP BY sid"
+        with explained(self.path, "read it"):
+            return dict(self._db.execute(query, (after,)))
 
     def _replace_snapshot(self, snapshot: Snapshot, head: int) -> None:
         self._db.execute(
