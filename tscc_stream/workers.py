@@ -394,15 +394,19 @@ class BackWorker:
             if isinstance(item, Note):
                 self._uncommitted.append(self._noted(item))
             elif isinstance(item, Gap):
-                self._gaps.append(item)
-                if item.cause == SHED:
-                    self._shared.metrics.gaps_by_cause[SHED].inc()
+                self._enter(item)
             elif isinstance(item, Barrier):
                 self._at_barrier(item)
             elif not isinstance(item, Refusal | Quarantined | Released):
                 self._hold(self._back.feed(item))
             if self._back.batch_sizes:
                 self._commit()
+
+    def _enter(self, gap: Gap) -> None:
+        """For the ledger, with the next commit."""
+        self._gaps.append(gap)
+        if gap.cause == SHED:
+            self._shared.metrics.gaps_by_cause[SHED].inc()
 
     def _at_barrier(self, barrier: Barrier) -> None:
         """Everything before it is committed, and with it what a restart goes on from."""
@@ -413,11 +417,14 @@ class BackWorker:
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""
         results: list[BackMessage] = []
-        for window in self._overload.late():
-            results += self._back.feed(window)
+        for item in self._overload.late():
+            if isinstance(item, Gap):
+                self._enter(item)
+            else:
+                results += self._back.feed(item)
         results += self._back.flush()
         late = [replace(one, late=True) if isinstance(one, Detection) else one for one in results]
-        self._uncommitted += self._messages(late)  # that they were spilled proves that they were not told
+        self._uncommitted += self._messages(late)  # what was told of a spilled window has the same uid, and is refused
 
     def _note(self) -> None:
         """What guard and overload have to tell."""
