@@ -32,7 +32,7 @@ from tscc_stream.packed_window import cut_of, pack, unpack
 from tscc_stream.patience import Patience
 from tscc_stream.stages.gather import batch_of
 from tscc_stream.stages.infer import Encoded
-from tscc_stream.stages.journal import JournalDamagedError, UntilDone
+from tscc_stream.stages.journal import JournalBlockedError, JournalDamagedError, UntilDone
 from tscc_stream.window_quarantine import WindowQuarantine
 
 __all__ = ["expected"]
@@ -187,6 +187,25 @@ def test_quarantine_waits_for_a_disk_that_fails_for_a_while(bench: Bench) -> Non
     bench.journal._db.execute("PRAGMA query_only = ON")
     quarantine.refuse(window)  # this writes nothing
     assert disk.waits == 1
+
+
+def test_a_window_that_is_held_waits_for_a_journal_that_cannot_be_read_for_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.quarantine.add(made_window(3), "why")
+    disk, blocked = _DiskBack(bench.journal), [JournalBlockedError("locked")]
+    bench.journal.spill([("uid-3", pack(made_window(3), CUT))])
+    unspill = bench.journal.unspill
+
+    def blocked_once(uids: list[str]) -> None:
+        if blocked:
+            raise blocked.pop()
+        unspill(uids)
+
+    monkeypatch.setattr(bench.journal, "unspill", blocked_once)
+    quarantine = WindowQuarantine(bench.journal, bench.metrics, CUT, patience(bench.metrics, disk))
+    assert quarantine.refuse(made_window(3)).reason == "quarantined"
+    assert (disk.waits, bench.journal.spilled_count) == (1, 0)
 
 
 def test_a_damaged_journal_ends_quarantine_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
