@@ -21,14 +21,18 @@ from test_daemon import daemon, expected, get, listen, take, until
 from tscc_stream import package
 from tscc_stream.aside import Aside, StuckError
 from tscc_stream.config import InferenceConfig
+from tscc_stream.edges import sqlite
 from tscc_stream.edges.in_flight import InFlight, _read
 from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.health import Health
 from tscc_stream.inference import Guard, GuardedInfer, InferenceError
 from tscc_stream.messages import Assignment, Float32Array, Window, WindowDropped, read_only
 from tscc_stream.metrics import Metrics
-from tscc_stream.packed_window import cut_of, unpack
+from tscc_stream.packed_window import cut_of, pack, unpack
+from tscc_stream.patience import Patience
 from tscc_stream.stages.gather import batch_of
 from tscc_stream.stages.infer import Encoded
+from tscc_stream.stages.journal import JournalBlockedError, JournalDamagedError, UntilDone
 from tscc_stream.window_quarantine import WindowQuarantine
 
 __all__ = ["expected"]
@@ -41,6 +45,10 @@ def made_window(number: int) -> Window:
     samples = read_only(np.full((8, 1), number, np.float32))
     return Window(f"uid-{number}", "FDSN:XX_A__H_H_Z", number * 10**9, number * 10**9, 50.0, 100.0, samples, samples,
                   9.0, 1.0, 1.0)  # fmt: skip
+
+
+def patience(metrics: Metrics, given_up: threading.Event | None = None) -> UntilDone:
+    return Patience("back", Health(), metrics, given_up or threading.Event()).until_done
 
 
 class Choosy(FakeEncoder):
@@ -65,7 +73,7 @@ class Bench:
     def __init__(self, folder: Path, over: threading.Event) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.journal = JournalFile(folder / "journal.sqlite")
-        self.quarantine = WindowQuarantine(self.journal, self.metrics, CUT)
+        self.quarantine = WindowQuarantine(self.journal, self.metrics, CUT, patience(self.metrics))
         self.in_flight = InFlight(folder / "in-flight")
         self.now = 1000.0
         self.alive = 0
@@ -142,13 +150,79 @@ def test_one_bad_window_is_quarantined_and_the_others_are_classified(bench: Benc
 
 def test_quarantine_survives_a_restart_with_the_samples(bench: Bench, tmp_path: Path) -> None:
     bench.infer({3}).feed(_batch(3))
-    again = WindowQuarantine(bench.journal, bench.metrics, CUT)
+    again = WindowQuarantine(bench.journal, bench.metrics, CUT, patience(bench.metrics))
     assert again.holds("uid-3")
     [(sid, packed)] = sqlite3.connect(tmp_path / "journal.sqlite").execute("SELECT sid, window FROM quarantine")
     kept, window = unpack(packed, CUT), made_window(3)
     assert (sid, kept.uid, kept.onset_ns, kept.quality) == (window.sid, window.uid, window.onset_ns, window.quality)
     assert np.array_equal(kept.normalised, window.normalised)
     assert np.array_equal(kept.waveform, window.waveform)
+
+
+class _DiskBack(threading.Event):
+    """Nobody gives up; the journal can be written again after the first wait."""
+
+    def __init__(self, journal: JournalFile) -> None:
+        super().__init__()
+        self._journal = journal
+        self.waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        self._journal._db.execute("PRAGMA query_only = OFF")
+        return False
+
+
+def test_quarantine_waits_for_a_disk_that_fails_for_a_while(bench: Bench) -> None:
+    disk = _DiskBack(bench.journal)
+    quarantine = WindowQuarantine(bench.journal, bench.metrics, CUT, patience(bench.metrics, disk))
+    window = made_window(3)
+    bench.journal.spill([(window.uid, pack(window, CUT))])
+    bench.journal._db.execute("PRAGMA query_only = ON")
+    assert quarantine.add(window, "why").reason == "quarantined"
+    assert disk.waits == 1
+    assert bench.journal.quarantined() == {"uid-3": "why"}
+    assert bench.journal.spilled_count == 0
+    bench.journal.spill([("uid-4", pack(made_window(4), CUT))])
+    bench.journal._db.execute("PRAGMA query_only = ON")
+    quarantine.refuse(window)  # this writes nothing
+    assert disk.waits == 1
+
+
+def test_a_window_that_is_held_waits_for_a_journal_that_cannot_be_read_for_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.quarantine.add(made_window(3), "why")
+    disk, blocked = _DiskBack(bench.journal), [JournalBlockedError("locked")]
+    bench.journal.spill([("uid-3", pack(made_window(3), CUT))])
+    unspill = bench.journal.unspill
+
+    def blocked_once(uids: list[str]) -> None:
+        if blocked:
+            raise blocked.pop()
+        unspill(uids)
+
+    monkeypatch.setattr(bench.journal, "unspill", blocked_once)
+    quarantine = WindowQuarantine(bench.journal, bench.metrics, CUT, patience(bench.metrics, disk))
+    assert quarantine.refuse(made_window(3)).reason == "quarantined"
+    assert (disk.waits, bench.journal.spilled_count) == (1, 0)
+
+
+def test_a_damaged_journal_ends_quarantine_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise JournalDamagedError("rot")
+
+    monkeypatch.setattr(bench.journal, "quarantine", damaged)
+    with pytest.raises(JournalDamagedError):
+        bench.quarantine.add(made_window(3), "why")
+
+
+def test_what_the_journal_forgets_is_held_no_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "MOST_QUARANTINED", 2)
+    for number in (1, 2, 3):
+        bench.quarantine.add(made_window(number), "why")
+    held = {f"uid-{number}" for number in (1, 2, 3) if bench.quarantine.holds(f"uid-{number}")}
+    assert held == set(bench.journal.quarantined()) == {"uid-2", "uid-3"}
 
 
 def test_suspects_go_alone_until_they_come_through_and_the_condemned_not_at_all(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,20 +20,22 @@ from made_site import START_NS, serving, write_settings
 from made_streams import FakeEncoder
 from prometheus_client import CollectorRegistry
 from test_daemon import daemon, get, listen, take, until
-from test_inference import made_window
+from test_inference import made_window, patience
 
 from tscc_stream import miniseed
 from tscc_stream.config import Config
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.health import Health
-from tscc_stream.messages import Gap, NetworkTrigger, Window, WindowDropped, WindowSpilled, read_only
+from tscc_stream.messages import Gap, Message, NetworkTrigger, Window, WindowDropped, WindowSpilled, read_only
 from tscc_stream.metrics import Metrics
 from tscc_stream.overload import Overload
-from tscc_stream.packed_window import PackedWindowError, pack, unpack
+from tscc_stream.packed_window import PackedWindowError, identity_of, pack, unpack
 from tscc_stream.pipeline import BackHalf
-from tscc_stream.recovery import Floors
+from tscc_stream.recovery import Barrier, Floors, decode
 from tscc_stream.source_id import from_nslc
 from tscc_stream.stages.infer import Infer
+from tscc_stream.stages.interpret import VoteState
+from tscc_stream.stages.journal import JournalBlockedError, Snapshot
 from tscc_stream.stages.publish import ModelIdentity
 from tscc_stream.workers import COMMIT_TOGETHER, STOP, BackWorker, Shared
 
@@ -49,7 +52,10 @@ class Site:
         self.journal = JournalFile(folder / "journal.sqlite")
         self.config = Config.model_validate({"overload": "spill", "inference": {"max_batch": 4}, **config})
         self.share = 0.0
-        self.overload = Overload(self.config, self.journal, self.metrics, CUT, lambda: self.share)
+        self.overload = self.made(lambda: self.share)
+
+    def made(self, crowded: Callable[[], float]) -> Overload:
+        return Overload(self.config, self.journal, self.metrics, CUT, crowded, patience(self.metrics))
 
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"tscc_{name}", labels) or 0.0
@@ -80,8 +86,8 @@ def _windows(*numbers: int) -> list[Window]:
     return [made_window(number) for number in numbers]
 
 
-def _uids(windows: list[Window]) -> list[str]:
-    return [window.uid for window in windows]
+def _uids(items: list[Any]) -> list[str]:
+    return [item.uid for item in items]
 
 
 def test_windows_are_kept_in_order_from_the_mark_on_until_the_queue_is_short(site_of: Callable[..., Site]) -> None:
@@ -134,13 +140,64 @@ def test_what_is_kept_outlives_the_process_and_the_same_window_is_kept_once(site
     assert site.states() == []  # it began before
 
 
-def test_a_window_that_no_model_here_can_take_is_left_out_and_counted(site_of: Callable[..., Site]) -> None:
+def test_a_window_that_no_model_here_can_take_is_left_out_counted_and_said(site_of: Callable[..., Site]) -> None:
     site = site_of()
-    good, other = _windows(1, 2)
-    site.journal.spill([("rotten", b"\x93\1"), (other.uid, pack(other, OTHER_CUT)), (good.uid, pack(good, CUT))])
-    assert _uids(site.overload.late()) == ["uid-1"]
+    good, other, hurt = _windows(1, 2, 3)
+    damaged = pack(hurt, CUT)
+    site.journal.spill(
+        [
+            ("rotten", b"\x93\1"),
+            (other.uid, pack(other, OTHER_CUT)),
+            (hurt.uid, damaged[:-1] + bytes([damaged[-1] ^ 1])),
+            (good.uid, pack(good, CUT)),
+        ]
+    )
+    rotten, *said, last = site.overload.late()
+    assert rotten == WindowDropped("rotten", "", 0, "shed")
+    assert said == [
+        said_of_one
+        for number in (2, 3)
+        for said_of_one in (
+            WindowDropped(f"uid-{number}", "FDSN:XX_A__H_H_Z", number * 10**9, "shed"),
+            Gap("FDSN:XX_A__H_H_Z", number * 10**9, number * 10**9 + 160_000_000, "shed"),
+        )
+    ]
+    assert isinstance(last, Window)
+    assert last.uid == "uid-1"
     assert site.overload.waiting == 1
-    assert site.value("windows_dropped_total", reason="shed") == 2.0
+    assert site.value("windows_dropped_total", reason="shed") == 3.0
+
+
+def test_after_a_kill_what_is_spilled_or_published_already_is_not_shed(site_of: Callable[..., Site]) -> None:
+    site = site_of(overload_spill_windows=2)
+    site.share = 1.0
+    spilled, also, published, quarantined, fresh = _windows(1, 2, 3, 4, 5)
+    site.relieve([spilled, also])
+    site.journal.append([Message("uid-3", "detection", "detection.0.XX.A..HHZ.", b"{}", 3)])
+    site.journal.quarantine("uid-4", quarantined.sid, 4, "why", b"window")
+    site = site_of(overload_spill_windows=2)
+    site.share = 1.0
+    out = site.relieve([published, quarantined, also, spilled, fresh])
+    assert out[:4] == [published, quarantined, WindowSpilled("uid-2"), WindowSpilled("uid-1")]
+    assert [type(item) for item in out[4:]] == [WindowDropped, Gap]
+    assert site.value("windows_dropped_total", reason="shed") == 1.0
+    assert site.value("spilled_total") == 0.0
+
+
+def test_spilled_windows_are_waited_for_while_the_journal_is_blocked(
+    site_of: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = site_of()
+    site.journal.spill([("uid-1", pack(made_window(1), CUT))])
+    read, blocked = site.journal.spilled, [JournalBlockedError("locked")]
+
+    def spilled(limit: int) -> list[tuple[str, bytes]]:
+        if blocked:
+            raise blocked.pop()
+        return read(limit)
+
+    monkeypatch.setattr(site.journal, "spilled", spilled)
+    assert _uids(site.overload.late()) == ["uid-1"]
 
 
 def test_where_the_disk_takes_nothing_windows_wait_as_they_are(site_of: Callable[..., Site]) -> None:
@@ -174,17 +231,26 @@ def test_a_window_goes_there_and_back(shape: tuple[int, int], seed: int, onset_n
 
 
 @given(damage=st.binary(min_size=1, max_size=3), at=st.integers(0, 400))
-def test_damaged_bytes_are_refused_or_make_a_window_of_some_kind(damage: bytes, at: int) -> None:
-    packed = bytearray(pack(made_window(1), CUT))
+def test_damaged_bytes_are_refused_and_tell_which_window_they_were_or_nothing(damage: bytes, at: int) -> None:
+    whole = pack(made_window(1), CUT)
+    packed = bytearray(whole)
     packed[at : at + len(damage)] = damage
+    if packed[: len(whole)] == whole:
+        return
+    with pytest.raises(PackedWindowError, match=r"no window: (its bytes are damaged|it ends too early)$"):
+        unpack(bytes(packed), CUT)
     with suppress(PackedWindowError):
-        assert isinstance(unpack(bytes(packed), CUT), Window)
+        known = identity_of(bytes(packed))
+        assert (known.uid, known.onset_ns, known.end_ns) == ("uid-1", 10**9, 10**9 + 160_000_000)
 
 
-def _worked_off(site: Site, lists: list[list[Any]], floor_ns: int = 0) -> list[dict[str, Any]]:
+def _worked_off(
+    site: Site, lists: list[list[Any]], floor_ns: int = 0, turns: int = 10_000, vote: VoteState | None = None
+) -> list[dict[str, Any]]:
     """What a back worker publishes of these lists, of which it has to spill some; bodies in order.
 
-    floor_ns: detections with earlier onsets were journalled before a warm-up restart.
+    floor_ns: detections with earlier onsets were journalled before a warm-up restart. turns: after so many late batches
+    it ends, or once nothing is late any more. vote: what it goes on from.
     """
     shared = Shared(site.metrics, Health())
     outbox: queue.Queue[Any] = queue.Queue()
@@ -193,24 +259,26 @@ def _worked_off(site: Site, lists: list[list[Any]], floor_ns: int = 0) -> list[d
     done: list[bool] = []
 
     def crowded() -> float:
-        return outbox.qsize() / len(lists)
+        return outbox.qsize() / len(lists) if lists else 0.0
 
-    overload = Overload(site.config, site.journal, site.metrics, CUT, crowded)
+    overload = site.made(crowded)
     late = overload.late
 
-    def late_or_stop() -> list[Window]:
-        if not overload.waiting and not done:
-            done.append(True)
+    def late_or_stop() -> list[Window | WindowDropped | Gap]:
+        done.append(overload.waiting == 0 or len(done) + 1 == turns)
+        if done.count(True) == 1 and done[-1]:
             outbox.put(STOP)
         return late()
 
     overload.late = late_or_stop  # type: ignore[method-assign]
     half = BackHalf(Infer(FakeEncoder()), str, None, site.config)
+    if vote is not None:
+        half.restore(vote)
     served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document=b"{}"))
     beside, bus = SimpleNamespace(saw=lambda _: None), SimpleNamespace(publish=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
     arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}")
-    floors = Floors({window.sid: floor_ns for items in lists for window in items})
+    floors = Floors({item.sid: floor_ns for items in lists for item in items if isinstance(item, Window)})
     BackWorker(shared, site.config, *arguments, floors).run()
     assert shared.failure is None
     reader = JournalReader(site.folder / "journal.sqlite")
@@ -242,6 +310,98 @@ def test_after_a_warm_up_restart_spilled_windows_are_published_all_the_same(site
     detections = [body for body in bodies if body["type"] == "tscc.detection.v1"]
     assert [body["data"]["late"] for body in detections] == [True] * (5 * COMMIT_TOGETHER)
     assert site.journal.spilled_count == 0
+
+
+def _trigger(windows: list[Window]) -> NetworkTrigger:
+    return NetworkTrigger("n", 1, 2, tuple((w.sid, w.onset_ns, w.uid) for w in windows), final=True)
+
+
+def _stored_vote(site: Site) -> VoteState:
+    stored = site.journal.snapshot()
+    assert stored is not None
+    _, vote = msgspec.msgpack.decode(stored.snapshot.state, type=tuple[bytes, bytes])
+    return decode(vote, VoteState)
+
+
+def _told(bodies: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [body["data"] | {"uid": body["id"]} for body in bodies if body["type"] == f"tscc.{kind}.v1"]
+
+
+def test_a_kill_while_spilled_windows_are_worked_off_loses_no_network_event(site_of: Callable[..., Site]) -> None:
+    settings = {"inference": {"max_batch": 1}}
+    barrier = Barrier(b"", b"{}", {}, 0)
+    site = site_of(**settings)
+    windows = _windows(1, 2)
+    _worked_off(site, [[*windows, _trigger(windows), barrier]], turns=1)
+    assert site.journal.spilled_count == 1  # the first is published; the snapshot is of before
+    site = site_of(**settings)
+    vote = _stored_vote(site)
+    assert vote.spilled == ["uid-1", "uid-2"]
+    bodies = _worked_off(site, [], vote=vote)
+    [event] = _told(bodies, "network_event")
+    assert event["detections"] == ["uid-1", "uid-2"]
+    assert [(one["uid"], one["late"]) for one in _told(bodies, "detection")] == [("uid-1", True), ("uid-2", True)]
+    assert site.journal.duplicates == 1
+    detections = [metric for metric in site.metrics.registry.collect() if metric.name == "tscc_detections"]
+    assert sum(sample.value for sample in detections[0].samples if sample.name.endswith("_total")) == 1.0
+    assert (site.journal.spilled_count, site.journal.spilled_rows) == (0, 2)
+    _worked_off(site, [[barrier]])
+    assert site.journal.spilled_rows == 0
+    assert site_of(**settings).journal.spilled_count == 0
+
+
+def test_network_events_do_not_wait_for_spilled_windows_that_no_model_can_take(site_of: Callable[..., Site]) -> None:
+    site = site_of()
+    good, other, rotten = windows = _windows(1, 2, 3)
+    site.journal.spill([(good.uid, pack(good, CUT)), (other.uid, pack(other, OTHER_CUT)), (rotten.uid, b"rotten")])
+    vote = VoteState([], [(_trigger(windows), set(_uids(windows)))], _uids(windows))
+    [event] = _told(_worked_off(site, [], vote=vote), "network_event")
+    assert event["detections"] == ["uid-1"]
+    reader = JournalReader(site.folder / "journal.sqlite")
+    ledger = [(gap.sid, gap.from_ns, gap.to_ns, gap.cause) for gap in reader.gaps()]
+    reader.close()
+    assert ledger == [(other.sid, 2 * 10**9, 2 * 10**9 + 160_000_000, "shed")]
+    assert site.value("gaps_by_cause_total", cause="shed") == 1.0
+
+
+def test_a_published_window_that_no_model_can_take_any_more_is_no_loss(site_of: Callable[..., Site]) -> None:
+    site = site_of()
+    site.journal.append([Message("uid-1", "detection", "detection.0.XX.A..HHZ.", b"{}", 3)])
+    site.journal.spill([("uid-1", pack(made_window(1), OTHER_CUT))])
+    assert site.overload.late() == [WindowDropped("uid-1", "", 0, "shed")]
+    assert site.value("windows_dropped_total", reason="shed") == 0.0
+
+
+def test_a_spilled_window_leaves_the_file_with_a_snapshot_and_not_before(site_of: Callable[..., Site]) -> None:
+    site = site_of()
+
+    def settle() -> None:
+        site.journal.append([Message("a", "detection", "detection.0.XX.A..HHZ.", b"{}", 1)])
+        site.journal.unspill(["b", "never there"])
+        site.journal.quarantine("c", "FDSN:XX_A__H_H_Z", 1, "why", b"window")
+        assert site.journal.spilled(9) == [("d", b"4"), ("e", b"5")]
+        assert (site.journal.spilled_count, site.journal.spilled_rows) == (2, 5)
+
+    site.journal.spill([("a", b"1"), ("b", b"2"), ("c", b"3"), ("d", b"4"), ("e", b"5")])
+    settle()
+    site = site_of()
+    assert [uid for uid, _ in site.journal.spilled(2)] == ["a", "b"]
+    settle()
+    assert site.journal.spill([("b", b"again"), ("f", b"6")]) == 1  # it comes again, so it is looked at again
+    assert [uid for uid, _ in site.journal.spilled(9)] == ["b", "d", "e", "f"]
+    site.journal.append([], (), Snapshot(1, b"{}", b"{}", b"{}", b"state"))
+    assert (site.journal.spilled_count, site.journal.spilled_rows) == (4, 4)
+    assert site_of().journal.spilled_rows == 4
+
+
+def test_windows_that_wait_for_the_next_snapshot_take_room(site_of: Callable[..., Site]) -> None:
+    site = site_of(overload_spill_windows=2)
+    site.share = 1.0
+    site.relieve(_windows(1, 2))
+    site.journal.unspill(["uid-1", "uid-2"])
+    assert isinstance(site.relieve(_windows(3))[0], WindowDropped)
+    site.journal.append([], (), Snapshot(1, b"{}", b"{}", b"{}", b"state"))
+    assert site.relieve(_windows(4)) == [WindowSpilled("uid-4")]
 
 
 def test_the_early_notice_goes_out_at_once_and_the_last_word_waits_for_spilled_windows() -> None:

@@ -44,6 +44,7 @@ from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
 from tscc_stream.overload import Overload
 from tscc_stream.packed_window import cut_of
+from tscc_stream.patience import Patience
 from tscc_stream.pipeline import BackHalf, FrontHalf
 from tscc_stream.recovery import Resume
 from tscc_stream.reload import ConfigFile
@@ -224,9 +225,14 @@ class Daemon:
         def alive() -> None:
             shared.health.stamp(BackWorker.NAME, time.monotonic_ns())
 
-        quarantine = WindowQuarantine(journal, shared.metrics, cut)
+        until_done = Patience(BackWorker.NAME, shared.health, shared.metrics, shared.given_up).until_done
+        quarantine = WindowQuarantine(journal, shared.metrics, cut, until_done)
         guard = Guard(config.inference, alive, in_flight, quarantine, shared.metrics)
-        return guard, Overload(config, journal, shared.metrics, cut, lambda: self._outbox.qsize() / OUTBOX_LISTS)
+
+        def crowded() -> float:
+            return self._outbox.qsize() / OUTBOX_LISTS
+
+        return guard, Overload(config, journal, shared.metrics, cut, crowded, until_done)
 
     def _onlookers(self, beside: Beside, stack: ExitStack) -> list[threading.Thread]:
         """Threads that the live path never waits for: models being loaded, and the candidate."""

@@ -18,8 +18,8 @@ from tscc_stream.edges.sqlite import JournalError, JournalFile
 from tscc_stream.messages import Gap, Window, WindowDropped, WindowSpilled
 from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
-from tscc_stream.packed_window import PackedWindowError, pack, unpack
-from tscc_stream.sampling import offset_ns
+from tscc_stream.packed_window import PackedWindowError, end_ns, identity_of, pack, unpack
+from tscc_stream.stages.journal import UntilDone
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -41,12 +41,23 @@ class _Episode:
 
 
 class Overload:
-    """Used by the back thread. crowded: the share of the queue that is in use. cut: as packed_window has it."""
+    """Used by the back thread.
+
+    crowded: the share of the queue that is in use. cut: as packed_window has it. until_done: waits for a journal that
+    is blocked.
+    """
 
     def __init__(
-        self, config: Config, journal: JournalFile, metrics: Metrics, cut: str, crowded: Callable[[], float]
+        self,
+        config: Config,
+        journal: JournalFile,
+        metrics: Metrics,
+        cut: str,
+        crowded: Callable[[], float],
+        until_done: UntilDone,
     ) -> None:
         self._journal, self._metrics, self._cut, self._crowded = journal, metrics, cut, crowded
+        self._until_done = until_done
         self._together = config.inference.max_batch
         self._spilling = False
         self._notes: list[Note] = []
@@ -76,10 +87,9 @@ class Overload:
         """
         if not self._spilling:
             return [*items]
-        windows: list[Window] = [item for item in items if isinstance(item, Window)]
-        room = max(0, self._most - self.waiting)
-        kept, shed = windows[:room], windows[room:]
+        windows = [item for item in items if isinstance(item, Window)]
         try:
+            kept, shed = self._sorted(windows)
             self._spill(kept)
         except JournalError as error:
             _log.error("windows cannot be spilled, so they wait: %s", error)
@@ -88,13 +98,27 @@ class Overload:
         fate |= {id(window): self._shed(window) for window in shed}
         return [after for item in items for after in fate.get(id(item), (item,))]
 
+    def _sorted(self, windows: Sequence[Window]) -> tuple[list[Window], list[Window]]:
+        """Which are spilled and which are shed.
+
+        After a kill windows are made again: one that is spilled already takes no room, and one that is published
+        already is neither spilled nor shed for want of it, but classified as it comes; the journal refuses it.
+        """
+        there = self._journal.spilled_among(window.uid for window in windows)
+        fresh = [window for window in windows if window.uid not in there]
+        room = max(0, self._most - self._journal.spilled_rows)
+        settled = self._journal.settled_among(window.uid for window in fresh[room:])
+        shed = [window for window in fresh[room:] if window.uid not in settled]
+        spared = {id(window) for window in fresh[room:]}
+        return [window for window in windows if id(window) not in spared], shed
+
     def _spill(self, windows: list[Window]) -> None:
         if not windows:
             return
-        self._journal.spill([(window.uid, pack(window, self._cut)) for window in windows])
-        self._metrics.spilled.inc(len(windows))
+        new = self._journal.spill([(window.uid, pack(window, self._cut)) for window in windows])
+        self._metrics.spilled.inc(new)
         self._metrics.spilled_windows.set(self.waiting)
-        self._begun().spilled += len(windows)
+        self._begun().spilled += new
 
     def _begun(self) -> _Episode:
         if self._episode is None:
@@ -104,26 +128,42 @@ class Overload:
         return self._episode
 
     def _shed(self, window: Window) -> list[WindowSpilled | WindowDropped | Gap]:
-        self._begun().shed += 1
-        self._metrics.windows_dropped[SHED].inc()
-        end_ns = window.start_ns + offset_ns(len(window.normalised), window.sample_rate_hz)
+        self._count_shed()
         return [
             WindowDropped(window.uid, window.sid, window.onset_ns, SHED),
-            Gap(window.sid, window.start_ns, end_ns, SHED),
+            Gap(window.sid, window.start_ns, end_ns(window), SHED),
         ]
 
-    def late(self) -> list[Window]:
-        """Some of what was spilled, oldest first: at most one batch. Stays spilled until its message is stored."""
-        windows = []
-        for uid, packed in self._journal.spilled(self._together):
+    def _count_shed(self) -> None:
+        self._begun().shed += 1
+        self._metrics.windows_dropped[SHED].inc()
+
+    def late(self) -> list[Window | WindowDropped | Gap]:
+        """Some of what was spilled, oldest first: at most one batch, and what became of those that are no window here.
+
+        They stay in the journal until what is made of them is stored, and a snapshot after that.
+        """
+        out: list[Window | WindowDropped | Gap] = []
+        for uid, packed in self._until_done(lambda: self._journal.spilled(self._together)):
             try:
-                windows.append(unpack(packed, self._cut))
+                out.append(unpack(packed, self._cut))
             except PackedWindowError as error:
-                _log.error("a spilled window is left out: %s", error)
-                self._metrics.windows_dropped[SHED].inc()
-                self._begun().shed += 1
-                self._journal.unspill([uid])
-        return windows
+                out += self._left_out(uid, packed, error)
+        return out
+
+    def _left_out(self, uid: str, packed: bytes, error: PackedWindowError) -> list[Window | WindowDropped | Gap]:
+        """A spilled window that cannot be classified here. Where it was published before a kill, nothing is lost."""
+        settled = self._until_done(lambda: self._journal.settled_among([uid]))
+        self._until_done(lambda: self._journal.unspill([uid]))
+        if settled:
+            return [WindowDropped(uid, "", 0, SHED)]
+        _log.error("spilled window %s is left out: %s", uid, error)
+        self._count_shed()
+        try:
+            known = identity_of(packed)
+        except PackedWindowError:
+            return [WindowDropped(uid, "", 0, SHED)]  # all that network events need; the ledger cannot name it
+        return [WindowDropped(uid, known.sid, known.onset_ns, SHED), Gap(known.sid, known.start_ns, known.end_ns, SHED)]
 
     def take_notes(self) -> list[Note]:
         """What is to be told, once what was stored is stored."""

@@ -159,7 +159,13 @@ def resume(
         return Resume("the snapshot is damaged: starting where the configuration says; the journal refuses repeats")
     try:
         return _of_intact(stored, config, spec, latest_onsets)
-    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError) as error:  # written by a program that went wrong
+    except (
+        msgspec.MsgspecError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # written by a program that went wrong
         return Resume(f"the snapshot cannot be read ({error}): starting where the configuration says")
 
 

@@ -399,7 +399,7 @@ class BackWorker:
             if isinstance(item, Note):
                 self._uncommitted.append(self._noted(item))
             elif isinstance(item, Gap):
-                self._gap(item)
+                self._enter(item)
             elif isinstance(item, Barrier):
                 self._at_barrier(item)
             elif not isinstance(item, Refusal | Quarantined | Released):
@@ -407,14 +407,8 @@ class BackWorker:
             if self._back.batch_sizes:
                 self._commit()
 
-    def _at_barrier(self, barrier: Barrier) -> None:
-        """Everything before it is committed, and with it what a restart goes on from."""
-        self._hold(self._back.flush())
-        unsettled_ns = min(barrier.unsettled_ns, self._back.unsettled_ns())
-        self._floors = self._floors.after(barrier, unsettled_ns)
-        self._commit(snapshot_at(barrier, self._back.snapshot(), unsettled_ns, self._made_of, self._floors))
-
-    def _gap(self, gap: Gap) -> None:
+    def _enter(self, gap: Gap) -> None:
+        """For the ledger, with the next commit."""
         metrics = self._shared.metrics
         self._gaps.append(gap)
         if gap.cause == "clock":
@@ -425,14 +419,24 @@ class BackWorker:
             if gap.cause in LOST:
                 metrics.lost_seconds[gap.sid].inc((gap.to_ns - gap.from_ns) / NS_PER_SECOND)
 
+    def _at_barrier(self, barrier: Barrier) -> None:
+        """Everything before it is committed, and with it what a restart goes on from."""
+        self._hold(self._back.flush())
+        unsettled_ns = min(barrier.unsettled_ns, self._back.unsettled_ns())
+        self._floors = self._floors.after(barrier, unsettled_ns)
+        self._commit(snapshot_at(barrier, self._back.snapshot(), unsettled_ns, self._made_of, self._floors))
+
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""
         results: list[BackMessage] = []
-        for window in self._overload.late():
-            results += self._back.feed(window)
+        for item in self._overload.late():
+            if isinstance(item, Gap):
+                self._enter(item)
+            else:
+                results += self._back.feed(item)
         results += self._back.flush()
         late = [replace(one, late=True) if isinstance(one, Detection) else one for one in results]
-        self._uncommitted += self._messages(late)  # that they were spilled proves that they were not told
+        self._uncommitted += self._messages(late)  # what was told of a spilled window has the same uid, and is refused
 
     def _note(self) -> None:
         """What guard and overload have to tell."""

@@ -35,6 +35,7 @@ from tscc_stream.edges.journal_schema import (
     prepare,
     transaction,
 )
+from tscc_stream.edges.journal_spilled import SpilledWindows
 from tscc_stream.gap_causes import LOST
 from tscc_stream.messages import Committed, Gap, Message
 from tscc_stream.stages.journal import GapEntry, JournalError, Snapshot, StoredSnapshot, number
@@ -114,7 +115,7 @@ class JournalFile:
         self.epoch = epoch_of(self._db)
         self._mark.begin(self.epoch, self._head)
         self.duplicates = 0
-        self.spilled_count = number_of(self._db, "SELECT count(*) FROM spilled")
+        self._spilled = SpilledWindows(self._db)
         self._ledger_hour = 0
 
     def _recognise(self, found: int) -> None:
@@ -145,19 +146,21 @@ class JournalFile:
         gaps: for the ledger, in the same transaction. snapshot: to go on from after these messages; it takes the place
         of the one before.
 
-        What is there already is refused and counted in `duplicates`. A window whose detection is among them is spilled
-        no longer. After a JournalError nothing of the group is stored, and the same group may be appended again.
+        What is there already is refused and counted in `duplicates`. A spilled window whose detection is among them, or
+        that `unspill` or `quarantine` named, waits no longer; it leaves the file with a snapshot, which knows what
+        became of it. After a JournalError nothing of the group is stored, and the same group may be appended again.
         """
         group = list(messages)
         with explained(self.path, "write to it"), transaction(self._db):
             numbered = number(group, self._head, self._heads, self)
             self._insert(numbered.committed)
             self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
-            freed = self._remove_spilled(one.uid for one in group if one.kind == "detection")
+            done = self._spilled.held(one.uid for one in group if one.kind == "detection")
             self._note(gaps)
             if snapshot is not None:
                 self._replace_snapshot(snapshot, numbered.head)
-        self.spilled_count -= freed
+                self._spilled.delete(done)
+        self._spilled.finish(done, deleted=snapshot is not None)
         self._head, self._heads = numbered.head, numbered.heads
         if numbered.committed:
             self._mark.note(self._head)
@@ -236,40 +239,62 @@ class JournalFile:
         snapshot = Snapshot(*parts)
         return StoredSnapshot(snapshot, head, intact=snapshot.checksum(head) == checksum)
 
-    def _remove_spilled(self, uids: Iterable[str]) -> int:
-        if not self.spilled_count:
-            return 0
-        return self._db.executemany("DELETE FROM spilled WHERE uid = ?", [(uid,) for uid in uids]).rowcount
+    @property
+    def spilled_count(self) -> int:
+        """Spilled windows that wait to be classified."""
+        return self._spilled.waiting
 
-    def spill(self, windows: Iterable[tuple[str, bytes]]) -> None:
-        """Keep windows (uid, bytes) to be classified later, in one transaction; one that is kept already stays."""
+    @property
+    def spilled_rows(self) -> int:
+        """The same, and those that wait no longer and leave the file with the next snapshot."""
+        return self._spilled.rows
+
+    def spill(self, windows: Sequence[tuple[str, bytes]]) -> int:
+        """Keep windows (uid, bytes) to be classified later, in one transaction; one that is kept already stays.
+
+        How many were not kept yet.
+        """
         with explained(self.path, "write to it"), transaction(self._db):
-            query = "INSERT OR IGNORE INTO spilled (uid, window) VALUES (?, ?)"
-            added = self._db.executemany(query, windows).rowcount
-        self.spilled_count += max(0, added)  # -1 where there was none
+            rows = self._spilled.add(windows)
+        self._spilled.added((uid for uid, _ in windows), rows)
+        return rows
 
     def spilled(self, limit: int) -> list[tuple[str, bytes]]:
-        """Windows that are kept, in the order in which they came, at most `limit`."""
-        if not self.spilled_count:
-            return []
+        """Windows that wait to be classified, in the order in which they came, at most `limit`."""
         with explained(self.path, "read it"):
-            return list(self._db.execute("SELECT uid, window FROM spilled ORDER BY place LIMIT ?", (limit,)))
+            return self._spilled.oldest(limit)
+
+    def spilled_among(self, uids: Iterable[str]) -> set[str]:
+        """Windows that the file still has as spilled."""
+        with explained(self.path, "read it"):
+            return self._spilled.held(uids)
+
+    def settled_among(self, uids: Iterable[str]) -> set[str]:
+        """Windows whose detection is stored, or that are in quarantine."""
+        query = "SELECT EXISTS (SELECT 1 FROM quarantine WHERE uid = ?)"
+        with explained(self.path, "read it"):
+            return {uid for uid in uids if self.contains(uid) or number_of(self._db, query, (uid,))}
 
     def unspill(self, uids: Iterable[str]) -> None:
-        """Windows that will not be classified."""
-        with explained(self.path, "write to it"), transaction(self._db):
-            freed = self._remove_spilled(uids)
-        self.spilled_count -= freed
+        """Windows that will not be classified: they wait no longer, and leave the file with the next snapshot."""
+        with explained(self.path, "read it"):
+            done = self._spilled.held(uids)
+        self._spilled.finish(done, deleted=False)
 
-    def quarantine(self, uid: str, sid: str, onset_ns: int, reason: str, window: bytes) -> None:
-        """Keep a window that is not given to the encoder any more; it is spilled no longer."""
+    def quarantine(self, uid: str, sid: str, onset_ns: int, reason: str, window: bytes) -> list[str]:
+        """Keep a window that is not given to the encoder any more; it waits no longer if it is spilled.
+
+        Windows that are forgotten in its place.
+        """
         with explained(self.path, "write to it"), transaction(self._db):
             row = (uid, sid, onset_ns, reason, window, self._clock())
             self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", row)
-            oldest = "SELECT uid FROM quarantine ORDER BY noted_ns DESC, uid LIMIT -1 OFFSET ?"
-            self._db.execute(f"DELETE FROM quarantine WHERE uid IN ({oldest})", (MOST_QUARANTINED,))  # noqa: S608  # a constant
-            freed = self._remove_spilled((uid,))
-        self.spilled_count -= freed
+            query = "SELECT uid FROM quarantine ORDER BY noted_ns DESC, uid LIMIT -1 OFFSET ?"
+            forgotten = [one for (one,) in self._db.execute(query, (MOST_QUARANTINED,))]
+            self._db.executemany("DELETE FROM quarantine WHERE uid = ?", [(one,) for one in forgotten])
+            done = self._spilled.held((uid,))
+        self._spilled.finish(done, deleted=False)
+        return forgotten
 
     def quarantined(self) -> dict[str, str]:
         """Reasons by uid, of the windows in quarantine."""

@@ -11,11 +11,13 @@ Identity: the same data make the same messages again after every restart, and th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tscc_stream.messages import Committed, Message, topic_group
+
+_Result = TypeVar("_Result")
 
 
 class JournalError(RuntimeError):
@@ -28,6 +30,12 @@ class JournalBlockedError(JournalError):
 
 class JournalDamagedError(JournalError):
     """Its file holds something that SQLite did not write. The same will fail again."""
+
+
+class UntilDone(Protocol):
+    """Does something with the journal, again and again while it is blocked; raises every other error."""
+
+    def __call__(self, write: Callable[[], _Result]) -> _Result: ...
 
 
 class Stored(Protocol):
