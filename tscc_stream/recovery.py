@@ -32,7 +32,7 @@ from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 
 _State = TypeVar("_State", FrontState, VoteState)
 
-FORMAT = 1
+FORMAT = 2
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
 SHORTEST_NS = 2 * NS_PER_SECOND
 BYTES_PER_SECOND = 500_000
@@ -46,12 +46,14 @@ _SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
 class Barrier:
     """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded.
 
-    reached: by source id, every window with an earlier onset (ns) is in the queue before, or never will be.
+    reached: by source id, every window with an earlier onset (ns) is in the queue before, or never will be. named:
+    windows that later network triggers may name.
     """
 
     state: bytes
     positions: bytes
     reached: dict[str, int]
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +85,7 @@ class Barriers:
         state = encode(front.snapshot())
         where = {server: position.as_dict() for server, position in positions.items()}
         self._due_ns = now_ns + max(SHORTEST_NS, len(state) * NS_PER_SECOND // BYTES_PER_SECOND)
-        return Barrier(state, json.dumps(where).encode(), front.reached_ns())
+        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_windows())
 
 
 def snapshot_at(barrier: Barrier, vote: VoteState, made_of: bytes, floors: Mapping[str, int]) -> Snapshot:

@@ -408,7 +408,7 @@ class BackWorker:
         """Everything before it is committed, and with it what a restart goes on from."""
         self._hold(self._back.flush())
         self._floors = still_hold(self._floors, barrier)
-        self._commit(snapshot_at(barrier, self._back.snapshot(), self._made_of, self._floors))
+        self._commit(snapshot_at(barrier, self._back.snapshot(barrier.named), self._made_of, self._floors))
 
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""
