@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from tscc_stream.config import NetworkConfig, TriggerConfig
 from tscc_stream.messages import EndOfStream, Float64Array, NetworkTrigger, Trigger
 from tscc_stream.sampling import offset_ns
 from tscc_stream.source_id import to_nslc
+from tscc_stream.stages import detect
 from tscc_stream.stages.detect import Coincidence, Detect
 
 with warnings.catch_warnings():
@@ -366,3 +368,137 @@ def test_channels_that_end_leave_nothing_behind() -> None:
         stage.feed(Trigger(sid_of(number), RATE, 5, T0 + SECOND, 9, T0 + 2 * SECOND), "w")
     assert stage.advance(sid_of(1), T0 + 9 * SECOND, 0) == []
     assert [len(found.members) for found in stage.advance(sid_of(0), T0 + 9 * SECOND, 0)] == [2]
+
+
+class _Mine:
+    """Five channels in a live mine, each second of which brings a second of data, and every 20 s an event on four."""
+
+    def __init__(self, coincidence: Coincidence) -> None:
+        self.stage = coincidence
+        self.now_s = 1000
+
+    def run(self, seconds: int, ordinary: Sequence[int], others: Mapping[int, Callable[[int], float]]) -> list[bool]:
+        """Whether each network trigger is final. others: where a channel is that second, in seconds after T0."""
+        out = []
+        for _ in range(seconds):
+            self.now_s += 1
+            for number in ordinary:
+                if self.now_s % 20 == 10:
+                    _feed(self.stage, number, self.now_s - 1)
+                if self.now_s % 20 == 12:
+                    self.stage.feed(_trigger(number, self.now_s - 3, self.now_s - 1.5), "w")
+                out += _advance(self.stage, number, self.now_s, now=self.now_s)
+            for number, place_of in others.items():
+                out += _advance(self.stage, number, place_of(self.now_s), now=self.now_s)
+        return out
+
+
+def test_a_channel_that_replays_a_backlog_holds_network_events_for_no_longer_than_patience() -> None:
+    mine = _Mine(_coincidence(least=3, patience=10.0))
+    assert mine.run(65, range(5), {}).count(True) == 3
+    assert mine.stage.counts["late"] == 0
+    mine.stage.end(sid_of(4), mine.now_s * SECOND)  # as when its clock is set back
+    begun = mine.now_s
+    held = mine.run(10, range(4), {4: lambda now: begun - 3600 + 3 * (now - begun)})
+    assert held == []
+    found = mine.run(90, range(4), {4: lambda now: begun - 3600 + 3 * (now - begun)})
+    assert found == [True] + [False, True] * 4
+    _feed(mine.stage, 4, begun - 3400, begun - 3390)
+    assert mine.stage.counts["late"] == 1
+    assert _advance(mine.stage, 4, begun - 3300, now=mine.now_s) == []
+    assert mine.run(40, range(4), {4: float}) == [False, True] * 2
+    _feed(mine.stage, 4, mine.now_s - 20, mine.now_s - 19)
+    assert mine.stage.counts["late"] == 2
+    assert mine.run(12, range(4), {4: lambda now: now - 8}) == []
+    assert mine.run(8, range(4), {4: lambda now: now - 8}) == [False, True]
+
+
+def test_a_channel_that_comes_back_with_the_backlog_of_its_silence_holds_nothing() -> None:
+    mine = _Mine(_coincidence(least=3, patience=10.0))
+    mine.run(60, range(5), {})
+    mine.run(300, range(4), {})
+    back = mine.now_s
+    assert mine.run(20, range(4), {4: lambda now: back - 300 + 2 * (now - back)}) == [False, True]
+
+
+@pytest.mark.parametrize("ahead", [[4], [3, 4]])
+def test_clocks_of_fewer_than_half_that_run_ahead_do_not_part_the_others(ahead: list[int]) -> None:
+    mine = _Mine(_coincidence(least=3, patience=10.0))
+    found = mine.run(100, [0, 1, 2], {number: lambda now: now + 86_400 for number in ahead})
+    assert found == [False, True] * 5
+
+
+def test_what_is_possible_only_with_the_channel_that_lags_waits_for_it() -> None:
+    mine = _Mine(_coincidence(least=3, patience=10.0))
+    assert mine.run(100, [0, 1], {2: lambda now: now - 3600}) == []
+
+
+def test_while_all_read_a_backlog_one_may_be_far_ahead_of_another() -> None:
+    """After an hour without the daemon: read in 36 s by four channels, in 46 s by the fifth, part of every event."""
+    stage = _coincidence(least=3, patience=10.0)
+    mine = _Mine(stage)
+    mine.run(60, range(5), {})
+    begun, found = mine.now_s, []
+    mine.stage = _coincidence(least=3, patience=10.0)
+    mine.stage.restore(stage.snapshot(), (begun + 3600) * SECOND)
+    for second in range(1, 50):
+        now = begun + 3600 + second
+        for number in range(5):
+            pace = 80 if number == 4 else 100
+            fed = range(begun + pace * (second - 1), min(begun + pace * second, begun + 3600))
+            for at in fed:
+                if at % 20 == 10:
+                    _feed(mine.stage, number, at, at + 1.5)
+            to = min(begun + pace * second, now)
+            found += mine.stage.advance(sid_of(number), T0 + to * SECOND, now * SECOND)
+    finals = [t for t in found if t.final]
+    assert len(finals) == 180
+    assert {len(t.members) for t in finals} == {5}
+    assert mine.stage.counts["late"] == 0
+
+
+def test_a_race_is_no_lag_but_what_lasts_after_it_is() -> None:
+    stage = _coincidence(least=2, patience=10.0)
+    for now in range(1000, 1040):
+        for number in range(2):
+            _advance(stage, number, 100.0 * (now - 1000), now=now)
+        _advance(stage, 2, now - 1000, now=now)
+    reached = 3900
+    for number in range(2):
+        _feed(stage, number, reached + 0.1, reached + 0.5)
+    found = {}
+    for now in range(1040, 1060):
+        for number in range(2):
+            found[now] = _advance(stage, number, reached + now - 1039, now=now) or found.get(now, [])
+        found[now] = _advance(stage, 2, now - 1000, now=now) or found[now]
+    (settled,) = (now for now in found if found[now])
+    assert 1049 <= settled <= 1051
+
+
+def test_no_more_than_so_many_triggers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "MOST_TRIGGERS", 100)
+    stage = _coincidence(least=2, patience=1e6)
+    _advance(stage, 2, 1.0, now=1000.0)
+    found = []
+    for second in range(2, 200):
+        for number in range(2):
+            _feed(stage, number, second, second + 0.5)
+            found += _advance(stage, number, second + 1, now=1000.0 + second)
+    assert len(stage._closed) <= 101
+    assert found.count(True) > 100
+    for _ in range(300):
+        _feed(stage, 0, 201.0)
+        stage.retract(sid_of(0))
+        _advance(stage, 0, 202.0, now=1500.0)
+    assert len(stage._unseen) <= 101
+
+
+def test_archives_wait_for_every_channel_however_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "MOST_TRIGGERS", 100)
+    stage = _coincidence(least=3)
+    stage.expect(sid_of(4), T0)
+    for number in range(4):
+        for second in range(2, 200):
+            _feed(stage, number, second, second + 0.5)
+        assert _advance(stage, number, 86_400.0) == []
+    assert len(stage.end(sid_of(4), 0)) == 198

@@ -18,6 +18,7 @@ from tscc_stream.messages import (
     NetworkTrigger,
     Window,
     WindowDropped,
+    WindowSpilled,
     read_only,
 )
 from tscc_stream.stages import interpret
@@ -236,3 +237,37 @@ def test_of_too_many_remembered_the_oldest_is_forgotten(monkeypatch: pytest.Monk
         vote.feed(_detection(uid, 1))
     assert vote.feed(_trigger("a")) == []
     assert len(vote.feed(_trigger("bc", uid="network-2"))) == 1
+
+
+def test_a_snapshot_holds_every_outcome_that_a_network_trigger_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpret, "MOST_WRITTEN", 2)
+    vote = NetworkVote()
+    for uid in "abcdefgh":
+        vote.feed(_detection(uid, 1))
+    vote.feed(_trigger("ax"))
+    again = NetworkVote()
+    again.restore(vote.snapshot(frozenset("c")))
+    assert [event.detections for event in again.feed(_trigger("cgh", uid="network-2"))] == [("c", "g", "h")]
+    assert [event.detections for event in again.feed(_detection("x", 1))] == [("a", "x")]
+
+
+def test_what_is_forgotten_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where restarts come in between; what was spilled is still to come."""
+    monkeypatch.setattr(interpret, "MOST_WRITTEN", 2)
+    monkeypatch.setattr(interpret, "MOST_OUTCOMES", 5)
+    vote = NetworkVote()
+    for uid in "abcd":
+        vote.feed(_detection(uid, 1))
+    vote.feed(WindowSpilled("s"))
+    out = []
+    for number in range(6):
+        again = NetworkVote()
+        again.restore(vote.snapshot())
+        vote = again
+        if number == 0:
+            assert vote.feed(_trigger("ad")) == []
+            assert vote.feed(_trigger("as", uid="network-2")) == []
+        assert out == []
+        out = vote.feed(_detection(str(number), 1))
+    assert [(event.uid, event.detections) for event in out] == [("network-1", ("d",))]
+    assert [(event.uid, event.detections) for event in vote.feed(_detection("s", 1))] == [("network-2", ("s",))]

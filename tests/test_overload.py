@@ -34,7 +34,7 @@ from tscc_stream.pipeline import BackHalf
 from tscc_stream.recovery import Barrier, Floors, decode
 from tscc_stream.source_id import from_nslc
 from tscc_stream.stages.infer import Infer
-from tscc_stream.stages.interpret import VoteState
+from tscc_stream.stages.interpret import VoteState, _Waiting
 from tscc_stream.stages.journal import JournalBlockedError, Snapshot
 from tscc_stream.stages.publish import ModelIdentity
 from tscc_stream.workers import COMMIT_TOGETHER, STOP, BackWorker, Shared
@@ -354,7 +354,7 @@ def test_network_events_do_not_wait_for_spilled_windows_that_no_model_can_take(s
     site = site_of()
     good, other, rotten = windows = _windows(1, 2, 3)
     site.journal.spill([(good.uid, pack(good, CUT)), (other.uid, pack(other, OTHER_CUT)), (rotten.uid, b"rotten")])
-    vote = VoteState([], [(_trigger(windows), set(_uids(windows)))], _uids(windows))
+    vote = VoteState([], [_Waiting(_trigger(windows), set(_uids(windows)))], _uids(windows))
     [event] = _told(_worked_off(site, [], vote=vote), "network_event")
     assert event["detections"] == ["uid-1"]
     reader = JournalReader(site.folder / "journal.sqlite")

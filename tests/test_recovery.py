@@ -20,7 +20,7 @@ from test_stage_battery import _plain as plain
 from tscc_stream import recovery
 from tscc_stream.config import Config
 from tscc_stream.edges.sqlite import JournalFile
-from tscc_stream.messages import NetworkEvent, NetworkTrigger, Record, Window, WindowDropped
+from tscc_stream.messages import Gap, NetworkEvent, NetworkTrigger, Record, Window, WindowDropped
 from tscc_stream.package import PackageSpec
 from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
 from tscc_stream.recovery import Barrier, Barriers, Floors, Reached, made_of, resume, snapshot_at
@@ -238,7 +238,7 @@ def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot
 
 def test_another_format_or_program_is_refused_by_name(stored: StoredSnapshot) -> None:
     older = replace(stored, snapshot=replace(stored.snapshot, format=0, state=b"whatever"))
-    assert "another format 0 instead of 1 and is refused" in resume(older, config_with(), package_spec()).told
+    assert "another format 0 instead of 2 and is refused" in resume(older, config_with(), package_spec()).told
     program = json.dumps({**json.loads(stored.snapshot.made_of), "program": "0.0.1"}).encode()
     other = replace(stored, snapshot=replace(stored.snapshot, made_of=program))
     assert "another program and is refused" in resume(other, config_with(), package_spec()).told
@@ -305,3 +305,34 @@ def test_the_journal_keeps_one_snapshot_and_notices_any_damage(stored: StoredSna
             assert found is not None
             assert not found.intact
             journal.append([], snapshot=stored.snapshot)
+
+
+def test_what_is_held_at_a_restart_waits_no_longer_than_it_would_have() -> None:
+    front = FrontHalf(config_with(), package_spec())
+    parts = records(noise_with_bursts(1, 900), RATE, [300, 600])
+    for part in (parts[0], parts[2]):
+        front.feed(part, 100 * SECOND)
+    assert front.unsettled_ns() == parts[2].start_ns
+    again = FrontHalf(config_with(), package_spec())
+    again.restore(recovery.decode(recovery.encode(front.snapshot()), FrontState), 7 * SECOND)
+    assert again.next_deadline() == 9 * SECOND
+    assert again.poll(9 * SECOND - 1) == []
+    assert [type(item) for item in again.poll(9 * SECOND)] == [Gap]
+    assert again.unsettled_ns() == 1 << 62
+
+
+@pytest.mark.parametrize("case", ["single channels", "components"])
+def test_a_barrier_names_the_windows_that_network_triggers_may_still_name(case: str) -> None:
+    """Given out before it or not; asked without an effect on what is said later."""
+    config, spec, sids = CASES[case]
+    front, given, named = FrontHalf(config, spec), [], []
+    for number, record in enumerate(stream(3, sids)):
+        before = barrier_of(front).named
+        for item in front.feed(record):
+            given += [item.uid] if isinstance(item, Window | WindowDropped) else []
+            if isinstance(item, NetworkTrigger) and item.final:
+                named.append(number)
+                earlier = {uid for _, _, uid in item.members} & set(given)
+                assert earlier <= {*before, *given[-3:]}
+    assert named
+    assert given

@@ -196,12 +196,14 @@ class TriggerConfig(_Section):
 class NetworkConfig(_Section):
     """Coincidence: min_channels different channels; association_seconds is obspy's trigger_off_extension.
 
-    patience_seconds: a channel that sent nothing for as long no longer holds up network events.
+    patience_seconds: a channel that sent nothing for as long no longer holds up network events, nor one that was more
+    than lag_seconds of data behind the others for as long.
     """
 
     min_channels: Annotated[int, Field(ge=2)] = 3
     association_seconds: NotNegative = 0.0
     patience_seconds: Positive = 10.0
+    lag_seconds: Positive = 60.0
 
 
 class ChannelConfig(_Section):

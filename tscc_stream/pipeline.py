@@ -152,7 +152,7 @@ class FrontHalf:
 
     def restore(self, state: FrontState, now_ns: int) -> None:
         """Go on from a snapshot that a front half with the same configuration and package has taken."""
-        self.assemble.restore(state.assemble)
+        self.assemble.restore(state.assemble, now_ns)
         self.quarantine.restore(state.quarantine)
         known = dict.fromkeys([*state.assemble, *state.quarantine])
         self._served = {sid: {} for sid in known}
@@ -197,6 +197,11 @@ class FrontHalf:
         """No window or network trigger that is still to come out of the data fed so far has an earlier onset."""
         pending = min(self._extract.oldest_pending_ns(), self.assemble.oldest_held_ns())
         return min(pending, self._coincidence.oldest_open_ns()) if self._coincidence else pending
+
+    def unsettled_windows(self) -> frozenset[str]:
+        """Windows, given out or not, that network triggers may still name."""
+        unsettled = self._coincidence.open_windows() if self._coincidence else ()
+        return frozenset(self._extract.window_of(uid, binding=False) for uid in unsettled)
 
     def flush(self, now_ns: int = 0) -> list[FrontMessage]:
         """The end of all data."""
@@ -394,9 +399,9 @@ class BackHalf:
         """What is held in a batch that is not full."""
         return self._batches(self._gather.flush())
 
-    def snapshot(self) -> VoteState:
-        """What network events still depend on; call it after a `flush`."""
-        return self._vote.snapshot()
+    def snapshot(self, named: frozenset[str] = frozenset()) -> VoteState:
+        """What network events still depend on, and those that may name these windows; call it after a `flush`."""
+        return self._vote.snapshot(named)
 
     def restore(self, state: VoteState) -> None:
         """Go on from a snapshot."""

@@ -33,7 +33,7 @@ from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 _State = TypeVar("_State", FrontState, VoteState)
 LatestOnsets = Callable[[int], dict[str, int]]
 
-FORMAT = 1
+FORMAT = 2
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
 SHORTEST_NS = 2 * NS_PER_SECOND
 BYTES_PER_SECOND = 500_000
@@ -48,13 +48,14 @@ class Barrier:
     """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded.
 
     reached: by source id, as FrontHalf.reached_ns has it. unsettled_ns: no network trigger that is still to come has an
-    earlier onset.
+    earlier onset. named: windows that later network triggers may name.
     """
 
     state: bytes
     positions: bytes
     reached: dict[str, tuple[int, int]]
     unsettled_ns: int
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class Barriers:
         state = encode(front.snapshot())
         where = {server: position.as_dict() for server, position in positions.items()}
         self._due_ns = now_ns + max(SHORTEST_NS, len(state) * NS_PER_SECOND // BYTES_PER_SECOND)
-        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_ns())
+        named = front.unsettled_windows()
+        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_ns(), named)
 
 
 class Reached(msgspec.Struct, frozen=True):

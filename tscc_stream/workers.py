@@ -424,7 +424,8 @@ class BackWorker:
         self._hold(self._back.flush())
         unsettled_ns = min(barrier.unsettled_ns, self._back.unsettled_ns())
         self._floors = self._floors.after(barrier, unsettled_ns)
-        self._commit(snapshot_at(barrier, self._back.snapshot(), unsettled_ns, self._made_of, self._floors))
+        vote = self._back.snapshot(barrier.named)
+        self._commit(snapshot_at(barrier, vote, unsettled_ns, self._made_of, self._floors))
 
     def _catch_up(self) -> None:
         """Nothing else waits: one batch of what was spilled."""

@@ -153,11 +153,14 @@ class Assemble:
         """Every channel's state, to be written down before the next `feed`."""
         return self._channels
 
-    def restore(self, state: AssembleState) -> None:
-        """Go on from a snapshot. Monotonic times in it are those of another process: what is held waits anew."""
+    def restore(self, state: AssembleState, now_ns: int) -> None:
+        """Go on from a snapshot. Monotonic times in it are those of another process: what is held waits anew, from now.
+
+        now_ns: 0 for archives.
+        """
         self._channels = state
         for sid, channel in state.items():
-            channel.heard_ns = channel.behind_since_ns = 0
+            channel.heard_ns, channel.behind_since_ns = now_ns, 0
             self._note(sid, channel)
 
     def reached_ns(self, sid: str) -> int:

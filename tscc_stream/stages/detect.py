@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count, islice
@@ -142,6 +142,10 @@ _Key = tuple[int, int, str, str]
 """(on, off, source id, uid of the window that covers the onset): obspy's order."""
 _NEVER_NS = 1 << 62
 _SPARE_ENTRIES = 64
+MOST_TRIGGERS = 50_000
+"""Live triggers that may wait to be settled; beyond, all are settled with what is known."""
+_LIVE_PACE = 2
+"""Times as fast as recorded, at most, is how data go on that are not read out of a backlog."""
 
 
 @dataclass(slots=True)
@@ -201,6 +205,55 @@ class _Lowest:
         return None
 
 
+class _Laggards:
+    """Channels that lie far behind the others: behind what half of those that move, and enough for an event, reached.
+
+    So neither a backlog nor a clock that runs ahead, of one station, decides for the others. That they lie behind
+    counts once it has lasted for the patience (monotonic), in which the others went on no faster than time: while all
+    read a backlog, one may be far ahead of another.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self._least = config.min_channels
+        self._limit_ns = seconds_to_ns(config.lag_seconds)
+        self._patience_ns = seconds_to_ns(config.patience_seconds)
+        self._since: dict[int, int] = {}
+        self._looked_ns = 0
+        self._reached_ns = -_NEVER_NS
+        self._mark = (0, -_NEVER_NS)
+        self._raced_ns = 0
+
+    def look(self, channels: Collection[_Progress], now_ns: int) -> None:
+        """To be called often; looks eight times in the patience, and never where now_ns is always 0."""
+        if now_ns - self._looked_ns < self._patience_ns // 8:
+            return
+        self._looked_ns = now_ns
+        moving = sorted(p.processed_ns for p in channels if now_ns - p.moved_ns < self._patience_ns)
+        ahead = max(self._least, (len(moving) + 1) // 2)
+        self._reached_ns = moving[-ahead] if len(moving) >= ahead else -_NEVER_NS
+        self._since = {p.serial: self._since.get(p.serial, now_ns) for p in channels if self._far_behind(p)}
+        self._watch_pace(now_ns)
+
+    def has(self, progress: _Progress, now_ns: int) -> bool:
+        """Whether the others go on without this channel."""
+        since_ns = max(self._since.get(progress.serial, now_ns), self._raced_ns)
+        return self._far_behind(progress) and now_ns - since_ns >= self._patience_ns
+
+    def _far_behind(self, progress: _Progress) -> bool:
+        return progress.processed_ns < self._reached_ns - self._limit_ns
+
+    def _watch_pace(self, now_ns: int) -> None:
+        """Whether the others race through a backlog; a long record, or another set of channels, is no race."""
+        marked_ns, mark_ns = self._mark
+        passed_ns = now_ns - marked_ns
+        advance_ns = self._reached_ns - mark_ns
+        raced = abs(advance_ns) > self._limit_ns + _LIVE_PACE * min(passed_ns, self._patience_ns)
+        if raced:
+            self._raced_ns = now_ns
+        if raced or passed_ns >= self._patience_ns:
+            self._mark = now_ns, self._reached_ns
+
+
 @dataclass(slots=True)
 class _Chain:
     off_ns: int
@@ -229,8 +282,9 @@ class Coincidence:
     """Triggers of single channels to network triggers, by obspy's rule, as soon as no later data can change them.
 
     A head is settled when the watermark, before which every trigger is known, has passed its chained off time plus
-    association_seconds. Channels silent for patience_seconds do not hold the watermark. An early notice goes out for
-    the first trigger of a group as soon as the group has enough channels.
+    association_seconds. Channels silent for patience_seconds do not hold the watermark, nor, live, those that lag far
+    behind the others for as long. An early notice goes out for the first trigger of a group as soon as the group has
+    enough channels.
     counts: "late" triggers, which came before what was already settled.
     """
 
@@ -239,6 +293,7 @@ class Coincidence:
         self._least = config.min_channels
         self._extension_ns = seconds_to_ns(config.association_seconds)
         self._patience_ns = seconds_to_ns(config.patience_seconds)
+        self._laggards = _Laggards(config)
         self._channels: dict[str, _Progress] = {}
         self._serials = count()
         self._certain = _Lowest(lambda progress: progress.certain_ns)
@@ -303,6 +358,10 @@ class Coincidence:
     def poll(self, now_ns: int) -> list[NetworkTrigger]:
         """What is settled by now, and early notices."""
         out: list[NetworkTrigger] = []
+        self._laggards.look(self._channels.values(), now_ns)
+        if now_ns and max(len(self._closed), len(self._unseen)) > MOST_TRIGGERS:
+            self._unseen.clear()
+            out += self._settle(_NEVER_NS)
         if self._closed:
             out += self._settle(self._lowest(self._certain, now_ns))
         if self._unseen:
@@ -312,6 +371,10 @@ class Coincidence:
     def oldest_open_ns(self) -> int:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
         return min([key[0] for key in self._closed[:1]] + [key[0] for key in self._still_open()], default=_NEVER_NS)
+
+    def open_windows(self) -> set[str]:
+        """Windows of triggers that are not settled, which network triggers may still name."""
+        return {uid for _, _, _, uid in (*self._closed, *self._still_open())}
 
     def snapshot(self) -> CoincidenceState:
         """To be written down before anything else is fed."""
@@ -327,7 +390,7 @@ class Coincidence:
         )
 
     def restore(self, state: CoincidenceState, now_ns: int) -> None:
-        """Go on from a snapshot; how long channels have been silent counts from now_ns."""
+        """Go on from a snapshot; how long channels have been silent or far behind counts from now_ns."""
         for sid, (processed_ns, opened) in state.channels.items():
             self._add(sid, _Progress(next(self._serials), processed_ns, now_ns, opened))
         self._closed, self._unseen, self._noticed = state.closed, state.unseen, state.noticed
@@ -345,11 +408,13 @@ class Coincidence:
         return progress
 
     def _lowest(self, lowest: _Lowest, now_ns: int) -> int:
-        """Over all channels that moved within the patience."""
+        """Over all channels that moved within the patience and do not lag."""
 
         def awake(sid: str) -> _Progress | None:
             progress = self._channels.get(sid)
-            return progress if progress and now_ns - progress.moved_ns < self._patience_ns else None
+            if progress is None or now_ns - progress.moved_ns >= self._patience_ns:
+                return None
+            return None if self._laggards.has(progress, now_ns) else progress
 
         top = lowest.top(awake)
         return _NEVER_NS if top is None else top[0]
@@ -372,7 +437,8 @@ class Coincidence:
 
     def _pop_heads(self, heads: int) -> None:
         if heads:
-            self._settled_ns, self._head_needs_ns = self._closed[heads - 1][0], -_NEVER_NS
+            self._settled_ns = max(self._settled_ns, self._closed[heads - 1][0])
+            self._head_needs_ns = -_NEVER_NS
             del self._closed[:heads]
             self._noticed = {onset_ns for onset_ns in self._noticed if onset_ns > self._settled_ns}
 

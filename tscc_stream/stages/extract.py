@@ -113,7 +113,7 @@ class Extract:
         """The uid of the window, finished or not, that covers the onset of the channel's latest trigger."""
         return self._channels[sid].latest_uid
 
-    def window_of(self, uid: str) -> str:
+    def window_of(self, uid: str, binding: bool = True) -> str:  # as WindowsTogether has it
         """What `covering` says holds at once."""
         return uid
 
@@ -425,12 +425,15 @@ class ExtractTogether:
         group, component = self._places[sid]
         return group.last[component].uid
 
-    def window_of(self, uid: str) -> str:
-        """The uid of the window, finished or not, that covers a trigger; its own where that is not known yet."""
+    def window_of(self, uid: str, binding: bool = True) -> str:
+        """The uid of the window, finished or not, that covers a trigger; its own where that is not known yet.
+
+        binding: a trigger's own uid, once given, is kept to.
+        """
         onset = self._onsets.get(uid)
         if onset is None:
             return uid
-        onset.asked = onset.asked or not onset.cover
+        onset.asked = onset.asked or (binding and not onset.cover)
         return onset.cover or uid
 
     def oldest_pending_ns(self) -> int:

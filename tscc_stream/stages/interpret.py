@@ -26,10 +26,14 @@ from tscc_stream.sampling import NS_PER_SECOND
 
 UNKNOWN = "unknown"
 MOST_REMEMBERED = 65_536
-MOST_WRITTEN = 4_000
 """Windows whose outcome is kept for network triggers that may still name them."""
+MOST_WRITTEN = 4_000
+"""Of these, the latest go into a snapshot, beside those that network triggers are known to name."""
 MOST_WAITING = 1024
 """Network triggers that may wait for windows; beyond, the oldest goes out with the votes it has."""
+MOST_OUTCOMES = 10_000
+"""Outcomes of other windows for which a network trigger waits, unless it lacks a spilled one: what it lacks was
+forgotten, and is not still to come."""
 
 
 def calibrated(scores: Float64Array | None, alpha: float) -> bool:
@@ -68,20 +72,31 @@ class _Ballot:
     membership: float
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A network trigger, the windows it lacks, and how many outcomes came since it waits."""
+
+    trigger: NetworkTrigger
+    lacks: set[str]
+    outcomes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class VoteState:
-    """outcomes: the latest windows and what became of them (None: dropped). waiting: triggers and what they lack.
+    """outcomes: windows and what became of them (None: dropped), those that triggers name and the latest.
 
     spilled: windows that are classified later.
     """
 
     outcomes: list[tuple[str, _Ballot | None]]
-    waiting: list[tuple[NetworkTrigger, set[str]]]
+    waiting: list[_Waiting]
     spilled: list[str]
 
 
 class NetworkVote:
     """Network triggers wait until every window they name is classified or dropped; then their channels vote.
+
+    They do not wait for ever for a window whose outcome is forgotten (MOST_OUTCOMES).
 
     Windows that are spilled hold up the last word, so that it is right, and not the early notice, which goes out with
     the votes there are.
@@ -89,7 +104,7 @@ class NetworkVote:
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[str, _Ballot | None] = OrderedDict()
-        self._waiting: OrderedDict[tuple[str, bool], tuple[NetworkTrigger, set[str]]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[str, bool], _Waiting] = OrderedDict()
         self._spilled: OrderedDict[str, None] = OrderedDict()
 
     def feed(self, message: Detection | WindowDropped | WindowSpilled | NetworkTrigger) -> list[NetworkEvent]:
@@ -106,26 +121,27 @@ class NetworkVote:
         uid = assignment.window.uid
         return self._resolve(uid, _Ballot(uid, cluster, message.name, best))
 
-    def snapshot(self) -> VoteState:
-        """To be written down before the next `feed`."""
-        return VoteState(
-            list(self._outcomes.items())[-MOST_WRITTEN:], list(self._waiting.values()), list(self._spilled)
-        )
+    def snapshot(self, named: frozenset[str] = frozenset()) -> VoteState:
+        """To be written down before the next `feed`. named: windows that triggers to come may name."""
+        named = named.union(uid for waiting in self._waiting.values() for _, _, uid in waiting.trigger.members)
+        older = len(self._outcomes) - MOST_WRITTEN
+        outcomes = [item for i, item in enumerate(self._outcomes.items()) if i >= older or item[0] in named]
+        return VoteState(outcomes, list(self._waiting.values()), list(self._spilled))
 
     def restore(self, state: VoteState) -> None:
         """Go on from a snapshot."""
         self._outcomes, self._spilled = OrderedDict(state.outcomes), OrderedDict.fromkeys(state.spilled)
         self._waiting = OrderedDict(
-            ((trigger.uid, trigger.final), (trigger, lacks)) for trigger, lacks in state.waiting
+            ((waiting.trigger.uid, waiting.trigger.final), waiting) for waiting in state.waiting
         )
 
     def oldest_waiting_ns(self) -> int:
         """Onset of the oldest network trigger that waits; far in the future where none does."""
-        return min((trigger.onset_ns for trigger, _ in self._waiting.values()), default=1 << 62)
+        return min((waiting.trigger.onset_ns for waiting in self._waiting.values()), default=1 << 62)
 
     def flush(self) -> list[NetworkEvent]:
         """Everything that waits, with the votes there are."""
-        waiting = [trigger for trigger, _ in self._waiting.values()]
+        waiting = [waiting.trigger for waiting in self._waiting.values()]
         self._waiting.clear()
         return [self._event(trigger) for trigger in waiting]
 
@@ -135,11 +151,10 @@ class NetworkVote:
             missing -= self._spilled.keys()
         if not missing:
             return [self._event(trigger)]
-        self._waiting[trigger.uid, trigger.final] = (trigger, missing)
+        self._waiting[trigger.uid, trigger.final] = _Waiting(trigger, missing)
         if len(self._waiting) <= MOST_WAITING:
             return []
-        oldest, _ = self._waiting.popitem(last=False)[1]
-        return [self._event(oldest)]
+        return [self._event(self._waiting.popitem(last=False)[1].trigger)]
 
     def _resolve(self, uid: str, ballot: _Ballot | None) -> list[NetworkEvent]:
         self._outcomes[uid] = ballot
@@ -157,13 +172,18 @@ class NetworkVote:
     def _released(self, uid: str, early_only: bool) -> list[NetworkEvent]:
         """Triggers that wait for this window no longer, and for no other. early_only: last words go on waiting."""
         ready = []
-        for key, (trigger, missing) in list(self._waiting.items()):
-            if not (early_only and trigger.final):
-                missing.discard(uid)
-            if not missing and key in self._waiting:
+        for key, waiting in list(self._waiting.items()):
+            if not (early_only and waiting.trigger.final):
+                waiting.lacks.discard(uid)
+            waiting.outcomes += not early_only
+            if self._waits_no_longer(waiting) and key in self._waiting:
                 del self._waiting[key]
-                ready.append(self._event(trigger))
+                ready.append(self._event(waiting.trigger))
         return ready
+
+    def _waits_no_longer(self, waiting: _Waiting) -> bool:
+        in_vain = waiting.outcomes > MOST_OUTCOMES and waiting.lacks.isdisjoint(self._spilled)
+        return in_vain or not waiting.lacks
 
     def _event(self, trigger: NetworkTrigger) -> NetworkEvent:
         if trigger.final:
