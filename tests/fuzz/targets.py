@@ -33,7 +33,7 @@ from tscc_stream.stages.acquire import (
 ENDS = frozenset(
     ("hello", "protocol", "auth", "refused", "timeout", "closed", "line", "frame", "size", "end", "silent", "reset")
 )
-RECORD_REASONS = frozenset(("malformed", "empty", "text", "rate"))
+RECORD_REASONS = frozenset(("malformed", "corrupt", "encoding", "empty", "text", "rate", "time", "source"))
 _CUTS = (1, 2, 7, 17, 64, 400, 520, 600, 4096)
 _PAUSES_NS = (10**9, 61 * 10**9, 1000 * 10**9)
 _PASSWORD = "open"  # noqa: S105 - of a fake server
