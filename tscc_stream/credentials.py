@@ -10,6 +10,8 @@ from pathlib import Path
 
 LARGEST_BYTES = 65_536
 """More than any password, key or certificate list of ours."""
+OF_A_FOLDER = "credentials_"
+"""What LoadCredential=credentials:FOLDER, as in our units, puts before the name of each file in the folder."""
 
 
 class CredentialError(ValueError):
@@ -20,9 +22,9 @@ def path_of(name: str) -> Path:
     """Where a secret lies: a plain name among the service's credentials if it is there, else a path."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if folder and "/" not in name:
-        handed_over = Path(folder) / name
-        if handed_over.is_file():
-            return handed_over
+        for handed_over in (Path(folder, name), Path(folder, OF_A_FOLDER + name)):
+            if handed_over.is_file():
+                return handed_over
     return Path(name)
 
 

@@ -77,7 +77,7 @@ def left_in(extents: Mapping[str, Extent], position: Position) -> Left | None:
 
     None where that cannot be said: no sequences yet, or a server that has started its sequences again.
     """
-    if any(mark.sequence is not None for _, mark in position.stations):
+    if position.stations:
         each = [
             _left([extents[name]], mark.sequence, position.protocol)
             for name, mark in position.stations
