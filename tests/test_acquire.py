@@ -583,20 +583,92 @@ def test_a_connection_says_how_it_goes_on(hello: str) -> None:
     assert step(again.position) == "time"
 
 
+HOURS_NS = 3600 * SECOND
+LAGGING = (("BW_UH1", START_NS), ("BW_UH2", START_NS - 2 * HOURS_NS), ("BW_UH9", START_NS - 30 * 24 * HOURS_NS))
+LAGS = Position(4, Mark(9, START_NS), (), START_NS, server="mine:1", times=LAGGING)
+
+
+def asked(position: Position, **keys: object) -> list[str]:
+    server = FakeServer(ring(), PLAIN_V4, **keys)
+    join(new_session(position=position), server)
+    return [command for command in server.commands if command[:4] in ("STAT", "DATA")]
+
+
+def test_each_station_goes_on_from_its_own_time_where_the_server_numbers_per_station() -> None:
+    """One that is two hours behind would else lose what the ring still holds."""
+    for place in (LAGS.at("mine:2"), LAGS.by_time(), Position.from_dict(LAGS.as_dict()).at("mine:2")):
+        assert asked(place) == [
+            "STATION BW_UH1",
+            "DATA ALL 2010-05-27T16:14:00.000000Z",
+            "STATION BW_UH2",
+            "DATA ALL 2010-05-27T14:14:00.000000Z",
+            "STATION BW_UH9",
+            "DATA ALL 2010-04-27T16:14:00.000000Z",
+            "STATION BW_*",
+            "DATA ALL 2010-05-27T16:14:00.000000Z",
+        ]
+    assert "DATA ALL 2010-05-27T14:13:50.000000Z" in asked(LAGS.rewound(10 * SECOND))
+
+
+def test_one_request_for_all_goes_back_to_the_station_that_lags_and_not_to_one_that_is_gone() -> None:
+    for place in (LAGS.at("mine:2"), LAGS.at("mine:2").at("mine:3")):
+        asked_by_time = ["STATION BW_*", "DATA ALL 2010-05-27T14:14:00.000000Z"]
+        assert asked(place, capabilities=("SEQWILDCARD",)) == asked_by_time
+
+
+@pytest.mark.parametrize("hello", HELLOS)
+def test_times_of_stations_are_kept_whatever_numbers_the_server_gives(hello: str) -> None:
+    packets = [Packet(1, record("FDSN:BW_UH2__S_H_Z")), Packet(2, record(second=9)), Packet(3, record(second=8))]
+    place = connected(FakeServer(packets, hello)).position
+    assert dict(place.times) == {"BW_UH1": START_NS + 8 * SECOND, "BW_UH2": START_NS}
+    assert place.by_time().last == Mark(None, START_NS)
+
+
+def test_a_ring_that_is_numbered_anew_is_asked_by_the_time_of_each_station() -> None:
+    packets = [Packet(5000, record("FDSN:BW_UH2__S_H_Z")), Packet(5001, record(second=7200))]
+    first = connected(FakeServer(packets, PLAIN_V4))
+    server = FakeServer([], PLAIN_V4)
+    session = connected(server, position=first.position)
+    (error,) = session.receive(server.frame(Packet(1, record(second=7201))), 0)
+    assert error.reason == "reset"
+    assert "DATA ALL 2010-05-27T16:14:00.000000Z" in asked(session.position)
+    assert "DATA ALL 2010-05-27T18:14:00.000000Z" in asked(session.position)
+
+
+@pytest.mark.parametrize("hello", HELLOS)
+def test_a_packet_from_the_future_counts_as_from_its_receipt(hello: str) -> None:
+    server = FakeServer([], hello)
+    session = connected(server)
+    session.receive(server.push(Packet(1, record(second=10**6))), 0, START_NS + SECOND)
+    place = session.position
+    assert place.last == Mark(1, START_NS + 10**6 * SECOND)  # a sequence is checked against its packet's own time
+    assert (place.time_ns, place.times) == (START_NS + SECOND, (("BW_UH1", START_NS + SECOND),))
+    assert place.by_time().last == Mark(None, START_NS + SECOND)
+
+
+def test_a_position_that_was_written_without_times_has_those_of_its_marks() -> None:
+    written = Position(4, Mark(7, 500), (("BW_A", Mark(7, 500)), ("BW_B", Mark(3, None))), 500).as_dict()
+    del written["times"]
+    assert Position.from_dict(written).times == (("BW_A", 500),)
+
+
 def test_a_position_belongs_to_its_server() -> None:
     here = connected(FakeServer(ring()), position=Position(server="mine:1")).position
     assert here.server == "mine:1"
     assert here.at("mine:1") is here
     there = replace(here, refused=("time",)).at("mine:2")
-    assert there == Position(4, Mark(None, here.time_ns), (), here.time_ns, server="mine:2")
+    (station,) = here.times
+    oldest = Mark(None, here.time_ns)
+    assert there == Position(4, oldest, ((station[0], oldest),), here.time_ns, server="mine:2", times=(station,))
     assert Position.from_dict({k: v for k, v in here.as_dict().items() if k != "server"}).server == ""
 
 
 def test_a_time_ahead_of_the_clock_is_cut_down() -> None:
-    here = Position(4, Mark(7, 500), (("BW_A", Mark(7, 500)),), 500)
-    assert here.not_after(500) is here
-    assert here.not_after(100) == replace(here, time_ns=100)  # a sequence is checked against its packet's own time
-    assert here.by_time().not_after(100) == Position(4, Mark(None, 100), (), 100)
+    here = Position(4, Mark(7, 500), (("BW_A", Mark(7, 500)),), 500, times=(("BW_A", 500),))
+    assert here.not_after(500) == here
+    cut = replace(here, time_ns=100, times=(("BW_A", 100),))
+    assert here.not_after(100) == cut  # a sequence is checked against its packet's own time
+    assert here.by_time().not_after(100) == cut.by_time()
     assert Position().not_after(0) == Position()
 
 

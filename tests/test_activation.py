@@ -64,10 +64,10 @@ def test_activations_are_taken_back_one_after_the_other(state: Path) -> None:
     assert activation.live_folder(state, DEMO) == DEMO
     with pytest.raises(ActivationError, match="no model was active before this one"):
         activation.rollback(state)
-    for _ in range(activation.MOST_REMEMBERED):
+    for _ in range(activation.MOST_ROLLBACKS):
         activation.activate(state, A)
         activation.activate(state, B)
-    assert len(activation.chosen(state).before) == activation.MOST_REMEMBERED
+    assert len(activation.chosen(state).before) == activation.MOST_ROLLBACKS
 
 
 def test_a_refusal_is_taken_back_unless_somebody_chose_anew(state: Path) -> None:

@@ -113,7 +113,7 @@ def test_what_finds_no_room_is_skipped_at_once_and_the_end_waits_for_one_batch_o
     shadow.offer(_some(4))
     thread = _run(shadow)
     assert encoder.begun.wait(30.0)
-    shadow.offer(_some(4 * beside.MOST_WAITING))
+    shadow.offer(_some(4 * beside.MOST_BATCHES))
     shadow.offer(_some(7))
     assert _skipped(metrics) == 7.0
     shadow.stop()

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from made_messages import mixed
 
 from tscc_stream.bus.limits import Refusal, ReplayBudget, ReplayLimits, Share
-from tscc_stream.bus.seldom import Seldom
 from tscc_stream.client import Subscriber
 from tscc_stream.config import PublishConfig
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.zeromq import Bus, BusObserver
+from tscc_stream.seldom import Repeats, Seldom
 
 ANY = "tcp://127.0.0.1:0"
 TIGHT = ReplayLimits(peer=Share(0.5, 2.0), total=Share(0.8, 3.0))
@@ -85,6 +85,12 @@ def test_seldom_is_once_a_minute_for_each_of_a_bounded_number_of_things() -> Non
     assert [seldom.due("a", second) for second in (0.0, 30.0, 59.9, 60.0, 61.0)] == [True, False, False, True, False]
     assert [seldom.due(what, 61.0) for what in ("b", "c")] == [True, False]
     assert seldom.due("c", 121.0)
+
+
+def test_what_repeats_is_told_once_a_minute_with_what_went_untold() -> None:
+    repeats = Repeats(seconds=60.0)
+    assert [repeats.due("a", second) for second in (0.0, 1.0, 59.9, 60.0, 61.0, 200.0)] == [0, None, None, 2, None, 1]
+    assert repeats.due("b", 61.0) == 0
 
 
 @pytest.fixture

@@ -9,6 +9,30 @@ from made_poison import poisoned, windows_of
 from made_site import make_archive, serving, write_settings
 from test_daemon import daemon, get, listen, take, until
 
+STUCK_IN_APPEND = """
+import sys, threading
+from tscc_stream import daemon
+from tscc_stream.edges.in_flight import InFlight
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.edges.zeromq import Bus
+daemon.DRAIN_SECONDS = 1.0
+
+def told(kind, name):
+    before = getattr(kind, name)
+    def telling(self):
+        print("calls", kind.__name__, name, file=sys.stderr, flush=True)
+        before(self)
+    setattr(kind, name, telling)
+
+def append(self, messages, *rest, append=JournalFile.append):
+    if any(b"stopping" in message.body for message in messages):
+        threading.Event().wait()
+    return append(self, messages, *rest)
+
+JournalFile.append = append
+told(JournalFile, "close")
+told(InFlight, "end")
+told(Bus, "stop")"""
 IMPATIENT = "from tscc_stream import daemon; daemon.DRAIN_SECONDS = 1.0"
 
 
@@ -30,6 +54,18 @@ def test_an_end_that_takes_too_long_is_cut_off_said_and_made_good_by_the_next_st
             found = take(detections, len(windows))
             assert running.stop() == 0
     assert sorted(m.body["id"] for m in found) == sorted(windows)
+
+
+def test_a_journal_is_not_closed_under_the_thread_that_writes_into_it(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, "nowhere.invalid:18000")
+    with daemon(path, STUCK_IN_APPEND) as (running, _):
+        assert running.stop() == 1
+        running.wait_for("thread back did not end")
+        calls = [line for line in running.text.splitlines() if line.startswith("calls ")]
+    assert calls[:2] == ["calls InFlight end", "calls Bus stop"], "so that a SIGKILL meanwhile blames no window"
+    assert "calls JournalFile close" not in calls
+    with daemon(path) as (running, _):
+        assert running.stop() == 0
 
 
 def test_a_start_without_a_network_and_without_a_graphics_card_works_and_says_so(tmp_path: Path) -> None:

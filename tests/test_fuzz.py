@@ -94,6 +94,7 @@ def test_stations_with_a_mark_are_limited() -> None:
         tracker.advance(f"XX_S{number}", number + 1, number)
     stations = tracker.position.stations
     assert (len(stations), stations[0][0], stations[-1][0]) == (MOST_STATIONS, "XX_S5", f"XX_S{MOST_STATIONS + 4}")
+    assert [station for station, _ in tracker.position.times] == [station for station, _ in stations]
     assert tracker.request("XX_S0") == ("time", "DATA ALL 1970-01-01T00:00:00.000000Z")
 
 

@@ -27,6 +27,7 @@ from tscc_stream.edges import journal_check, journal_copy
 from tscc_stream.edges.journal_copy import backup, compact
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.journal_upkeep import check, export
+from tscc_stream.messages import Gap
 from tscc_stream.stages.journal import JournalDamagedError, Snapshot
 from tscc_stream.tail import as_json
 
@@ -160,6 +161,13 @@ def test_a_good_snapshot_is_no_finding(path: Path, capsys: pytest.CaptureFixture
     db.commit()
     db.close()
     assert run(capsys, "journal", "check", "--state-dir", path.parent)[0] == 0
+
+
+def test_a_clock_that_was_set_back_is_no_finding(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with JournalFile(path) as journal:
+        journal.append(mixed(range(1, 6)), [Gap("FDSN:XX_A__H_H_Z", 2_000, 1_000, "clock")])
+    status, said, _ = run(capsys, "journal", "check", "--state-dir", path.parent)
+    assert (status, said[-1]) == (0, f"{path}: whole")
 
 
 def test_age_and_size_are_told_against_what_the_site_keeps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,7 @@ def test_both_versions_agree(first: int, held: int, place: float) -> None:
 def test_nothing_is_said_without_sequences() -> None:
     assert left_in({"BW_A": Extent(1, 2)}, Position()) is None
     assert left_in({"BW_A": Extent(1, 2)}, at(5).by_time()) is None
+    assert left_in({"BW_A": Extent(1, 2)}, replace(at(5), times=(("BW_A", 0),)).by_time()) is None
     assert left_in({}, at(5)) is None
 
 

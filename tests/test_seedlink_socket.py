@@ -602,6 +602,18 @@ def test_a_recorder_whose_clock_is_ahead_does_not_hide_what_comes_until_then() -
         assert running.sequences(1) == [1]
 
 
+def test_a_packet_from_the_future_hides_nothing_of_an_outage_from_the_next_server() -> None:
+    """Its date never gets into the time: cut down only at the next connection, it would leave out the outage."""
+    before_ns = time.time_ns()
+    second = (before_ns - START_NS) // 10**9
+    with serving(FakeServer([Packet(1, record(second=second + 10**6))])) as server, reading(server.address) as running:
+        assert running.sequences(1) == [1]
+        place = running.reader.position
+    assert place.time_ns is not None
+    assert before_ns <= place.time_ns <= time.time_ns()
+    assert place.times == (("BW_UH1", place.time_ns),)
+
+
 # What a server may send
 
 
@@ -670,7 +682,7 @@ def test_a_negotiation_that_drips_times_out() -> None:
         serving(Answers("SLPROTO", b"O"), FakeServer(ring(1))) as server,
         reading(server.address, timeout_seconds=0.3) as running,
     ):
-        until(lambda: server.served)
+        until(lambda: server.served and "SLPROTO 4.0" in server.served[0].commands)
         drip = threading.Event()
         while running.emitted.empty():
             with suppress(OSError):

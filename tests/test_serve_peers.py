@@ -229,12 +229,25 @@ def test_obspy_reads_the_streams_of_the_server(mixed_archive) -> None:
 # ---- the server itself
 
 
+def begin_with(server: ReplayServer, readers: int) -> None:
+    """Let the replay begin only once so many have asked: the ring moves on before a later one's request is read."""
+    begin = server.replay.begin
+
+    def begin_once_asked(now: float, wall_ns: int) -> None:
+        if sum(client.session.cursor is not None for client in server._clients.values()) >= readers:
+            begin(now, wall_ns)
+
+    server.replay.begin = begin_once_asked  # type: ignore[method-assign]
+
+
 def test_two_slow_readers_of_a_ring_smaller_than_the_archive_get_everything(tmp_path: Path) -> None:
     """At full speed the replay waits for both, and holds no more than the ring and the sockets do."""
     made = [channel("FDSN:XX_AAA__H_H_Z", seconds=3000, seed=3)]
     index = archive.index([write(tmp_path, made)])
     options = ServerOptions(replay=ReplayOptions(speed="max"), once=True, wait_for_client=True, ring_bytes=40 * 512)
-    with ReplayServer(index, options=options) as server:
+    server = ReplayServer(index, options=options)
+    begin_with(server, 2)
+    with server:
         sockets = [socket.create_connection(server.address, timeout=DEADLINE) for _ in range(2)]
         data = [b"", b""]
         for one in sockets:

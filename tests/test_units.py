@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tscc_stream.daemon import END_SECONDS
+
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
@@ -73,6 +75,14 @@ def test_what_the_program_relies_on(name: str, configuration: str, folder: str) 
     assert settings["SetCredential"] == ["credentials:none"], "a missing folder must not keep it from starting"
     assert "MemoryDenyWriteExecute" not in settings, "code is compiled at run time"
     assert "ProcSubset" not in settings, "torch needs /proc/cpuinfo"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
+    """SIGKILL in the middle of it would look like a crash, and the windows in the encoder like its cause."""
+    assert END_SECONDS == 37.0, "the sum that the units' comments show"
+    assert f"{END_SECONDS:g} s in all" in (UNITS / name).read_text(encoding="utf-8")
+    assert int(settings_of(name)["TimeoutStopSec"][0]) >= END_SECONDS + 5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from made_streams import SID, T0, package_spec
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -25,7 +26,7 @@ from tscc_stream.pipeline import FrontHalf
 from tscc_stream.recovery import Floors
 from tscc_stream.sampling import offset_ns
 from tscc_stream.seedlink.position import Position
-from tscc_stream.stages.acquire import Received
+from tscc_stream.stages.acquire import Received, Rejected
 from tscc_stream.stages.publish import ModelIdentity
 from tscc_stream.workers import STOP, BackWorker, FrontWorker, Shared
 
@@ -109,3 +110,20 @@ def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
     exposed = generate_latest(shared.metrics.registry).decode()
     assert "tscc_channels_quarantined 0.0" in exposed
     assert 'tscc_records_rejected_total{reason="quarantined"}' in exposed
+
+
+def test_packets_that_cannot_be_used_are_counted_one_by_one_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A recorder that sends nothing but nonsense must not fill the disk with lines."""
+    shared = Shared(Metrics(CollectorRegistry()), Health(DataAge({"server": 60.0})))
+    inbox, outbox = queue.Queue[Any](), queue.Queue[Any]()
+    reasons = ["malformed"] * 500 + ["format"] * 500
+    items = tuple(Rejected(reason, f"nonsense: {reason}", k, "BW_UH1") for k, reason in enumerate(reasons))
+    inbox.put(Arrival("server", items, 0, Position()))
+    inbox.put(STOP)
+    FrontWorker(shared, FrontHalf(Config(), package_spec()), inbox, outbox, {}).run()
+    assert [line for line in caplog.messages if "dropped" in line] == [
+        "server: packet 0 dropped: nonsense: malformed",
+        "server: packet 500 dropped: nonsense: format",
+    ]
+    exposed = generate_latest(shared.metrics.registry).decode()
+    assert 'tscc_records_rejected_total{reason="malformed"} 500.0' in exposed

@@ -27,7 +27,7 @@ ACTIVE_FILE = "active-model"
 SHADOW_FILE = "shadow-model"
 MODELS_FOLDER = "models"
 ENDPOINTS_FILE = "endpoints.json"
-MOST_REMEMBERED = 10
+MOST_ROLLBACKS = 10
 """Activations that can be taken back, one after the other."""
 _NAME = re.compile(r"[0-9a-f]{12}")
 
@@ -149,7 +149,7 @@ def activate(state_dir: Path, name: str) -> Choice:
     now = chosen(state_dir)
     if now.active == name:
         return now
-    return _choose(state_dir, Choice(name, (*now.before, now.active)[-MOST_REMEMBERED:]))
+    return _choose(state_dir, Choice(name, (*now.before, now.active)[-MOST_ROLLBACKS:]))
 
 
 def rollback(state_dir: Path) -> Choice:

@@ -28,7 +28,7 @@ from tscc_stream.stages.interpret import UNKNOWN, Interpret
 
 _log = logging.getLogger(__name__)
 
-MOST_WAITING = 16
+MOST_BATCHES = 16
 """Batches that may wait for the candidate."""
 _LOWEST_PRIORITY = 19
 MOST_SECONDS = 60.0
@@ -61,7 +61,7 @@ class ShadowRun:
     def __init__(self, metrics: Metrics, health: Health, alpha: float, most_together: int) -> None:
         self._metrics, self._health, self._most_together = metrics, health, most_together
         self.alpha = alpha
-        self._waiting: queue.Queue[_Work | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[_Work | None] = queue.Queue(MOST_BATCHES)
         self._lock = threading.Lock()
         self._served: Served | None = None
         self._round = 0

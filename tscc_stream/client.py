@@ -41,9 +41,9 @@ import zmq
 from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.bus.link import Identity, Link
 from tscc_stream.bus.position import Position, PositionError, PositionFile
-from tscc_stream.bus.seldom import Seldom
 from tscc_stream.credentials import CredentialError
 from tscc_stream.messages import topic_group
+from tscc_stream.seldom import Seldom
 from tscc_stream.stages.publish import (
     HEARTBEAT_TOPIC,
     KINDS,

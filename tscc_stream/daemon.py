@@ -36,7 +36,7 @@ from tscc_stream.edges.in_flight import InFlight
 from tscc_stream.edges.seedlink_socket import Emitted, LinkNotice, SeedLinkReader
 from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier, name_this_thread
-from tscc_stream.edges.zeromq import Bus, BusObserver
+from tscc_stream.edges.zeromq import STOP_SECONDS, Bus, BusObserver
 from tscc_stream.health import Health
 from tscc_stream.inference import Guard
 from tscc_stream.link_watch import LinkWatch
@@ -68,7 +68,9 @@ DRAIN_SECONDS = 20.0
 ONLOOKER_SECONDS = 5.0
 """How long the end waits for what is not needed any more."""
 GIVING_UP_SECONDS = 1.0
-"""How long it waits for a reason why something was needed and did not come."""
+"""How long each worker is waited for, for a reason why something was needed and did not come."""
+END_SECONDS = DRAIN_SECONDS + 2 * GIVING_UP_SECONDS + 2 * STOP_SECONDS + ONLOOKER_SECONDS
+"""Longest that an end waits in all; a bus that hangs is waited for twice. TimeoutStopSec of both units is longer."""
 
 
 class Daemon:
@@ -96,6 +98,7 @@ class Daemon:
         self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(config.seedlink))
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._asked_for_keys = threading.Event()
+        self._back: threading.Thread | None = None
         self._notifier = Notifier.from_environment(os.environ)
 
     def request_stop(self) -> None:
@@ -114,7 +117,8 @@ class Daemon:
         """0 after a clean drain, 1 where a thread failed."""
         with ExitStack() as stack:
             self._make_state_dir()
-            journal = stack.enter_context(JournalFile(self._state_dir / "journal.sqlite"))
+            journal = JournalFile(self._state_dir / "journal.sqlite")
+            stack.callback(self._close, journal)
             in_flight = self._in_flight(stack)
             served = self._keeper.start()
             bus = self._start_bus(stack)
@@ -141,7 +145,12 @@ class Daemon:
                 (server.server, reader) for server, (reader, _) in zip(self._config.seedlink, readers, strict=True)
             ]
             self._supervise(LinkWatch(self._shared, self._inbox, watched), bus)
-            return self._drain(workers, readers, bus)
+            return self._drain(workers, readers, bus, in_flight)
+
+    def _close(self, journal: JournalFile) -> None:
+        """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""
+        if self._back is None or not self._back.is_alive():
+            journal.close()
 
     def _make_state_dir(self) -> None:
         try:
@@ -209,7 +218,8 @@ class Daemon:
             made_of,
             resume.floors,
         )
-        return [self._thread(front.NAME, front.run), self._thread(back.NAME, back.run)]
+        self._back = self._thread(back.NAME, back.run)
+        return [self._thread(front.NAME, front.run), self._back]
 
     def _resume(self, journal: JournalFile, served: Served) -> Resume:
         """What to go on from; breaks that nobody can end any more end here."""
@@ -242,9 +252,10 @@ class Daemon:
         def end() -> None:
             keeper.stop()
             shadow.stop()
+            deadline = time.monotonic() + ONLOOKER_SECONDS
             for thread in threads:
                 if thread.ident is not None:
-                    thread.join(ONLOOKER_SECONDS)
+                    thread.join(max(0.0, deadline - time.monotonic()))
 
         stack.callback(end)
         return threads
@@ -344,7 +355,11 @@ class Daemon:
         return health.healthy(now_ns, STALLED_NS), health.summary(now_ns, STALLED_NS)
 
     def _drain(
-        self, workers: list[threading.Thread], readers: list[tuple[SeedLinkReader, threading.Thread]], bus: Bus
+        self,
+        workers: list[threading.Thread],
+        readers: list[tuple[SeedLinkReader, threading.Thread]],
+        bus: Bus,
+        in_flight: InFlight,
     ) -> int:
         """Readers first, then whatever they handed over, stage by stage."""
         self._shared.health.stopping = True
@@ -364,6 +379,7 @@ class Daemon:
             worker.join(max(0.0, deadline - time.monotonic()))
         stuck = [worker.name for worker in workers if worker.is_alive()]
         self._give_up(workers)
+        in_flight.end()  # before anything else that takes time: a SIGKILL from here on is nobody's fault
         left = self._inbox.qsize() + self._outbox.qsize()
         bus.stop()
         if self._shared.failure is not None:

@@ -79,7 +79,7 @@ class NewSettings:
 
 Order = NewLive | NewShadow | NewSettings | Told
 
-LOAD_SECONDS = 120.0
+PREPARE_SECONDS = 120.0
 """Longest that loading, checking and warming up a model may take while another one serves."""
 
 
@@ -194,7 +194,7 @@ class ModelKeeper:
         """In a thread that may get stuck: a model that never ends must not serve. Raises PackageError."""
         config, spec = self._config, self._live.spec
         try:
-            return Aside("loading").call(lambda: prepare(folder, config, spec), LOAD_SECONDS, self._alive)
+            return Aside("loading").call(lambda: prepare(folder, config, spec), PREPARE_SECONDS, self._alive)
         except StuckError as error:
             raise PackageError(f"model package {folder}: loading it {error}") from error
 

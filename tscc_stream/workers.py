@@ -43,6 +43,7 @@ from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.recovery import Barrier, Barriers, Floors, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.seedlink.position import Position
+from tscc_stream.seldom import Repeats
 from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
 from tscc_stream.stages.acquire import Rejected
 from tscc_stream.stages.journal import Snapshot
@@ -128,6 +129,7 @@ class FrontWorker:
         self._causes = GapCauses()
         self._counted: dict[str, float] = {}
         self._links: dict[str, tuple[bool, str]] = {}
+        self._rejections = Repeats()
 
     def run(self) -> None:
         while self._shared.failure is None:
@@ -200,7 +202,10 @@ class FrontWorker:
     def _reject(self, server: str, rejected: Rejected) -> None:
         self._shared.metrics.records_rejected[rejected.reason].inc()
         self._causes.rejected(server, rejected.station)
-        _log.warning("%s: packet %d dropped: %s", server, rejected.sequence, rejected.text)
+        untold = self._rejections.due((server, rejected.reason), time.monotonic())
+        if untold is not None:
+            more = f"; {untold} more ({rejected.reason}) since this was last said" if untold else ""
+            _log.warning("%s: packet %d dropped: %s%s", server, rejected.sequence, rejected.text, more)
 
     def _link(self, state: LinkState) -> list[Note]:
         """A change of a server's link is told once, not with every attempt that fails the same way."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from tscc_stream.bus import monitor
 from tscc_stream.bus.keys import AllowList, abbreviated, text_of
 from tscc_stream.bus.monitor import Event
-from tscc_stream.bus.seldom import Seldom
+from tscc_stream.seldom import Seldom
 
 _log = logging.getLogger(__name__)
 

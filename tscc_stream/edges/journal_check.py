@@ -176,7 +176,7 @@ def ledger_findings(db: sqlite3.Connection) -> list[str]:
 
 
 _LEDGER = {
-    "gap": "SELECT sid || ' ends before it begins' FROM gap WHERE to_ns < from_ns AND length(cause) >= 0 LIMIT 20",
+    "gap": "SELECT sid || ' ends before it begins' FROM gap WHERE to_ns < from_ns AND cause <> 'clock' LIMIT 20",
     "spilled": "SELECT uid || ' has no window' FROM spilled WHERE length(window) = 0 LIMIT 20",
     "quarantine": "SELECT uid || ' has no reason' FROM quarantine WHERE length(window) >= 0 AND reason = '' LIMIT 20",
     "model": "SELECT sha256 || ' has no document' FROM model WHERE length(document) = 0 LIMIT 20",

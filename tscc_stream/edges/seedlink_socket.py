@@ -131,7 +131,7 @@ class SeedLinkReader:
         self._config, self._emit, self._heartbeat, self._room = config, emit, heartbeat, room
         self._agent, self._newest = agent, newest
         self._entry = entry or config.server
-        position = position or Position()
+        position = (position or Position()).not_after(time.time_ns())  # this machine's clock may have been ahead, too
         self._position = position if position.server else replace(position, server=config.server)
         self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
@@ -228,7 +228,7 @@ class SeedLinkReader:
             return error
 
     def _session(self) -> SeedLinkSession:
-        self._position = self._position.at(self._choice.server).not_after(time.time_ns())
+        self._position = self._position.at(self._choice.server)
         try:
             return SeedLinkSession(
                 self._config,
@@ -261,7 +261,7 @@ class SeedLinkReader:
             count, read_mask = self._read(link)
             now_ns = time.monotonic_ns()
             if count is not None:
-                self._hand_on(session.receive(self._buffer[:count], now_ns), session)
+                self._hand_on(session.receive(self._buffer[:count], now_ns, time.time_ns()), session)
                 continue
             self._hand_on(session.poll(now_ns), session)
             self._unsent += session.to_send()

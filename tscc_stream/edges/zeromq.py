@@ -54,6 +54,8 @@ HANDED_OVER_GROUPS = 1_000  # groups that may wait for the bus thread before `pu
 _GROUPS_PER_TURN = 100
 _TURN_SECONDS = 0.5  # longest sleep of the loop, so that it shows that it lives
 _LINGER_MS = 1_000
+STOP_SECONDS = 5.0
+"""Longest that `stop` waits."""
 _PAGE_BYTES = 4_000_000
 _PAGES_WAITING = 4  # answers that wait for one peer; more are dropped, and it asks again
 _LARGEST_REQUEST_FRAME = 65_536  # beyond it ZeroMQ closes the connection
@@ -237,7 +239,7 @@ class Bus:
                 with suppress(BlockingIOError):  # it has been woken often enough
                     self._wake_out.send(b"\0")
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = STOP_SECONDS) -> None:
         """Send what was handed over and a last heartbeat, then close. Raises BusError if the thread failed or hangs."""
         if not self._thread.ident:
             return

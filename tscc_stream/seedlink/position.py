@@ -17,8 +17,10 @@ Form = Literal["seq+time", "seq", "time", "all", "all+time", "new"]
 Step = Literal["sequence", "time", "oldest", "now"]
 """How a connection goes on, best first: after the last packet, from its time, from the ring's oldest, from now on."""
 
-# A start time asks for packets that end after it, over all stations: others may lag behind the one it was taken from.
+# A start time asks for packets that end after it: a station's channels may lag behind the one it was taken from.
 TIME_MARGIN_NS = 600 * 1_000_000_000
+# Where one time is asked for all stations, one that lags farther behind than this is taken for gone.
+MOST_LAG_NS = 7 * 86_400 * 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,8 +37,9 @@ class Position:
     """Where to go on. The empty one is a first start.
 
     server: whose sequences these are, HOST:PORT; empty for the first of the configured ones. protocol: version whose
-    sequences these are. last: of any station. stations: of each, for servers that number per station. time_ns: the
-    latest known start time. failures: broken packets in a row here; refused: requests that this server does not take.
+    sequences these are. last: of any station. stations: of each, for servers that number per station. time_ns: start
+    time of the last packet; times: of the last of each station, for whichever server comes next; neither is ever ahead
+    of the clock at receipt. failures: broken packets in a row here; refused: requests that this server does not take.
     These two are not kept over a restart.
     """
 
@@ -47,6 +50,7 @@ class Position:
     failures: int = 0
     refused: tuple[Form, ...] = ()
     server: str = ""
+    times: tuple[tuple[str, int], ...] = ()
 
     def at(self, server: str) -> Position:
         """The same place with a server, by time where it is another one than before."""
@@ -55,24 +59,37 @@ class Position:
         return replace(self.by_time(), refused=(), server=server)
 
     def not_after(self, now_ns: int) -> Position:
-        """The same place, its time cut down to `now_ns` (ns since 1970).
+        """The same place, its times cut down to `now_ns` (ns since 1970).
 
-        A recorder whose clock is ahead would else make a request by time leave out everything until then.
+        A clock that was ahead would else make a request by time leave out everything until then.
         """
-        if self.time_ns is None or self.time_ns <= now_ns:
-            return self
-        by_time = self.last is not None and self.last.sequence is None
-        return replace(self, time_ns=now_ns, last=Mark(None, now_ns) if by_time else self.last)
+        time_ns = None if self.time_ns is None else min(self.time_ns, now_ns)
+        times = tuple((name, min(start_ns, now_ns)) for name, start_ns in self.times)
+        place = replace(self, time_ns=time_ns, times=times)
+        return place.by_time() if self.last is not None and self.last.sequence is None else place
 
     def by_time(self) -> Position:
-        """The same place where the sequences no longer hold: another server, or one that has started again."""
-        last = self.last and Mark(None, self.time_ns)
-        return replace(self, last=last, stations=(), failures=0)
+        """The same place where the sequences no longer hold: another server, or one that has started again.
+
+        Each station from its own time, where it is asked for alone; else all from the earliest.
+        """
+        last = self.last and Mark(None, self._earliest_ns())
+        stations = tuple((name, Mark(None, start_ns)) for name, start_ns in self.times)
+        return replace(self, last=last, stations=stations, failures=0)
+
+    def _earliest_ns(self) -> int | None:
+        """Of all stations but those that are gone."""
+        known = [start_ns for _, start_ns in self.times]
+        if self.time_ns is not None:
+            known.append(self.time_ns)
+        newest = max(known, default=0)
+        return min((start_ns for start_ns in known if newest - start_ns <= MOST_LAG_NS), default=None)
 
     def rewound(self, by_ns: int) -> Position:
         """By time, and as much earlier."""
         time_ns = None if self.time_ns is None else self.time_ns - by_ns
-        return replace(self, time_ns=time_ns).by_time()
+        times = tuple((name, start_ns - by_ns) for name, start_ns in self.times)
+        return replace(self, time_ns=time_ns, times=times).by_time()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -84,6 +101,7 @@ class Position:
             "last": last,
             "stations": stations,
             "time_ns": self.time_ns,
+            "times": dict(self.times),
         }
 
     @classmethod
@@ -91,7 +109,11 @@ class Position:
         """The inverse of `as_dict`."""
         last = value["last"] and Mark(*value["last"])
         stations = tuple((name, Mark(*mark)) for name, mark in value["stations"].items())
-        return cls(value["protocol"], last, stations, value["time_ns"], server=value.get("server", ""))
+        known = value.get("times")  # missing in what was written down before they were kept
+        if known is None:
+            known = {name: mark.start_ns for name, mark in stations if mark.start_ns is not None}
+        server, times = value.get("server", ""), tuple(known.items())
+        return cls(value["protocol"], last, stations, value["time_ns"], server=server, times=times)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
 NEW_AFTER = 4  # the same where there is no number to step over: what lies there is given up for what comes from now on
-MOST_STATIONS = 10_000  # with a mark of their own: what a server says is limited
+MOST_STATIONS = 10_000  # with a mark or time of their own: what a server says is limited
 _STATION = re.compile(
     r"[A-Za-z0-9_-]{1,64}"
 )  # a mark's name comes back in a command: no line end, no blank, no pattern
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,22 @@ class Tracker:
         self._start, self._name = start, position.server
         self._server = Server(position.protocol)
         self._last, self._time_ns = position.last, position.time_ns
-        self._stations = dict(position.stations)
+        self._stations, self._times = dict(position.stations), dict(position.times)
         self._failures, self._refused = position.failures, position.refused
         self._resumed: dict[str, int] = {}
         self._forms: dict[Form, None] = {}
 
     @property
     def position(self) -> Position:
-        stations = tuple(self._stations.items())
         return Position(
-            self._server.protocol, self._last, stations, self._time_ns, self._failures, self._refused, self._name
+            self._server.protocol,
+            self._last,
+            tuple(self._stations.items()),
+            self._time_ns,
+            self._failures,
+            self._refused,
+            self._name,
+            tuple(self._times.items()),
         )
 
     @property
@@ -63,7 +71,7 @@ class Tracker:
 
     def forget_sequences(self) -> None:
         position = self.position.by_time()
-        self._last, self._stations, self._failures = position.last, {}, 0
+        self._last, self._stations, self._failures = position.last, dict(position.stations), 0
 
     def request(self, station: str) -> tuple[Form, str]:
         """The DATA command for a station or pattern."""
@@ -102,18 +110,21 @@ class Tracker:
             return None
         return Reset(sequence, known)
 
-    def advance(self, station: str, sequence: int, start_ns: int | None) -> None:
+    def advance(self, station: str, sequence: int, start_ns: int | None, clock_ns: int | None = None) -> None:
         """A whole packet came. station: NET_STA, empty where it is not known; start_ns: None where it has none.
 
+        clock_ns: the wall clock at receipt; a packet dated later counts as from then where its time is asked for.
         Station and sequence are the server's words: a name that is no station's gets no mark.
         """
         self._last = Mark(sequence, start_ns)
-        self._time_ns = self._time_ns if start_ns is None else start_ns
         self._failures = 0
-        if _STATION.fullmatch(station) and not self._server.shared_sequence:
-            if station not in self._stations and len(self._stations) >= MOST_STATIONS:
-                del self._stations[next(iter(self._stations))]  # goes on by time, as a station without a mark does
-            self._stations[station] = self._last
+        known = _STATION.fullmatch(station) is not None
+        if known and not self._server.shared_sequence:
+            _keep(self._stations, station, self._last)
+        if start_ns is not None:
+            self._time_ns = start_ns if clock_ns is None else min(start_ns, clock_ns)
+            if known:
+                _keep(self._times, station, self._time_ns)
 
     def broken(self, station: str, sequence: int | None) -> int:
         """A packet broke the framing: how often in a row. From the second time on the place moves past it.
@@ -136,3 +147,10 @@ class Tracker:
         if mark.sequence is None:
             return mark
         return Mark(next_sequence(mark.sequence + steps - 1, self._server.protocol), None)
+
+
+def _keep(table: dict[str, _Kept], station: str, value: _Kept) -> None:
+    """Beyond the limit the oldest goes: by time from then on, as a station without a mark does."""
+    if station not in table and len(table) >= MOST_STATIONS:
+        del table[next(iter(table))]
+    table[station] = value

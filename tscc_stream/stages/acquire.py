@@ -184,6 +184,7 @@ class SeedLinkSession:
         self._keepalive_ns = seconds_to_ns(config.keepalive_seconds)
         self.unwanted = 0  # records that the server sent and no pattern asks for
         self._tracker = Tracker(position, config.start)
+        self._clock_ns: int | None = None
         self._hello = Hello("", "", frozenset(), frozenset())
         self._greeting: list[str] = []
         self._server = Server(3)
@@ -251,14 +252,17 @@ class SeedLinkSession:
             self._pinged_ns = now_ns
             self._send("INFO ID")
 
-    def receive(self, data: bytes | bytearray | memoryview, now_ns: int) -> list[Event]:
-        """Events out of the next bytes, however they are cut. `now_ns` becomes the records' `received_ns`."""
+    def receive(self, data: bytes | bytearray | memoryview, now_ns: int, clock_ns: int | None = None) -> list[Event]:
+        """Events out of the next bytes, however they are cut. `now_ns` becomes the records' `received_ns`.
+
+        clock_ns: the wall clock, ns since 1970; the position's times never get ahead of it.
+        """
         if self.closed:
             return []
         if not data:
             when = "while data flowed" if self._state is State.STREAM else f"during {self._state.value}"
             return [self._fail("closed", f"the server closed the connection {when}")]
-        self._heard_ns, self._pinged_ns = now_ns, None
+        self._heard_ns, self._pinged_ns, self._clock_ns = now_ns, None, clock_ns
         self._in += data
         events: list[Event] = []
         start = 0
@@ -476,7 +480,7 @@ class SeedLinkSession:
             self._tracker.forget_sequences()
             events.append(self._fail_reset(reset))
             return
-        self._tracker.advance(station, frame.sequence, start_ns)
+        self._tracker.advance(station, frame.sequence, start_ns, self._clock_ns)
         if not isinstance(unpacked, Record):
             events.append(unpacked)
         elif self._filter.wants(unpacked.sid):
