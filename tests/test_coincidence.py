@@ -406,9 +406,11 @@ def test_a_channel_that_replays_a_backlog_holds_network_events_for_no_longer_tha
     _feed(mine.stage, 4, begun - 3400, begun - 3390)
     assert mine.stage.counts["late"] == 1
     assert _advance(mine.stage, 4, begun - 3300, now=mine.now_s) == []
+    _feed(mine.stage, 4, begun - 3300, begun - 3290)
+    assert mine.stage.counts["late"] == 2
     assert mine.run(40, range(4), {4: float}) == [False, True] * 2
     _feed(mine.stage, 4, mine.now_s - 20, mine.now_s - 19)
-    assert mine.stage.counts["late"] == 2
+    assert mine.stage.counts["late"] == 3
     assert mine.run(12, range(4), {4: lambda now: now - 8}) == []
     assert mine.run(8, range(4), {4: lambda now: now - 8}) == [False, True]
 
@@ -431,6 +433,16 @@ def test_clocks_of_fewer_than_half_that_run_ahead_do_not_part_the_others(ahead: 
 def test_what_is_possible_only_with_the_channel_that_lags_waits_for_it() -> None:
     mine = _Mine(_coincidence(least=3, patience=10.0))
     assert mine.run(100, [0, 1], {2: lambda now: now - 3600}) == []
+    _feed(mine.stage, 2, 1009, 1010.5)
+    assert _advance(mine.stage, 2, 1100, now=mine.now_s) == [True]
+
+
+def test_a_channel_that_comes_back_with_the_present_counts_at_once() -> None:
+    mine = _Mine(_coincidence(least=3, patience=40.0))
+    mine.run(60, range(5), {})
+    mine.run(307, range(4), {})
+    assert mine.now_s % 20 == 7
+    assert mine.run(4, range(4), {4: lambda now: now - 5}) == []
 
 
 def test_while_all_read_a_backlog_one_may_be_far_ahead_of_another() -> None:

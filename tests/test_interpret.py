@@ -237,6 +237,16 @@ def test_of_too_many_remembered_the_oldest_is_forgotten(monkeypatch: pytest.Monk
         vote.feed(_detection(uid, 1))
     assert vote.feed(_trigger("a")) == []
     assert len(vote.feed(_trigger("bc", uid="network-2"))) == 1
+    for uid in "xyz":
+        assert vote.feed(WindowSpilled(uid)) == []
+    assert vote.snapshot().spilled == ["y", "z"]
+
+
+def test_an_early_notice_goes_out_without_what_is_spilled_and_the_last_word_does_not() -> None:
+    vote = NetworkVote()
+    assert vote.feed(_trigger("a", final=False)) == vote.feed(_trigger("ab")) == vote.feed(_detection("b", 1)) == []
+    assert [event.final for event in vote.feed(WindowSpilled("a"))] == [False]
+    assert [event.detections for event in vote.feed(_detection("a", 1))] == [("a", "b")]
 
 
 def test_a_snapshot_holds_every_outcome_that_a_network_trigger_names(monkeypatch: pytest.MonkeyPatch) -> None:

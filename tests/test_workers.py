@@ -120,7 +120,7 @@ def test_packets_that_cannot_be_used_are_counted_one_by_one_and_told_once(caplog
     items = tuple(Rejected(reason, f"nonsense: {reason}", k, "BW_UH1") for k, reason in enumerate(reasons))
     inbox.put(Arrival("server", items, 0, Position()))
     inbox.put(STOP)
-    FrontWorker(shared, FrontHalf(Config(), package_spec()), inbox, outbox, {}).run()
+    FrontWorker(shared, FrontHalf(Config(), package_spec()), inbox, outbox, {}, {}).run()
     assert [line for line in caplog.messages if "dropped" in line] == [
         "server: packet 0 dropped: nonsense: malformed",
         "server: packet 500 dropped: nonsense: format",
