@@ -273,6 +273,17 @@ def test_a_window_that_waits_holds_the_floor_of_its_channel() -> None:
     assert floor == front.unsettled_ns()
 
 
+def test_a_sensors_window_that_waits_holds_the_floor_of_all_its_components() -> None:
+    front = FrontHalf(config_with(), TOGETHER)
+    sids = [sid_of(0)[:-1] + code for code in "ZNE"]
+    for number, sid in enumerate(sids):
+        front.feed(records(noise_with_bursts(number, 540, [500], gain=60.0), RATE, sid=sid)[0])
+    reached = front.reached_ns()
+    assert set(reached) == set(sids)
+    assert {floor for floor, _ in reached.values()} == {front.unsettled_ns()}
+    assert {had for _, had in reached.values()} == {T0 + round(5.4 * SECOND)}
+
+
 def test_snapshots_are_as_seldom_as_their_size_wants() -> None:
     barriers, front = Barriers(0), FrontHalf(config_with(), package_spec(warmup_seconds=10_000.0))
     assert not barriers.due(2 * SECOND - 1)
