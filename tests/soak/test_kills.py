@@ -37,13 +37,13 @@ SEED = int(os.environ.get("TSCC_SOAK_SEED", "1"))
 CHANNELS = tuple(f"XX.S{number:02}..HHZ" for number in range(6))
 RATE_HZ = 100.0
 START_NS = 1_700_000_000 * 10**9
-START_SECONDS = 5.0
+START_SECONDS = 3.0
 """A start of the daemon, about."""
 SPEED = 10
 WINDOW_NS = 12 * 10**9
-RING_SECONDS = 600
-"""Of data, or a third of it all: a restart that began at the oldest would not find everything any more, and a minute in
-which nothing but starts succeeds loses nothing.
+RING_SECONDS = 450
+"""Of data, or a third of it all: a restart that began at the oldest would not find everything any more, and most of a
+minute in which nothing but starts succeeds loses nothing.
 """
 
 
@@ -225,7 +225,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tmp_pa
                 running.stop(signal.SIGKILL)
         with site.daemon() as running:
             running.wait_for("going on from the snapshot")
-            everything = site.everything(len(found_in(expected)))
+            everything = site.everything(len(found_in(expected)), timeout=120.0 + seconds / SPEED)
             tailed = _wait_for_tail(site, everything[-1].seq)
             assert running.stop() == 0
     kill(tail)
