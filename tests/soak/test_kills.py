@@ -221,7 +221,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tmp_pa
                 else:
                     time.sleep(dice.uniform(0.0, START_SECONDS))  # a moment, not a synchronisation
                 tail = _trouble(site, tail, dice)
-                time.sleep(dice.uniform(0.0, 3.0))
+                time.sleep(dice.uniform(0.0, 2.0))
                 running.stop(signal.SIGKILL)
         with site.daemon() as running:
             running.wait_for("going on from the snapshot")
@@ -282,7 +282,7 @@ def _until(subscriber: Subscriber, second: float) -> None:
 
 def test_what_is_lost_is_exactly_what_the_ledger_says(tmp_path: Path) -> None:
     """The server is killed and comes back without a stretch; its ring passes a daemon that is dead, then stalled."""
-    seconds, speed, ring_seconds = 700, 20, 60
+    seconds, speed, ring_seconds = 640, 30, 60
     archive = write_archive(tmp_path / "archive", seconds)
     sids = [from_nslc(nslc) for nslc in CHANNELS]
     late = [GapEntry(sid, START_NS, START_NS + 170 * 10**9, "server", 0) for sid in sids]
