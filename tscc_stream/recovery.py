@@ -35,6 +35,9 @@ LatestOnsets = Callable[[int], dict[str, int]]
 
 FORMAT = 2
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
+_LONG_AGO_NS = -(1 << 62)
+FIRST_NS = NS_PER_SECOND // 4
+"""A process that is killed again and again soon after its start gets on all the same."""
 SHORTEST_NS = 2 * NS_PER_SECOND
 BYTES_PER_SECOND = 500_000
 """What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 0.8 MB."""
@@ -66,7 +69,7 @@ class Floors:
     """
 
     channels: dict[str, int] = field(default_factory=dict)
-    network_ns: int = -(1 << 62)
+    network_ns: int = _LONG_AGO_NS
 
     def hold_back(self, result: Detection | NetworkEvent) -> bool:
         """Whether it was journalled before."""
@@ -84,7 +87,8 @@ class Floors:
             for sid, floor_ns in self.channels.items()
             if sid not in barrier.reached or barrier.reached[sid][0] < floor_ns
         }
-        return Floors(channels, -(1 << 62) if unsettled_ns >= self.network_ns else self.network_ns)
+        passed = _settled_ns(barrier, unsettled_ns) >= self.network_ns
+        return Floors(channels, _LONG_AGO_NS if passed else self.network_ns)
 
     def without(self, sid: str) -> Floors:
         """A channel's clock was set back: its past says nothing of what comes."""
@@ -111,7 +115,7 @@ class Barriers:
     """When the front thread takes its next snapshot: every two seconds, or as seldom as BYTES_PER_SECOND wants it."""
 
     def __init__(self, now_ns: int) -> None:
-        self._due_ns = now_ns + SHORTEST_NS
+        self._due_ns = now_ns + FIRST_NS
 
     def due(self, now_ns: int) -> bool:
         return now_ns >= self._due_ns
@@ -132,11 +136,21 @@ class Reached(msgspec.Struct, frozen=True):
     network_ns: int
 
 
+def _settled_ns(barrier: Barrier, unsettled_ns: int) -> int:
+    """No network event that is still to come has an earlier onset, be it of data that are still to come."""
+    return (
+        min([unsettled_ns, *(floor_ns for floor_ns, _ in barrier.reached.values())])
+        if barrier.reached
+        else _LONG_AGO_NS
+    )
+
+
 def snapshot_at(barrier: Barrier, vote: VoteState, unsettled_ns: int, made_of: bytes, floors: Floors) -> Snapshot:
     """What the journal keeps of a barrier that it has reached. unsettled_ns: of both halves; floors: still hold."""
     state = msgspec.msgpack.encode([barrier.state, encode(vote)])
     held = {sid: (floor_ns, barrier.reached.get(sid, (0, floor_ns))[1]) for sid, floor_ns in floors.channels.items()}
-    reached = Reached({**barrier.reached, **held}, max(unsettled_ns, floors.network_ns))
+    settled_ns = _settled_ns(barrier, unsettled_ns)
+    reached = Reached({**barrier.reached, **held}, max(settled_ns, floors.network_ns))
     return Snapshot(FORMAT, made_of, barrier.positions, msgspec.json.encode(reached), state)
 
 
