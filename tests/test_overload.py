@@ -453,7 +453,7 @@ def test_blasts_on_all_channels_outlive_a_kill_and_arrive_once(tmp_path: Path) -
     made = windows_of(archive)
     windows = {window.uid for window in made}
     assert len(windows) == BLASTS * len(CHANNELS)
-    model = poisoned(tmp_path / "model", "slow", made, turns=10_000)
+    model = poisoned(tmp_path / "model", "slow", made, turns=40_000)
     server, address = serving(archive, "--speed", "100", "--wait-for-client")
     path = write_settings(tmp_path, address, model=str(model), overload="spill")
     with server:
