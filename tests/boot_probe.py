@@ -47,7 +47,7 @@ def look(unit: str, user: str, port: int) -> dict[str, Any]:
     pid = properties(unit)["MainPID"]
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8") if pid != "0" else ""
     facts: dict[str, Any] = dict(re.findall(r"^(Seccomp|CapEff|Uid):\t(\S+)", status, re.MULTILINE))
-    credentials = Path(f"/proc/{pid}/root/run/credentials")
+    credentials = Path("/proc", pid, "root", "run", "credentials")  # as the service sees it
     facts["credentials"] = sorted(one.name for one in credentials.iterdir()) if credentials.is_dir() else []
     facts["detections"] = detections(user, port)
     return facts

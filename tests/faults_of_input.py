@@ -63,7 +63,8 @@ class InputFault(Fault):
         return not self.well and place > 0 and (not self.count or place <= self.count)
 
     def tamper(self, record: RawRecord) -> list[RawRecord]:
-        raise NotImplementedError
+        """What enters the ring in place of a record that is hit."""
+        return [record]
 
     def untouched(self, record: RawRecord) -> list[RawRecord]:
         """Records before and after the fault."""

@@ -212,7 +212,7 @@ class Split(Fault):
     """Every answer and packet goes out byte by byte, each in a send of its own."""
 
     def link(self, sock: socket.socket) -> socket.socket:
-        return _SplitLink(sock)  # type: ignore[return-value]
+        return _SplitLink(sock)  # type: ignore[return-value]  # stands in for a socket
 
 
 @dataclass
@@ -222,7 +222,7 @@ class SlowDrip(Fault):
     rate: float = 4000.0
 
     def link(self, sock: socket.socket) -> socket.socket:
-        return _SlowLink(sock, self.rate)  # type: ignore[return-value]
+        return _SlowLink(sock, self.rate)  # type: ignore[return-value]  # stands in for a socket
 
 
 @dataclass
@@ -369,7 +369,7 @@ class Tls(Fault):
     def link(self, sock: socket.socket) -> socket.socket:
         sock.setblocking(False)
         wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return _TlsLink(wrapped)  # type: ignore[return-value]
+        return _TlsLink(wrapped)  # type: ignore[return-value]  # stands in for a socket
 
 
 def made_certificate(folder: Path) -> Path:

@@ -75,7 +75,7 @@ def detection(known: bool = True, **changes: object) -> Detection:
         "received_ns": 17,
     }
     assignment = Assignment(
-        window=Window(**{**window, **changes}),  # type: ignore[arg-type]
+        window=Window(**{**window, **changes}),  # type: ignore[arg-type]  # options of any kind
         embedding=np.zeros(4, np.float32),
         membership=np.array([0.02, 0.98], np.float32),
         cluster=1,

@@ -92,7 +92,7 @@ def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 1) 
         warnings.simplefilter("ignore", DeprecationWarning)
         inner = torch.jit.load(io.BytesIO((DEMO / "encoder.ts").read_bytes())).eval()  # type: ignore[no-untyped-call]
         module = torch.jit.script(_FAULTS[how](inner, poison, turns).eval())
-        torch.jit.save(module, folder / "encoder.ts")  # type: ignore[no-untyped-call]
+        torch.jit.save(module, folder / "encoder.ts")  # type: ignore[no-untyped-call]  # torch has no types here
     document = package.load(DEMO).spec.model_dump(exclude={"format", "sha256"})
     package.write(folder, {**document, "name": f"demo-{how}"}, package.load(DEMO).labels)
     package.load_live(folder)

@@ -129,7 +129,7 @@ def test_records_of_any_overlap_order_and_gap(data: st.DataObject, seed: int) ->
     for (begin, length), late in zip(spans, jitter, strict=True):
         stamp = T0 + begin * STEP + late
         for part in assemble.feed(Record(SID, stamp, RATE, read_only(line[begin : begin + length].copy()))):
-            (blocks if isinstance(part, Block) else gaps).append(part)  # type: ignore[arg-type]
+            (blocks if isinstance(part, Block) else gaps).append(part)  # type: ignore[arg-type]  # options of any kind
         if reached < 0:
             first, index = begin, 0
         else:

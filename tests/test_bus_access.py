@@ -84,7 +84,7 @@ def subscribe(bus: Bus, notices: list[str]) -> Iterator[Subscribe]:
 
     def subscriber(curve: CurveKeys | None, **options: object) -> Subscriber:
         options = {"connect": bus.endpoint, "replay": bus.replay_endpoint, "notice": notices.append, **options}
-        made.append(Subscriber(curve=curve, **options))  # type: ignore[arg-type]
+        made.append(Subscriber(curve=curve, **options))  # type: ignore[arg-type]  # options of any kind
         return made[-1]
 
     yield subscriber

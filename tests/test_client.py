@@ -72,7 +72,7 @@ def subscribe(bus: Bus, notices: list[str]) -> Iterator[Callable[..., Subscriber
 
     def subscriber(**options: object) -> Subscriber:
         options = {"connect": bus.endpoint, "replay": bus.replay_endpoint, "notice": notices.append, **options}
-        made.append(Subscriber(**options))  # type: ignore[arg-type]
+        made.append(Subscriber(**options))  # type: ignore[arg-type]  # options of any kind
         return made[-1]
 
     yield subscriber

@@ -270,7 +270,7 @@ def _worked_off(
             outbox.put(STOP)
         return late()
 
-    overload.late = late_or_stop  # type: ignore[method-assign]
+    overload.late = late_or_stop  # type: ignore[method-assign]  # the test's own seam
     half = BackHalf(Infer(FakeEncoder()), str, None, site.config)
     if vote is not None:
         half.restore(vote)
@@ -412,13 +412,13 @@ def test_the_early_notice_goes_out_at_once_and_the_last_word_waits_for_spilled_w
     half.flush()
     assert half.feed(NetworkTrigger("n", 1, 2, members, final=False)) == []
     [early] = half.feed(WindowSpilled(second.uid))
-    assert (early.final, early.detections) == (False, ("uid-1",))  # type: ignore[union-attr]
+    assert (early.final, early.detections) == (False, ("uid-1",))  # type: ignore[union-attr]  # there by construction
     third = made_window(3)
     later = ((third.sid, third.onset_ns, third.uid),)
     assert half.feed(NetworkTrigger("m", 1, 2, later, final=True)) == half.feed(WindowSpilled(third.uid)) == []
     assert half.feed(NetworkTrigger("n", 1, 2, members, final=True)) == []
     [again] = half.feed(NetworkTrigger("n", 1, 2, members, final=False))
-    assert not again.final  # type: ignore[union-attr]
+    assert not again.final  # type: ignore[union-attr]  # there by construction
     half.feed(second)
     [_, last] = half.flush()
     assert (last.final, last.detections) == (True, ("uid-1", "uid-2"))  # type: ignore[union-attr]

@@ -48,7 +48,7 @@ def config_with(**trigger: object) -> Config:
 
 def stream(seed: int, sids: list[str]) -> list[Record]:
     """Records of some channels, interleaved, with a burst on all, a gap, a flat line and an invalid sample."""
-    order, queues = random.Random(seed), []  # noqa: S311
+    order, queues = random.Random(seed), []  # noqa: S311  # made-up data, no secret
     for number, sid in enumerate(sids):
         data = noise_with_bursts(seed + number, SAMPLES, [500 + 5 * number, 610, 1150 + 3 * number], gain=60.0)
         data[800 : 840 + number] = 5.0
@@ -302,7 +302,7 @@ def test_snapshots_are_as_seldom_as_their_size_wants() -> None:
 
 
 def flips(count: int, size: int) -> Iterator[int]:
-    return iter(random.Random(1).sample(range(size), count))  # noqa: S311
+    return iter(random.Random(1).sample(range(size), count))  # noqa: S311  # made-up data, no secret
 
 
 def test_the_journal_keeps_one_snapshot_and_notices_any_damage(stored: StoredSnapshot, tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ def test_a_storage_that_is_not_there(tmp_path: Path) -> None:
     program = REBUILD + b"(" + STORAGE + b"K\x00K\x04\x85K\x01\x85tR."
     stored = pickled.read(_zip(tmp_path / "w", program))
     with pytest.raises(PickledError, match="archive/data/0 is missing"):
-        stored.array(stored.value)  # type: ignore[arg-type]
+        stored.array(stored.value)  # type: ignore[arg-type]  # options of any kind
 
 
 def _legacy(system: object, value: object, keys: object) -> bytes:

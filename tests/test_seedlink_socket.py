@@ -913,7 +913,7 @@ def test_the_heart_beats_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
         config = SeedLinkConfig(server=server.address, streams=("BW_*",))
         states: queue.Queue[Emitted] = queue.Queue()
         heart: Callable[[], None] = lambda: beats.put(1)  # noqa: E731
-        backoff = Backoff(random.Random(1))  # noqa: S311
+        backoff = Backoff(random.Random(1))  # noqa: S311  # made-up data, no secret
         reader = SeedLinkReader(config, states.put, heartbeat=heart, backoff=backoff)
         thread = threading.Thread(target=reader.run)
         thread.start()

@@ -84,7 +84,7 @@ def assert_equal(found: dict[str, list], made: list[Made]) -> None:
 
 
 def collected(port: int, version: int, **options: object) -> Iterator:
-    from seedlink_client import Protocol, SeedLink  # noqa: PLC0415
+    from seedlink_client import Protocol, SeedLink  # noqa: PLC0415  # loaded where it is needed
 
     protocol = Protocol.V4 if version == 4 else Protocol.V3
     with SeedLink("127.0.0.1", port, timeout=DEADLINE, protocol=protocol, **options) as client:
@@ -117,7 +117,7 @@ def test_once_ends_the_clients_and_the_server(mixed_archive, version: int) -> No
 
 
 def test_seedlink_client_resumes_where_it_stopped(mixed_archive) -> None:
-    from seedlink_client import SeedLink  # noqa: PLC0415
+    from seedlink_client import SeedLink  # noqa: PLC0415  # loaded where it is needed
 
     folder, made = mixed_archive
     with serving(folder, "--speed", "max") as server:
@@ -158,7 +158,7 @@ def add_trace(found: dict[str, list], trace) -> None:
 
 
 def test_obspy_slclient_reads_everything(mixed_archive) -> None:
-    from obspy.clients.seedlink.slclient import SLClient  # noqa: PLC0415
+    from obspy.clients.seedlink.slclient import SLClient  # noqa: PLC0415  # loaded where it is needed
 
     folder, made = mixed_archive
     wanted = sum(len(one.samples) for one in made)
@@ -182,7 +182,7 @@ def test_obspy_slclient_reads_everything(mixed_archive) -> None:
 
 
 def test_obspy_easy_client_reads_everything_and_is_sent_home(mixed_archive) -> None:
-    from obspy.clients.seedlink.easyseedlink import EasySeedLinkClient  # noqa: PLC0415
+    from obspy.clients.seedlink.easyseedlink import EasySeedLinkClient  # noqa: PLC0415  # loaded where it is needed
 
     folder, made = mixed_archive
     found: dict[str, list] = {}
@@ -213,7 +213,7 @@ def test_obspy_easy_client_reads_everything_and_is_sent_home(mixed_archive) -> N
 
 
 def test_obspy_reads_the_streams_of_the_server(mixed_archive) -> None:
-    from obspy.clients.seedlink.easyseedlink import EasySeedLinkClient  # noqa: PLC0415
+    from obspy.clients.seedlink.easyseedlink import EasySeedLinkClient  # noqa: PLC0415  # loaded where it is needed
 
     folder, _ = mixed_archive
     with serving(folder, "--speed", "max") as server:
@@ -237,7 +237,7 @@ def begin_with(server: ReplayServer, readers: int) -> None:
         if sum(client.session.cursor is not None for client in server._clients.values()) >= readers:
             begin(now, wall_ns)
 
-    server.replay.begin = begin_once_asked  # type: ignore[method-assign]
+    server.replay.begin = begin_once_asked  # type: ignore[method-assign]  # the test's own seam
 
 
 def test_two_slow_readers_of_a_ring_smaller_than_the_archive_get_everything(tmp_path: Path) -> None:

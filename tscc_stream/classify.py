@@ -135,7 +135,7 @@ def _report(summary: Summary, faults: archive.Faults) -> None:
     for sid, reason in sorted(summary.quarantined.items()):
         print(f"tscc-stream: channel {to_nslc(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201
     for text in faults.texts:
-        print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201
+        print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201  # said to people
     if faults.count > len(faults.texts):
         print(f"tscc-stream: and {faults.count - len(faults.texts)} more skipped", file=sys.stderr)  # noqa: T201
 

@@ -63,13 +63,13 @@ def _peak_mb() -> float:
 
 
 def _blindly(target: str, frames: int, seed: int, findings: Path) -> None:
-    from fuzz.inputs import DAMAGE  # noqa: PLC0415
-    from fuzz.seeds import corpus  # noqa: PLC0415
-    from fuzz.targets import TARGETS  # noqa: PLC0415
+    from fuzz.inputs import DAMAGE  # noqa: PLC0415  # loaded where it is needed
+    from fuzz.seeds import corpus  # noqa: PLC0415  # loaded where it is needed
+    from fuzz.targets import TARGETS  # noqa: PLC0415  # loaded where it is needed
 
     progress, inputs, number = Progress(target, frames, "plain"), list(corpus(target).values()), seed
     while True:
-        rng = random.Random(number)  # noqa: S311
+        rng = random.Random(number)  # noqa: S311  # made-up data, no secret
         data = DAMAGE[target](rng, rng.choice(inputs))
         (findings / f"{target}_running").write_bytes(data)  # stays where the process dies of it
         progress.add(TARGETS[target](data), len(data))
@@ -77,12 +77,12 @@ def _blindly(target: str, frames: int, seed: int, findings: Path) -> None:
 
 
 def _led_by_coverage(target: str, frames: int, seed: int, findings: Path) -> None:
-    import atheris  # noqa: PLC0415
+    import atheris  # noqa: PLC0415  # loaded where it is needed
 
     with atheris.instrument_imports(include=["tscc_stream"]):
-        from fuzz.targets import TARGETS  # noqa: PLC0415
-    from fuzz.inputs import DAMAGE  # noqa: PLC0415
-    from fuzz.seeds import CORPUS  # noqa: PLC0415
+        from fuzz.targets import TARGETS  # noqa: PLC0415  # loaded where it is needed
+    from fuzz.inputs import DAMAGE  # noqa: PLC0415  # loaded where it is needed
+    from fuzz.seeds import CORPUS  # noqa: PLC0415  # loaded where it is needed
 
     progress = Progress(target, frames, "atheris")
 
@@ -90,7 +90,7 @@ def _led_by_coverage(target: str, frames: int, seed: int, findings: Path) -> Non
         progress.add(TARGETS[target](data), len(data))
 
     def damage(data: bytes, most: int, number: int) -> bytes:
-        rng = random.Random(number)  # noqa: S311
+        rng = random.Random(number)  # noqa: S311  # made-up data, no secret
         if rng.random() < 0.3 or len(data) < 2:
             return bytes(atheris.Mutate(data, most))
         return DAMAGE[target](rng, bytes(data))[:most]
@@ -148,7 +148,7 @@ def main() -> int:
 
 def _has_atheris() -> bool:
     try:
-        import atheris  # noqa: F401, PLC0415
+        import atheris  # noqa: F401, PLC0415  # whether it is there
     except ImportError:
         return False
     return True

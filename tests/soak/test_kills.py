@@ -206,7 +206,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
-    dice = random.Random(SEED)  # noqa: S311
+    dice = random.Random(SEED)  # noqa: S311  # made-up data, no secret
     seconds = 150 + int(SPEED * KILLS * (START_SECONDS + 1.5))
     archive = write_archive(tmp_path / "archive", seconds)
     site = Site(tmp_path / "site", archive, max(RING_SECONDS, seconds // 3))

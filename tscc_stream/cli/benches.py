@@ -36,7 +36,7 @@ def _training() -> Results:
 
 
 def _fanout() -> Results:
-    from tscc_stream.bench import fanout  # noqa: PLC0415
+    from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
 
     return fanout.run()
 

@@ -71,7 +71,7 @@ def _evaluate_arrays(options: argparse.Namespace) -> int:
 
 
 def _evaluate_windows(options: argparse.Namespace) -> int:
-    from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415
+    from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415  # loaded where it is needed
 
     model = package.find(options.model)
     judged = evaluate.evaluate_model(model, options.data, representation=options.representation, seed=options.seed)
@@ -82,10 +82,10 @@ def _evaluate_windows(options: argparse.Namespace) -> int:
 
 
 def _evaluate_stream(options: argparse.Namespace) -> int:
-    from tscc_stream.classify import classify  # noqa: PLC0415
-    from tscc_stream.edges import archive  # noqa: PLC0415
+    from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.edges import archive  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415
-    from tscc_stream.source_id import to_nslc  # noqa: PLC0415
+    from tscc_stream.source_id import to_nslc  # noqa: PLC0415  # loaded where it is needed
 
     settings, _ = config_of(options)
     truth, found = stream_truth.read(options.truth), archive.index(options.stream)

@@ -103,8 +103,8 @@ def _place(options: argparse.Namespace) -> tuple[Path, config.RetentionConfig | 
 
 @contextmanager
 def _progress(text: str) -> Iterator[Update]:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
+    from rich.progress import Progress  # noqa: PLC0415  # loaded where it is needed
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -113,7 +113,7 @@ def _progress(text: str) -> Iterator[Update]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tscc_stream.journal_upkeep import check  # noqa: PLC0415
+    from tscc_stream.journal_upkeep import check  # noqa: PLC0415  # loaded where it is needed
 
     path, retention = _place(options)
     with _progress("check") as update:
@@ -142,7 +142,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace, path: Path, out: TextIO) -> int:
-    from tscc_stream.journal_upkeep import export  # noqa: PLC0415
+    from tscc_stream.journal_upkeep import export  # noqa: PLC0415  # loaded where it is needed
 
     with _progress("export") as update:
         lost = export(path, options.since, options.topic, out, update)
@@ -152,7 +152,7 @@ def _write(options: argparse.Namespace, path: Path, out: TextIO) -> int:
 
 
 def _backup(options: argparse.Namespace) -> int:
-    from tscc_stream.edges.journal_copy import backup  # noqa: PLC0415
+    from tscc_stream.edges.journal_copy import backup  # noqa: PLC0415  # loaded where it is needed
 
     path, _ = _place(options)
     with _progress("backup") as update:
@@ -162,7 +162,7 @@ def _backup(options: argparse.Namespace) -> int:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    from tscc_stream.edges.journal_copy import compact  # noqa: PLC0415
+    from tscc_stream.edges.journal_copy import compact  # noqa: PLC0415  # loaded where it is needed
 
     path, _ = _place(options)
     with _progress("compact") as update:

@@ -44,7 +44,7 @@ def _add_demo(commands: Commands) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from tscc_stream.demo import demo  # noqa: PLC0415
+    from tscc_stream.demo import demo  # noqa: PLC0415  # loaded where it is needed
 
     return demo(options.simulate, options.speed, jsonl=options.jsonl, keep_running=options.keep_running)
 
@@ -82,7 +82,7 @@ def _sequence(text: str) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from tscc_stream.tail import tail  # noqa: PLC0415
+    from tscc_stream.tail import tail  # noqa: PLC0415  # loaded where it is needed
 
     if (options.server_key is None) != (options.key is None):
         raise UsageError("tail: --server-key and --key belong together")

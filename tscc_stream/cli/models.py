@@ -99,7 +99,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
     if options.init is not None:
-        from tscc_stream.learn.identity import carry_labels  # noqa: PLC0415
+        from tscc_stream.learn.identity import carry_labels  # noqa: PLC0415  # loaded where it is needed
 
         print(carry_labels(package.load(package.find(str(options.init))), trained, options.data))
     return 0
@@ -159,8 +159,8 @@ def _add_dataset(commands: Commands) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from tscc_stream.learn import dataset  # noqa: PLC0415
-    from tscc_stream.learn.commands import build_dataset  # noqa: PLC0415
+    from tscc_stream.learn import dataset  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.learn.commands import build_dataset  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     if options.paths == [Path("journal")]:
@@ -196,7 +196,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
-    from tscc_stream.learn import dataset, from_journal  # noqa: PLC0415
+    from tscc_stream.learn import dataset, from_journal  # noqa: PLC0415  # loaded where it is needed
 
     if options.state_dir is None and options.config is None:
         raise UsageError("dataset build --from journal: expected --state-dir DIR or --config FILE")
@@ -267,7 +267,7 @@ def _import_reference(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415
+    from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415  # loaded where it is needed
 
     loaded = package.load(package.find(options.model))
     encoder = TorchScriptEncoder(loaded)

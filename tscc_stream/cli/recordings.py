@@ -27,7 +27,7 @@ def _add_classify(commands: Commands) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from tscc_stream.classify import classify  # noqa: PLC0415
+    from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     model = package.find(options.model) if options.model else package.find(settings.model, folder)
@@ -49,7 +49,7 @@ def _add_serve(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from tscc_stream.serve.command import parse_speed, serve_command  # noqa: PLC0415
+    from tscc_stream.serve.command import parse_speed, serve_command  # noqa: PLC0415  # loaded where it is needed
 
     try:
         speed = parse_speed(options.speed)
@@ -85,10 +85,10 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
+    from rich.progress import Progress  # noqa: PLC0415  # loaded where it is needed
 
-    from tscc_stream.serve.mine import simulate  # noqa: PLC0415
+    from tscc_stream.serve.mine import simulate  # noqa: PLC0415  # loaded where it is needed
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:

@@ -153,7 +153,7 @@ class _Asking:
         return 0
 
     def _answer(self, role: str) -> dict[str, Any]:
-        from tscc_stream.client import Subscriber  # noqa: PLC0415
+        from tscc_stream.client import Subscriber  # noqa: PLC0415  # loaded where it is needed
 
         pid, deadline = self._where["pid"], time.monotonic() + ANSWER_SECONDS
         with Subscriber(self._where["publish"], self._where["replay"], topic="status.model.") as answers:
@@ -201,7 +201,7 @@ def _metrics(address: str) -> str:
 
 
 def _counts(text: str) -> tuple[dict[tuple[str, str], int], int]:
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415  # loaded where it is needed
 
     counts: dict[tuple[str, str], int] = {}
     skipped = 0

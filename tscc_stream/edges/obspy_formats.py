@@ -37,7 +37,7 @@ def read_recording(path: Path) -> list[Record]:
 
 def _obspy_read(path: str) -> Any:  # noqa: ANN401 obspy has no types
     import obspy  # noqa: PLC0415 takes a second, which only foreign formats are worth
-    from obspy.core.util.base import ENTRY_POINTS  # noqa: PLC0415
+    from obspy.core.util.base import ENTRY_POINTS  # noqa: PLC0415  # loaded where it is needed
 
     ENTRY_POINTS["waveform"].pop("PICKLE", None)  # reading a pickle runs whatever code its author put in
     return obspy.read(path)
@@ -110,7 +110,7 @@ def _event(
 
 
 def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
-    from obspy import UTCDateTime  # noqa: PLC0415
+    from obspy import UTCDateTime  # noqa: PLC0415  # loaded where it is needed
     from obspy.core.event import Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
 
     cluster = body["data"]["cluster"]
@@ -124,13 +124,13 @@ def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
 
 
 def _comment(body: Mapping[str, Any], text: str) -> Any:  # noqa: ANN401 obspy is not typed
-    from obspy.core.event import Comment, ResourceIdentifier  # noqa: PLC0415
+    from obspy.core.event import Comment, ResourceIdentifier  # noqa: PLC0415  # loaded where it is needed
 
     return Comment(text=text, resource_id=ResourceIdentifier(f"smi:tscc-stream/comment/{body['id']}"))
 
 
 def event_types() -> list[str]:
     """The event types that QuakeML 1.2 knows."""
-    from obspy.core.event.header import EventType  # noqa: PLC0415
+    from obspy.core.event.header import EventType  # noqa: PLC0415  # loaded where it is needed
 
     return sorted(EventType.keys())

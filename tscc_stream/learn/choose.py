@@ -93,7 +93,7 @@ def explain(rows: Sequence[Measured], chosen: int) -> str:
 def plot(rows: Sequence[Measured], chosen: int, path: Path) -> None:
     """The three measures over the number of clusters."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 slow to import, wanted once
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415  # loaded where it is needed
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)

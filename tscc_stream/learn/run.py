@@ -322,7 +322,7 @@ def _finish(folder: Path, trainer: Trainer, package: Package) -> None:
 
 def _plot(history: list[Epoch], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 slow to import, wanted once
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415  # loaded where it is needed
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
