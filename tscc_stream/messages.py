@@ -7,6 +7,7 @@ results depend on data alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 AnyArray = npt.NDArray[Any]
 _Array = TypeVar("_Array", bound=AnyArray)
 
@@ -39,6 +41,45 @@ class Record:
     samples: AnyArray
     quality: frozenset[str] = frozenset()
     received_ns: int = 0
+
+
+QUALITIES = (frozenset[str](), frozenset({"clipped"}), frozenset({"timing"}), frozenset({"clipped", "timing"}))
+"""What can be said of a record, by number."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordBatch:
+    """Decoded records of any channels side by side, in the order in which they came.
+
+    Record i is of sids[channel[i]], came under stations[channel[i]] (NET_STA, empty where nobody says), starts at
+    start_ns[i], and has samples[begin[i]:begin[i + 1]]. channel [n], start_ns [n], begin [n + 1] int64; sample_rate_hz
+    [n] float64; quality [n] int64: places in QUALITIES; samples [m] float64, read-only, in counts. sids may name more
+    channels than occur, and may grow.
+    """
+
+    sids: Sequence[str]
+    stations: Sequence[str]
+    channel: Int64Array
+    start_ns: Int64Array
+    sample_rate_hz: Float64Array
+    begin: Int64Array
+    quality: Int64Array
+    samples: Float64Array
+    received_ns: int = 0
+
+    def __len__(self) -> int:
+        return len(self.channel)
+
+    def record(self, i: int) -> Record:
+        """One of them."""
+        return Record(
+            self.sids[self.channel[i]],
+            int(self.start_ns[i]),
+            float(self.sample_rate_hz[i]),
+            self.samples[self.begin[i] : self.begin[i + 1]],
+            QUALITIES[self.quality[i]],
+            self.received_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,7 @@ from tscc_stream.messages import (
     NetworkTrigger,
     Quarantined,
     Record,
+    RecordBatch,
     Refusal,
     Released,
     Trigger,
@@ -136,6 +137,10 @@ class FrontHalf:
         self.counts["quarantined"] += self.quarantine.holds(sid)
         self.counts["suppressed"] = self._extract.counts["suppressed"]
         return out
+
+    def feed_batch(self, batch: RecordBatch, now_ns: int = 0) -> list[FrontMessage]:
+        """What the records of a batch complete: the same as one by one, but for the order among channels."""
+        return [message for i in range(len(batch)) for message in self.feed(batch.record(i), now_ns)]
 
     def snapshot(self) -> FrontState:
         """Everything that decides what the next record makes, to be written down before it is fed."""

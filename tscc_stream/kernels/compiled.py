@@ -1,0 +1,28 @@
+"""How loops are compiled: without the interpreter's lock, floating-point operations in the order written, kept on disk.
+
+The machine code is kept beside the source, or in NUMBA_CACHE_DIR where that is set; where neither can be written, it is
+made anew in each process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
+
+
+def compiled(loop: _Loop) -> _Loop:
+    """The same loop over numpy arrays and numbers, compiled at its first call."""
+    try:
+        made = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+    except RuntimeError:  # no place to keep it
+        made = numba.njit(nogil=True, error_model="numpy")(loop)
+    return cast("_Loop", made)
+
+
+def inlined(loop: _Loop) -> _Loop:
+    """A piece of compiled loops, without a call."""
+    return cast("_Loop", numba.njit(inline="always", error_model="numpy")(loop))

@@ -1,0 +1,180 @@
+"""Many miniSEED 2 records of a buffer at once: start times and samples.
+
+Sources: SEED manual 2.4, chapter 8 (fixed header, blockettes 1000 and 1001) and appendix B (Steim-1 and Steim-2).
+Covered are big-endian records with blockette 1000 first and 1001 or nothing after it; what is not covered, or does not
+add up, is said to be so, and libmseed's to judge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tscc_stream.kernels.compiled import compiled, inlined
+from tscc_stream.messages import AnyArray, Float64Array, Int64Array
+
+INT32, STEIM1, STEIM2 = 3, 10, 11
+HEADER_BYTES = 64
+"""With blockettes 1000 and 1001."""
+FRAME_BYTES = 64
+_US_AT = 61
+_FIRST_YEAR, _LAST_YEAR = 1971, 2100
+_DAY_NS = 86_400_000_000_000
+
+
+@inlined
+def _u16(data: AnyArray, at: Any) -> Any:
+    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
+
+
+@inlined
+def _word(data: AnyArray, at: Any) -> Any:
+    return (
+        (np.uint32(data[at]) << np.uint32(24))
+        | (np.uint32(data[at + 1]) << np.uint32(16))
+        | (np.uint32(data[at + 2]) << np.uint32(8))
+        | np.uint32(data[at + 3])
+    )
+
+
+@inlined
+def _has_number(data: AnyArray, at: Any) -> bool:
+    """Whether the record begins with a number as SEED has it, or with blanks or nothing in its place."""
+    for i in range(6):
+        byte = data[at + i]
+        if not (48 <= byte <= 57 or byte == 32 or byte == 0):
+            return False
+    return True
+
+
+@compiled
+def read_starts(data: AnyArray, at: Int64Array, has_us: AnyArray, start_ns: Int64Array, samples: Int64Array) -> None:
+    """Start (ns since 1970) and number of samples of the records that begin at `at` [n] in `data` (bytes).
+
+    has_us [n] bool: blockette 1001 follows blockette 1000. samples is -1 where the header begins otherwise, or states no
+    time that can be.
+    """
+    for i in range(at.size):
+        o = at[i]
+        year, day = _u16(data, o + 20), _u16(data, o + 22)
+        hour, minute, second = np.int64(data[o + 24]), np.int64(data[o + 25]), np.int64(data[o + 26])
+        tenths_ms = _u16(data, o + 28)
+        leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+        if not (_FIRST_YEAR <= year <= _LAST_YEAR and 1 <= day <= 365 + leap):
+            samples[i] = -1
+            continue
+        if hour > 23 or minute > 59 or second > 59 or tenths_ms > 9999 or not _has_number(data, o):
+            samples[i] = -1
+            continue
+        before = year - 1
+        days = (year - 1970) * 365 + before // 4 - 492 - (before // 100 - 19) + (before // 400 - 4) + day - 1
+        us = np.int64(np.int8(data[o + _US_AT])) if has_us[i] else np.int64(0)
+        seconds = (hour * 60 + minute) * 60 + second
+        start_ns[i] = days * _DAY_NS + seconds * 1_000_000_000 + tenths_ms * 100_000 + us * 1_000
+        samples[i] = _u16(data, o + 30)
+
+
+@inlined
+def _spread(word: Any, n: int, bits: int, x: Any, out: Float64Array, k: int) -> Any:
+    """So many differences of some bits each, the first in the highest place: added up from x into out[k:k + n]."""
+    for j in range(n):
+        up = np.uint32(32 - bits - (n - 1 - j) * bits)
+        difference = np.int32(word << up) >> np.int32(32 - bits)
+        x = np.int32(x + difference)
+        out[k + j] = x
+    return x
+
+
+@inlined
+def _spread_1(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
+    if nibble == 1:
+        return _spread(word, 4, 8, x, out, k), k + 4
+    if nibble == 2:
+        return _spread(word, 2, 16, x, out, k), k + 2
+    return _spread(word, 1, 32, x, out, k), k + 1
+
+
+@inlined
+def _spread_2(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
+    """The second is -1 after a code that means nothing."""
+    if nibble == 1:
+        return _spread(word, 4, 8, x, out, k), k + 4
+    code = word >> np.uint32(30)
+    if nibble == 2:
+        if code == 1:
+            return _spread(word, 1, 30, x, out, k), k + 1
+        if code == 2:
+            return _spread(word, 2, 15, x, out, k), k + 2
+        if code == 3:
+            return _spread(word, 3, 10, x, out, k), k + 3
+        return x, -1
+    if code == 0:
+        return _spread(word, 5, 6, x, out, k), k + 5
+    if code == 1:
+        return _spread(word, 6, 5, x, out, k), k + 6
+    if code == 2:
+        return _spread(word, 7, 4, x, out, k), k + 7
+    return x, -1
+
+
+@inlined
+def _steim(data: AnyArray, at: Any, end: Any, samples: Any, steim2: bool, out: Float64Array, begin: Any) -> bool:
+    """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up."""
+    x, last = np.int32(_word(data, at + 4)), np.int32(_word(data, at + 8))
+    k, stop = begin, begin + samples
+    first = True
+    while at + FRAME_BYTES <= end and k < stop:
+        codes = _word(data, at)
+        for w in range(1, 16):
+            nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
+            if nibble == 0:
+                continue
+            word = _word(data, at + 4 * w)
+            if first:  # the first difference leads to the first sample, which is stated
+                if steim2:
+                    _, reached = _spread_2(word, nibble, np.int32(0), out, k)
+                else:
+                    _, reached = _spread_1(word, nibble, np.int32(0), out, k)
+                if reached < 0:
+                    return False
+                x = np.int32(x - np.int32(out[k]))
+                first = False
+            if steim2:
+                x, k = _spread_2(word, nibble, x, out, k)
+            else:
+                x, k = _spread_1(word, nibble, x, out, k)
+            if k < 0:
+                return False
+            if k >= stop:
+                break
+        at += FRAME_BYTES
+    return bool(k >= stop and out[stop - 1] == last)
+
+
+@compiled
+def unpack(
+    data: AnyArray,
+    at: Int64Array,
+    end: Int64Array,
+    encoding: Int64Array,
+    begin: Int64Array,
+    out: Float64Array,
+    whole: AnyArray,
+) -> None:
+    """Samples of records, packed in `data` (bytes) from `at` to `end` [n], to out[begin[i]:begin[i + 1]].
+
+    `out` has eight places more. whole [n] bool: left False where the samples cannot be had so, or where the last one is
+    not the one stated; what stands in `out` is then undefined.
+    """
+    for i in range(at.size):
+        samples = begin[i + 1] - begin[i]
+        if samples <= 0:
+            continue
+        if encoding[i] == INT32:
+            if at[i] + 4 * samples <= end[i]:
+                for k in range(samples):
+                    out[begin[i] + k] = np.int32(_word(data, at[i] + 4 * k))
+                whole[i] = True
+        elif (encoding[i] == STEIM2 or encoding[i] == STEIM1) and at[i] + FRAME_BYTES <= end[i]:
+            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] == STEIM2, out, begin[i])
