@@ -110,7 +110,7 @@ def advance(
 ) -> tuple[int, int, int]:
     """The records of a batch (see RecordBatch), from records[place] and its sample `within` on, each in lanes[rows].
 
-    lanes [C] LANE, sections [C, SECTIONS, 5] (b0 b1 b2 a1 a2), memory [C, SECTIONS, 2]; history and ratios [C, R], rings
+    lanes [C] LANE, sections [C, SECTIONS, 5] (b0 b1 b2 a1 a2), memory [C, SECTIONS, 2]. history, ratios [C, R]: rings
     in which sample i has the place i % R. taken [n] bool: the record is done. events [E, EVENT_COLUMNS].
 
     Returns where to go on (place, within), and the number of events: before the end where these have to be looked at
