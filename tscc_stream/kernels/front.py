@@ -62,7 +62,8 @@ LANE = np.dtype(
         # The call's own. moved: samples since the last call began; odd: left to the stages.
         ("moved", np.int64),
         ("odd", np.bool_),
-    ]
+    ],
+    align=True,
 )
 
 
@@ -209,3 +210,15 @@ def advance(
         lane.last_ns = start_ns[record] + _offset_ns(end - first - 1, up, down)
         taken[at] = True
     return records.size, 0, found
+
+
+def warm_up() -> None:
+    """Compile `advance`, or load it, before anything waits for it."""
+    none, rates = np.zeros(0, np.int64), np.zeros(0)
+    samples = rates.copy()
+    samples.flags.writeable = False
+    lanes, rings = np.zeros(1, LANE), (np.zeros((1, 1)), np.zeros((1, 1)))
+    sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
+    events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
+    batch = none, none, none, rates, np.zeros(1, np.int64), samples
+    advance(*batch, lanes, sections, memory, *rings, 1, np.zeros(0, np.bool_), events, 0, 0)
