@@ -2,7 +2,7 @@
 
 Ours is what the daemon does with a read of a socket: RecordDecoder, then FrontHalf.feed_batch. "stages" is FrontHalf
 record by record, which decides what is right: before anything is timed, the windows of both are compared to the bit.
-All take turns over stretches of the same streams: 512-byte Steim-2 records of 1 kHz, a trigger each 50 s a channel.
+All take turns over stretches of the same streams: 512-byte Steim-2 records of 1 kHz, a trigger each 180 s a channel.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ ROUNDS = 5
 SAMPLES_A_ROUND = 4_000_000
 _T0_NS = 1_767_225_600 * NS_PER_SECOND
 _BYTES = 512
-_SIGNALS = 20
-_TRIGGER_EVERY_S = 50.0
+_SIGNALS = 200
+"""More channels than that share them."""
+_TRIGGER_EVERY_S = 180.0
 _STATION = slice(8, 13)
 
 Step = Callable[[list[bytes]], list[FrontMessage]]
@@ -51,15 +52,14 @@ def run(
         }
     )
     spec = _spec()
-    seconds = rounds * samples / RATE_HZ / min(channels) + 10.0
-    signals = [_records(number, seconds) for number in range(_SIGNALS)]
-    _compare(config, spec, signals)
+    signals = {n: _signals(n, rounds * samples / RATE_HZ / n + 10.0) for n in {*channels, OF_THE_FIELD}}
+    _compare(config, spec, signals[OF_THE_FIELD][:20])
     variants: dict[str, _Variant] = {
-        f"ours, {n} channels" if n != OF_THE_FIELD else "ours": _Variant(_ours(config, spec), signals, n, samples)
+        f"ours, {n} channels" if n != OF_THE_FIELD else "ours": _Variant(_ours(config, spec), signals[n], n, samples)
         for n in channels
     }
-    variants["stages"] = _Variant(_stages(config, spec), signals, OF_THE_FIELD, samples // 50)
-    variants[FIELD] = _Variant(_field(config, spec), signals, OF_THE_FIELD, samples // 50)
+    variants["stages"] = _Variant(_stages(config, spec), signals[OF_THE_FIELD], OF_THE_FIELD, samples // 50)
+    variants[FIELD] = _Variant(_field(config, spec), signals[OF_THE_FIELD], OF_THE_FIELD, samples // 50)
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
@@ -75,7 +75,7 @@ class _Variant:
         self._step, self._signals, self._channels = step, signals, channels
         self._a_round = max(1, round(samples / channels / _mean_samples(signals)))
         self._at = 0
-        self._go(6)
+        self._go(4)
 
     def round(self) -> float:
         """Processor time in ns for each sample over the next stretch."""
@@ -111,12 +111,16 @@ def _mean_samples(signals: list[list[bytes]]) -> float:
     return float(np.mean([int.from_bytes(record[30:32], "big") for signal in signals for record in signal]))
 
 
+def _signals(channels: int, seconds: float) -> list[list[bytes]]:
+    return [_records(number, seconds) for number in range(min(channels, _SIGNALS))]
+
+
 def _records(number: int, seconds: float) -> list[bytes]:
     """Noise of some counts as a quiet geophone has it, with a burst that triggers now and then."""
     rng = np.random.default_rng(number)
     n = int(seconds * RATE_HZ)
     x = rng.normal(0.0, 40.0, n)
-    for begin in np.arange(rng.uniform(5.0, _TRIGGER_EVERY_S), seconds - 1.0, _TRIGGER_EVERY_S):
+    for begin in np.arange(rng.uniform(2.0, _TRIGGER_EVERY_S), seconds - 1.0, _TRIGGER_EVERY_S):
         first = int(begin * RATE_HZ)
         x[first : first + 300] += rng.normal(0.0, 1500.0, 300) * np.exp(-np.arange(300) / 80.0)
     made = miniseed.encode("FDSN:XX_00000__G_H_Z", _T0_NS, RATE_HZ, np.rint(x).astype(np.int32))
@@ -155,7 +159,7 @@ def _compare(config: Config, spec: PackageSpec, signals: list[list[bytes]]) -> N
     """Both give the same windows, to the bit. Raises AssertionError."""
     found = []
     for step in (_ours(config, spec), _stages(config, spec)):
-        flat = [_of(number, record) for number, signal in enumerate(signals) for record in signal[:200]]
+        flat = [_of(number, record) for number, signal in enumerate(signals) for record in signal]
         windows = [m for at in range(0, len(flat), BATCH) for m in step(flat[at : at + BATCH]) if isinstance(m, Window)]
         found.append([(w.uid, w.normalised.tobytes(), w.peak_ratio, w.duration_s) for w in windows])
     if not found[0] or found[0] != found[1]:
