@@ -28,12 +28,13 @@ from typing import Final, Literal, NoReturn
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of, why
 from tscc_stream.edges.seedlink_probe import RingGuard
-from tscc_stream.messages import Record
+from tscc_stream.messages import Record, RecordBatch
+from tscc_stream.record_decoder import RecordDecoder
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Position, Step
 from tscc_stream.seedlink.server_choice import ServerChoice
 from tscc_stream.seedlink.streams import parse_pattern
-from tscc_stream.stages.acquire import Connected, Event, Notice, Received, Rejected, SeedLinkSession, SessionError
+from tscc_stream.stages.acquire import Connected, Event, Notice, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
 HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
@@ -48,18 +49,18 @@ class Arrival:
     """
 
     server: str
-    items: tuple[Received | Rejected, ...]
+    items: tuple[RecordBatch | Rejected, ...]
     unwanted: int
     position: Position
     entry: str = ""
 
     @property
-    def received(self) -> tuple[Received, ...]:
-        return tuple(item for item in self.items if isinstance(item, Received))
+    def batches(self) -> tuple[RecordBatch, ...]:
+        return tuple(item for item in self.items if isinstance(item, RecordBatch))
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return tuple(received.record for received in self.received)
+        return tuple(batch.record(i) for batch in self.batches for i in range(len(batch)))
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
@@ -136,6 +137,7 @@ class SeedLinkReader:
         self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
         self._buffer = memoryview(bytearray(READ_BYTES))
+        self._decoder = RecordDecoder()
         self._unsent = bytearray()
         self._stop = threading.Event()
         self._drop: str | None = None
@@ -237,6 +239,7 @@ class SeedLinkReader:
                 password=password_of(self._config),
                 agent=self._agent,
                 newest=self._newest,
+                decoder=self._decoder,
             )
         except ValueError as error:
             raise LinkError("auth", str(error)) from error
@@ -323,7 +326,7 @@ class SeedLinkReader:
         return LinkError("network", f"lost {self._choice.server}: {why(error)}")
 
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
-        items = tuple(event for event in events if isinstance(event, Received | Rejected))
+        items = tuple(event for event in events if isinstance(event, RecordBatch | Rejected))
         unwanted, session.unwanted = session.unwanted, 0
         for event in events:
             self._tell(event)
