@@ -67,7 +67,11 @@ def packets(draw: st.DrawFn, protocol: int) -> bytes:
     if kind == "word":
         return draw(st.sampled_from([b"END", b"ERROR AUTH no\r\n", b"junk", b"SE", b"SL00000G"]))
     if protocol == 3:
-        others = {"info": v3_info("<seedlink/>"), "other": b"SL%06x" % (sequence % (1 << 24)) + payload}
+        others = {
+            "info": v3_info("<seedlink/>"),
+            "other": b"SL%06x" % (sequence % (1 << 24)) + payload,
+            "odd": b"SL00" + draw(st.sampled_from([b"0G", b"0x", b" 1", b":0"])) + b"00" + payload,
+        }
         return others.get(kind, v3(sequence, payload))
     code = draw(st.sampled_from(["2D", "3D", "4D", "JD"]))
     others = {
@@ -147,6 +151,14 @@ def test_a_run_ends_at_the_packet_that_is_not_whole_yet() -> None:
             run = take_run(stream[:-missing], 0, protocol)
             assert (run.sequences, run.lengths) == ([5], [512])
             assert run.end == len(stream) // 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"SL00000G", b"SL00:000", b"SL@00000", b"SL0 0000", b"SLINFO  ", b"SE000000", b"MS000000"]
+)
+def test_what_is_no_ordinary_head_in_version_3_ends_a_run(head: bytes) -> None:
+    assert take_run(bytearray(head + record()), 0, 3).sequences == []
+    assert take_run(bytearray(b"SL00aF0C" + record()), 0, 3).sequences == [0xAF0C]
 
 
 def test_what_a_decoder_has_learnt_outlives_the_session() -> None:
