@@ -433,6 +433,29 @@ def test_plain_stations_come_first_and_carry_the_selectors_of_patterns_that_meet
     ]
 
 
+def test_many_stations_of_a_network_are_one_pattern_where_the_server_numbers_all_in_one() -> None:
+    streams = [*(f"XX_S{i:03}:HH{'ZN'[i % 2]}" for i in range(100)), "YY_A:EHZ", "XX_*:?HE"]
+    unwanted, other = Packet(4, record("FDSN:XX_T1__H_H_Z", 4)), Packet(5, record("FDSN:YY_A__E_H_Z", 5))
+    packets = [*(Packet(i + 1, record(f"FDSN:XX_S{i:03}__H_H_Z", i)) for i in range(3)), unwanted, other]
+    server = FakeServer(packets, RINGSERVER)
+    session = new_session(*streams)
+    events = join(session, server)
+    asked = [command for command in server.commands if command[:4] in ("STAT", "SELE")]
+    assert asked == [
+        "STATION YY_A",
+        "SELECT *_E_H_Z",
+        "STATION XX_*",
+        "SELECT *_?_H_E",
+        "SELECT *_H_H_Z",
+        "SELECT *_H_H_N",
+    ]
+    assert sequences(events) == [1, 3, 6]
+    assert session.unwanted == 2
+    server = FakeServer(packets, PLAIN_V4)
+    join(new_session(*streams), server)
+    assert sum(command.startswith("STATION XX_S") for command in server.commands) == 100
+
+
 def test_the_filter_forgets_decisions_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tscc_stream.seedlink.streams._DECISIONS", 2)
     chosen = StreamFilter((parse_pattern("BW_*"), parse_pattern("XX_A")))

@@ -14,6 +14,7 @@ from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, START_NS, FakeServer,
 
 from tscc_stream import packet_run
 from tscc_stream.config import SeedLinkConfig
+from tscc_stream.kernels import frames, records
 from tscc_stream.messages import RecordBatch
 from tscc_stream.miniseed import encode
 from tscc_stream.packet_run import take_run
@@ -159,6 +160,18 @@ def test_a_run_ends_at_the_packet_that_is_not_whole_yet() -> None:
 def test_what_is_no_ordinary_head_in_version_3_ends_a_run(head: bytes) -> None:
     assert take_run(bytearray(head + record()), 0, 3).sequences == []
     assert take_run(bytearray(b"SL00aF0C" + record()), 0, 3).sequences == [0xAF0C]
+
+
+def test_after_the_warm_up_nothing_is_left_to_compile() -> None:
+    acquire.warm_up()
+    loops = (frames.run_v4, frames.run_v3, records.read_starts, records.unpack)
+    before = [len(loop.signatures) for loop in loops]
+    assert before == [1, 1, 1, 1]
+    for hello, packet in ((PLAIN_V4, v4), (PLAIN_V3, v3)):
+        session = streaming(SeedLinkSession, hello, Position())
+        stream = b"".join(packet(1 + i, record(SIDS[i % 3], i)) for i in range(20))
+        session.receive(stream + packet(30, b"x" * 512) + packet(31, record()) + stream, 0)
+    assert [len(loop.signatures) for loop in loops] == before
 
 
 def test_what_a_decoder_has_learnt_outlives_the_session() -> None:

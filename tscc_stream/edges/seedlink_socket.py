@@ -37,6 +37,8 @@ from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.stages.acquire import Connected, Event, Notice, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
+GATHER_NS: Final = 5_000_000
+"""From one read to the next where there was less than a full one: many records at once cost little more than one."""
 HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
 
 
@@ -139,6 +141,7 @@ class SeedLinkReader:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._decoder = RecordDecoder()
         self._unsent = bytearray()
+        self._broken: LinkError | None = None
         self._stop = threading.Event()
         self._drop: str | None = None
         self._data_came = False
@@ -257,19 +260,25 @@ class SeedLinkReader:
     def _converse(self, link: socket.socket, session: SeedLinkSession) -> NoReturn:
         """Bytes both ways until the session ends, which raises LinkError."""
         self._unsent.clear()
+        self._broken = None
         while True:
             self._turn()
             if session.streaming and not self._room():
                 self._hold(link, session)
             count, read_mask = self._read(link)
             now_ns = time.monotonic_ns()
-            if count is not None:
+            if count is None:
+                self._hand_on(session.poll(now_ns), session)
+            else:
                 self._hand_on(session.receive(self._buffer[:count], now_ns, time.time_ns()), session)
-                continue
-            self._hand_on(session.poll(now_ns), session)
             self._unsent += session.to_send()
             mask = read_mask | self._write(link)
-            self._dialer.wait(link, mask, session.next_deadline() or now_ns)
+            if count == READ_BYTES:
+                continue
+            if count is None or not session.streaming:
+                self._dialer.wait(link, mask, session.next_deadline() or now_ns)
+            else:
+                self._dialer.wait(None, 0, now_ns + GATHER_NS)
 
     def _hold(self, link: socket.socket, session: SeedLinkSession) -> None:
         """Until there is room: keep the link alive and watch the server's ring, but read nothing.
@@ -312,15 +321,28 @@ class SeedLinkReader:
         return 0
 
     def _read(self, link: socket.socket) -> tuple[int | None, int]:
-        """Bytes read (0 at the end of the connection, None where there is nothing yet), and what to wait for."""
+        """Bytes read (0 at the end of the connection, None where there is nothing yet), and what to wait for.
+
+        All that is there, as far as the buffer holds it; an end that is met behind it is met again by the next read.
+        """
+        if self._broken is not None:
+            raise self._broken
+        filled = 0
         try:
-            return link.recv_into(self._buffer), 0
+            while filled < READ_BYTES:
+                count = link.recv_into(self._buffer[filled:])
+                if not count:
+                    return filled, selectors.EVENT_READ
+                filled += count
         except (BlockingIOError, ssl.SSLWantReadError):
-            return None, selectors.EVENT_READ
+            return filled or None, selectors.EVENT_READ
         except ssl.SSLWantWriteError:
-            return None, selectors.EVENT_WRITE
+            return filled or None, selectors.EVENT_WRITE
         except OSError as error:
-            raise self._lost(error) from error
+            self._broken = self._lost(error)
+            if not filled:
+                raise self._broken from error
+        return filled, selectors.EVENT_READ
 
     def _lost(self, error: OSError) -> LinkError:
         return LinkError("network", f"lost {self._choice.server}: {why(error)}")

@@ -27,7 +27,7 @@ import numpy as np
 
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.messages import AnyArray, RecordBatch
-from tscc_stream.miniseed import RecordError, split
+from tscc_stream.miniseed import RecordError, encode, split
 from tscc_stream.packet_run import Run, take_run
 from tscc_stream.record_decoder import Bytes, RecordDecoder, Undecoded
 from tscc_stream.sampling import seconds_to_ns
@@ -383,7 +383,8 @@ class SeedLinkSession:
 
     def _begin_subscribing(self) -> None:
         self._tracker.begin(self._server)
-        for subscription in subscriptions(self._patterns, self._server.protocol):
+        server = self._server
+        for subscription in subscriptions(self._patterns, server.protocol, together=server.shared_sequence):
             if subscription.wildcard:
                 self._ask_known(subscription)
             self._ask(subscription)
@@ -567,6 +568,16 @@ class SeedLinkSession:
             if failures >= SKIP_AFTER:
                 text += f"; this is failure {failures} in a row here, so the next request steps over it"
         return self._fail(error.reason, text)
+
+
+def warm_up() -> None:
+    """Compile the loops that packets go through, or load them from where they are kept: the first packet would wait."""
+    decoder = RecordDecoder()
+    (payload,) = encode("FDSN:XX_A__H_H_Z", 0, 100.0, np.arange(2, dtype=np.int32))
+    for protocol, head in ((4, b"SE2D\0\2\0\0\1\0\0\0\0\0\0\0\0"), (3, b"SL000001")):
+        buffer = bytearray(head + payload)
+        run = take_run(buffer, 0, protocol)
+        decoder.decode(buffer, run.at, run.lengths, run.stations)
 
 
 def _is_word(text: str) -> bool:
