@@ -16,15 +16,14 @@ client; that is tested beside ringserver.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from tscc_stream import package
 from tscc_stream.bench import latency_field, live
-from tscc_stream.bench.load import Scene
 from tscc_stream.bench.live import Detection, Watched
+from tscc_stream.bench.load import Scene
 from tscc_stream.bench.measure import FIELD, Figure, Results
 from tscc_stream.messages import Float64Array
 from tscc_stream.windows import plan_windows
@@ -60,15 +59,15 @@ def run(
     after = _reach() if field else 0
     times = {FIELD: latencies_ms(field, after), **{name: latencies_ms(one, _reach()) for name, one in ours.items()}}
     slowest = latencies_ms(shaken, _reach()).max()
-    for name, watched in {**ours, "blast": shaken}.items():
-        _tell(name, watched)
     return {
         **{f"latency_{name}": _figures(times, share) for name, share in _PERCENTILES.items()},
         "latency_blast_slowest": _slowest(times, slowest, blast_channels),
         "cores_per_1000_channels": _per_channel({FIELD: field, **ours}),
         **{f"cores_{name}": _cores(watched) for name, watched in ours.items()},
+        **{f"stages_{name}": _stages(watched) for name, watched in ours.items()},
         "rss": {
-            name: Figure(one.rss_mib, "MiB", field.rss_mib / one.rss_mib) for name, one in {FIELD: field, **ours}.items()
+            name: Figure(one.rss_mib, "MiB", field.rss_mib / one.rss_mib)
+            for name, one in {FIELD: field, **ours}.items()
         },
     }
 
@@ -142,13 +141,11 @@ def _cores(watched: Watched) -> dict[str, Figure]:
     }
 
 
-def _tell(name: str, watched: Watched) -> None:
-    """Where the time went, for people who tune it."""
-    counters = watched.counters
-    print(f"{name}: load {watched.load_cores:.3f} cores, daemon {sum(watched.cores.values()):.3f} cores "
-          f"{ {key: round(value, 3) for key, value in watched.cores.items() if value > 0.0005} }", file=sys.stderr)  # fmt: skip  # noqa: T201
-    for stage in sorted(key.partition(" ")[2] for key in counters if key.startswith("tscc_stage_seconds_count")):
-        count = counters[f"tscc_stage_seconds_count {stage}"]
-        total = counters[f"tscc_stage_seconds_sum {stage}"]
-        if count:
-            print(f"  {stage:10} {count:8.0f} calls {1e3 * total / count:9.3f} ms each {total:8.3f} s", file=sys.stderr)  # noqa: T201
+def _stages(watched: Watched) -> dict[str, Figure]:
+    """Milliseconds a call by stage; `field` is the daemon's own figure of receipt to publication."""
+    counters, means = watched.counters, dict[str, float]()
+    for key, count in counters.items():
+        family, _, stage = key.partition("_count")
+        if count and family in ("tscc_stage_seconds", "tscc_sample_to_publish_seconds"):
+            means[stage.strip() or FIELD] = 1e3 * counters[f"{family}_sum{stage}"] / count
+    return {name: Figure(mean, "ms a call", means[FIELD] / mean) for name, mean in sorted(means.items())}

@@ -1,11 +1,12 @@
-"""The field's way of a live trigger with a network behind it, a process of its own: latency_field PORT PACKAGE SETTINGS.
+"""The field's way of a live trigger with an encoder behind it, a process: latency_field PORT PACKAGE SETTINGS.
 
 As obspy documents it: an EasySeedLinkClient whose callback gets each record as a Trace (obspy tutorial, "SeedLink"), a
 Stream per channel that is merged and trimmed (`merge`, `trim`), and on a copy of it, per packet, `filter`,
 `recursive_sta_lta` and `trigger_onset` (tutorial, "Trigger/Picker"). A window is cut, filtered and resampled once its
 samples are there, goes alone through the plain eager encoder, and is printed. Nothing is journalled or published.
 
-SETTINGS: JSON with band_hz, sta_seconds, lta_seconds, trigger_on, trigger_off, sids. Prints lines as latency_reader does.
+SETTINGS: JSON with band_hz, sta_seconds, lta_seconds, trigger_on, trigger_off, sids. Prints lines as latency_reader
+does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The subscriber of `bench latency`, a process of its own: latency_reader BIND REPLAY.
 
-Prints `ready`, then for each detection a line [source id, onset ns, monotonic time of receipt in ns], until it is ended.
+Prints `ready`, then for each detection a line [source id, onset ns, monotonic ns of its receipt], until it is ended.
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ def watch_daemon(scene: Scene) -> Watched:
                 with child("tscc_stream", "run", "--config", str(config), log=lines) as daemon:
                     scene = replace(scene, begin_ns=int(load.line(START_SECONDS)))
                     where = json.loads((folder / "var" / "endpoints.json").read_text())
-                    with told.open("wb") as out, child(latency_reader.__name__, where["publish"], where["replay"], out=out):
+                    subscriber = latency_reader.__name__, where["publish"], where["replay"]
+                    with told.open("wb") as out, child(*subscriber, out=out):
                         return _watched(scene, load, daemon, _Metrics(where["metrics"]), sent, told)
         except LiveError as error:
             raise LiveError(f"{error}\n{log.read_text()[-2000:] if log.exists() else ''}") from error
@@ -169,9 +170,7 @@ class _Metrics:
         }
 
 
-def _watched(
-    scene: Scene, load: Child, watched: Child, metrics: _Metrics | None, sent: Path, told: Path
-) -> Watched:
+def _watched(scene: Scene, load: Child, watched: Child, metrics: _Metrics | None, sent: Path, told: Path) -> Watched:
     begin_s = scene.begin_ns / 1e9
     time.sleep(max(0.0, begin_s + scene.quiet_s - time.time()))
     pid = watched.process.pid

@@ -1,4 +1,4 @@
-"""What a whole mine sends: background noise with planted events, as SeedLink frames, cheap enough to be made on the fly.
+"""What a whole mine sends: background noise with planted events, as SeedLink frames, cheap to make on the fly.
 
 Records are 512-byte miniSEED 2 (SEED 2.4, chapter 8) in Steim2 whose words all hold four 8-bit differences, so that
 every record has SAMPLES samples and a tick's frames are put together by a few numpy calls. Recorders mix the codes of
@@ -132,7 +132,7 @@ class Frames:
 
     def _planted(self) -> Iterator[tuple[int, _Bytes]]:
         """Records that hold part of an event: number, and their samples packed."""
-        added: dict[int, npt.NDArray[np.int64]] = {}
+        added: dict[int, Int64Array] = {}
         for event in self._scene.planted:
             first, last = event.onset // SAMPLES, (event.onset + self._event.size) // SAMPLES
             run = np.zeros((last - first + 1) * SAMPLES, np.int64)
@@ -144,10 +144,11 @@ class Frames:
             before = added.get(record - self._scene.channels)
             yield record, self._changed(record, part, 0 if before is None else int(before[-1]))
 
-    def _changed(self, record: int, added: npt.NDArray[np.int64], added_before: int) -> _Bytes:
+    def _changed(self, record: int, added: Int64Array, added_before: int) -> _Bytes:
         pattern, turn = self._track(np.array([record]))
         samples = self._noise[pattern, turn] + added
-        return _steim2(samples, self._before[pattern, turn][:, 0] + added_before)[0]
+        packed: _Bytes = _steim2(samples, self._before[pattern, turn][:, 0] + added_before)[0]
+        return packed
 
     def _track(self, record: Int64Array) -> tuple[Int64Array, Int64Array]:
         nth, channel = np.divmod(record, self._scene.channels)
@@ -165,28 +166,30 @@ class Frames:
         if self._version == 4:
             out[:, 8:16] = (record + 1).astype("<u8")[:, None].view(np.uint8)
         else:
-            out[:, 2:8] = np.frombuffer(b"".join(b"%06X" % (int(r) + 1 & 0xFFFFFF) for r in record), np.uint8).reshape(-1, 6)
+            numbers = b"".join(b"%06X" % (int(one) + 1 & 0xFFFFFF) for one in record)
+            out[:, 2:8] = np.frombuffer(numbers, np.uint8).reshape(-1, 6)
         return out.tobytes()
 
 
-def _background(rate_hz: float, seed: int) -> npt.NDArray[np.int64]:
+def _background(rate_hz: float, seed: int) -> Int64Array:
     """Coloured noise in counts [_PATTERNS, _LOOP * SAMPLES], each track periodic."""
     draw = np.random.Generator(np.random.PCG64(seed))
     n = _LOOP * SAMPLES
     frequency = np.fft.rfftfreq(n, 1 / rate_hz)
     shape = np.where(frequency > 1.0, np.maximum(frequency, 5.0) ** -0.5, 0.0) * (frequency < 0.4 * rate_hz)
     track = np.fft.irfft(np.fft.rfft(draw.standard_normal((_PATTERNS, n))) * shape, n)
-    return np.rint(_NOISE_COUNTS * track / track.std()).astype(np.int64)
+    counts: Int64Array = np.rint(_NOISE_COUNTS * track / track.std()).astype(np.int64)
+    return counts
 
 
-def _event(rate_hz: float) -> npt.NDArray[np.int64]:
+def _event(rate_hz: float) -> Int64Array:
     """A sharp onset and a decay, in counts; nothing is left at the end."""
     at_s = np.arange(int(_EVENT_SECONDS * rate_hz)) / rate_hz
     wave = np.sin(2 * np.pi * _EVENT_HZ * at_s) * np.exp(-at_s / 0.1)
     return np.rint(_PEAK_COUNTS * wave).astype(np.int64)
 
 
-def _steim2(samples: npt.NDArray[np.int64], before: npt.NDArray[np.int64]) -> _Bytes:
+def _steim2(samples: Int64Array, before: Int64Array) -> _Bytes:
     """Samples [n, SAMPLES] after the sample before [n], packed [n, 448]. SEED 2.4, appendix B."""
     differences = np.diff(samples, axis=1, prepend=before[:, None])
     if np.abs(differences).max(initial=0) > 127:
