@@ -242,11 +242,9 @@ class FrontWorker:
                                   "reason": state.reason, "step": state.step, "text": state.text})]  # fmt: skip
 
     def _record(self, server: str, record: Record, now_ns: int) -> None:
-        metrics = self._shared.metrics
-        metrics.samples[record.sid].inc(record.samples.size)
-        last_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
-        metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
-        self._shared.health.data.arrived(server, record.sid, now_ns, last_ns - record.start_ns)
+        self._shared.metrics.channels.took(record)
+        lasts_ns = offset_ns(record.samples.size - 1, record.sample_rate_hz)
+        self._shared.health.data.arrived(server, record.sid, now_ns, lasts_ns)
 
     def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics
