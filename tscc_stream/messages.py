@@ -67,6 +67,25 @@ class RecordBatch:
     samples: Float64Array
     received_ns: int = 0
 
+    @classmethod
+    def of(cls, records: Sequence[Record], received_ns: int = 0) -> RecordBatch:
+        """Records of the same receipt side by side."""
+        sids = list(dict.fromkeys(record.sid for record in records))
+        number = {sid: place for place, sid in enumerate(sids)}
+        with np.errstate(invalid="ignore"):  # a signalling NaN is no number to any stage
+            samples = np.concatenate([np.empty(0), *(record.samples.astype(np.float64) for record in records)])
+        return cls(
+            sids,
+            ["_".join(sid.removeprefix("FDSN:").split("_")[:2]) for sid in sids],
+            np.array([number[record.sid] for record in records], np.int64),
+            np.array([record.start_ns for record in records], np.int64),
+            np.array([record.sample_rate_hz for record in records], np.float64),
+            np.cumsum([0, *(record.samples.size for record in records)]),
+            np.array([QUALITIES.index(record.quality) for record in records], np.int64),
+            read_only(samples),
+            received_ns,
+        )
+
     def __len__(self) -> int:
         return len(self.channel)
 

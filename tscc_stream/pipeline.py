@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, Config, TriggerConfig
+from tscc_stream.lanes import Lanes
 from tscc_stream.messages import (
     Assignment,
     Batch,
@@ -106,11 +107,20 @@ class FrontHalf:
             spec, lambda sid: sections_of(sid)[0].clip_counts, lambda sid: sections_of(sid)[2].min_seconds
         )
         self._coincidence = Coincidence(config.network, uid_of) if config.network else None
+        self._lanes = self._make_lanes()
         self._most_channels = most_channels
         self._heard: dict[str, int] = {}
+        self._full_until_ns = 0
         self._turned_away: set[str] = set()
         self._served: dict[str, dict[float, bool | None]] = {}
         self.counts: Counter[str] = Counter()
+
+    def _make_lanes(self) -> Lanes | None:
+        """Windows across components are the stages' affair alone."""
+        if not isinstance(self._extract, Extract):
+            return None
+        stages = self.assemble, self._condition, self._detect, self._extract
+        return Lanes(*stages, self._sections_of, self._triggers)
 
     def expect(self, sid: str, from_ns: int) -> None:
         """A channel whose data will begin at `from_ns`: network events wait for it (archives know)."""
@@ -122,6 +132,8 @@ class FrontHalf:
         if isinstance(message, EndOfStream):
             return self._end(message.sid, now_ns)
         sid = message.sid
+        if self._lanes is not None:
+            self._lanes.move_out(sid)
         out = self._make_room(sid, now_ns)
         if sid not in self._heard:
             self.counts["turned away"] += 1
@@ -140,23 +152,45 @@ class FrontHalf:
 
     def feed_batch(self, batch: RecordBatch, now_ns: int = 0) -> list[FrontMessage]:
         """What the records of a batch complete: the same as one by one, but for the order among channels."""
-        return [message for i in range(len(batch)) for message in self.feed(batch.record(i), now_ns)]
+        if self._lanes is None:
+            return [message for place in range(len(batch)) for message in self.feed(batch.record(place), now_ns)]
+        with self._timer("lanes"):
+            advanced = self._lanes.advance(batch)
+        out: list[FrontMessage] = list(advanced.windows)
+        out += self._by_the_stages(batch, advanced.left, now_ns)
+        self._heard.update((sid, now_ns) for sid, _ in advanced.reached)
+        self.counts["suppressed"] = self._extract.counts["suppressed"]
+        if self._coincidence:
+            out += self._named(self._coincidence.advance_all(advanced.reached, now_ns))
+        return out
+
+    def _by_the_stages(self, batch: RecordBatch, places: list[int], now_ns: int) -> list[FrontMessage]:
+        """Records one by one; channels that are in their ordinary state after them move into the lanes."""
+        out: list[FrontMessage] = []
+        for place in places:
+            out += self.feed(batch.record(place), now_ns)
+        for sid in dict.fromkeys(batch.sids[channel] for channel in batch.channel[places].tolist()):
+            if self._lanes is not None and sid in self._heard and not self.quarantine.troubled(sid):
+                self._lanes.move_in(sid)
+        return out
 
     def snapshot(self) -> FrontState:
         """Everything that decides what the next record makes, to be written down before it is fed."""
         extract = self._extract
-        return FrontState(
-            self.assemble.snapshot(),
-            self.quarantine.snapshot(),
-            self._condition.snapshot(),
-            self._detect.snapshot(),
-            extract.snapshot() if isinstance(extract, Extract) else None,
-            None if isinstance(extract, Extract) else extract.snapshot(),
-            self._coincidence.snapshot() if self._coincidence else None,
-        )
+        with nullcontext() if self._lanes is None else self._lanes.written():
+            return FrontState(
+                self.assemble.snapshot(),
+                self.quarantine.snapshot(),
+                self._condition.snapshot(),
+                self._detect.snapshot(),
+                extract.snapshot() if isinstance(extract, Extract) else None,
+                None if isinstance(extract, Extract) else extract.snapshot(),
+                self._coincidence.snapshot() if self._coincidence else None,
+            )
 
     def restore(self, state: FrontState, now_ns: int) -> None:
         """Go on from a snapshot that a front half with the same configuration and package has taken."""
+        self._lanes = self._make_lanes()
         self.assemble.restore(state.assemble, now_ns)
         self.quarantine.restore(state.quarantine)
         known = dict.fromkeys([*state.assemble, *state.quarantine])
@@ -177,13 +211,17 @@ class FrontHalf:
         """
         pending = self._extract.oldest_pending_by_channel()
         return {
-            sid: (min(self._known_ns(sid), pending.get(sid, 1 << 62)), self.assemble.reached_ns(sid))
+            sid: (min(self._known_ns(sid), pending.get(sid, 1 << 62)), self._reached_ns(sid))
             for sid in self.assemble.snapshot()
         }
 
+    def _reached_ns(self, sid: str) -> int:
+        in_lane = self._lanes is not None and sid in self._lanes
+        return self._lanes.reached_ns(sid) if self._lanes and in_lane else self.assemble.reached_ns(sid)
+
     def _known_ns(self, sid: str) -> int:
         """Every trigger of a channel with an earlier onset is known."""
-        return self.assemble.reached_ns(sid) - seconds_to_ns(self._sections_of(sid)[2].min_seconds)
+        return self._reached_ns(sid) - seconds_to_ns(self._sections_of(sid)[2].min_seconds)
 
     def poll(self, now_ns: int) -> list[FrontMessage]:
         """What time alone settles: records held of a silent channel, network events that it held up."""
@@ -233,9 +271,12 @@ class FrontHalf:
     def _make_room(self, sid: str, now_ns: int) -> list[FrontMessage]:
         """The channel was heard of, where there is room for it; what that ends, or the refusal."""
         out: list[FrontMessage] = []
-        if self._heard.pop(sid, None) is None and len(self._heard) >= self._most_channels:
-            oldest = next(iter(self._heard))
-            if now_ns - self._heard[oldest] < FORGET_NS:
+        if sid not in self._heard and len(self._heard) >= self._most_channels:
+            if now_ns < self._full_until_ns:
+                return self._turn_away(sid)
+            oldest = min(self._heard, key=self._heard.__getitem__)
+            self._full_until_ns = self._heard[oldest] + FORGET_NS
+            if now_ns < self._full_until_ns:
                 return self._turn_away(sid)
             out += self._forget(oldest, now_ns)
         self._heard[sid] = now_ns
@@ -251,6 +292,8 @@ class FrontHalf:
         """Nothing of a channel is kept."""
         out = self._end(sid, now_ns)
         out += self._extract.forget(sid)
+        if self._lanes is not None:
+            self._lanes.forget(sid)
         self.assemble.forget(sid)
         self.quarantine.forget(sid)
         self._served.pop(sid, None)
@@ -342,6 +385,8 @@ class FrontHalf:
 
     def _end(self, sid: str, now_ns: int) -> list[FrontMessage]:
         """No more data of this channel: what is held of it, and what that ends."""
+        if self._lanes is not None:
+            self._lanes.move_out(sid)
         held = self.assemble.feed(EndOfStream(sid))
         out = [] if self.quarantine.holds(sid) else self._parts(held, now_ns)
         return out + self._close(sid, now_ns)

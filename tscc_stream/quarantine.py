@@ -51,6 +51,10 @@ class Quarantine:
         trouble = self._troubles.get(sid)
         return trouble is not None and trouble.held
 
+    def troubled(self, sid: str) -> bool:
+        """Whether there is anything to judge of a channel that goes on without a break."""
+        return sid in self._troubles
+
     def judge(self, sid: str, parts: Sequence[Block | Gap]) -> Quarantined | Released | None:
         """What changes for a channel with the next blocks and gaps that came of it."""
         breaks = sum(WEIGHTS.get(p.cause, 0) for p in parts if isinstance(p, Gap) and p.to_ns is not None)

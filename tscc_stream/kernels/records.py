@@ -54,8 +54,8 @@ def _has_number(data: AnyArray, at: Any) -> bool:
 def read_starts(data: AnyArray, at: Int64Array, has_us: AnyArray, start_ns: Int64Array, samples: Int64Array) -> None:
     """Start (ns since 1970) and number of samples of the records that begin at `at` [n] in `data` (bytes).
 
-    has_us [n] bool: blockette 1001 follows blockette 1000. samples is -1 where the header begins otherwise, or
-    states no time that can be.
+    has_us [n] bool: blockette 1001 follows blockette 1000. samples is -1 where the header begins otherwise or states no
+    time that can be.
     """
     for i in range(at.size):
         o = at[i]

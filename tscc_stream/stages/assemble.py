@@ -53,7 +53,7 @@ _start_of = attrgetter("start_ns")
 
 
 @dataclass(slots=True)
-class _Channel:
+class ChannelState:
     """next_ns: where the next sample is expected. run: how often last_value came in a row.
 
     behind_ns: duration of what lay behind since the last new sample, from behind_since_ns on. held: records after a
@@ -84,7 +84,7 @@ class _Channel:
         self.last_value, self.break_from, self.break_cause = float("nan"), None, ""
 
 
-AssembleState = dict[str, _Channel]
+AssembleState = dict[str, ChannelState]
 """By source id."""
 
 
@@ -98,8 +98,8 @@ class Assemble:
 
     def __init__(self, config_of: Callable[[str], AssembleConfig]) -> None:
         self._config_of = config_of
-        self._channels: dict[str, _Channel] = {}
-        self._holding: dict[str, _Channel] = {}
+        self._channels: dict[str, ChannelState] = {}
+        self._holding: dict[str, ChannelState] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
         self.left_out: Counter[str] = Counter()
 
@@ -114,7 +114,7 @@ class Assemble:
             return out
         channel = self._channels.get(record.sid)
         if channel is None:
-            channel = self._channels[record.sid] = _Channel(record.sample_rate_hz, record.start_ns)
+            channel = self._channels[record.sid] = ChannelState(record.sample_rate_hz, record.start_ns)
         channel.heard_ns = now_ns
         out = self._arrive(channel, record, now_ns)
         if channel.held:
@@ -167,6 +167,15 @@ class Assemble:
         """Where the next sample of a known channel is expected, be it within a break; before what is held."""
         return self._channels[sid].next_ns
 
+    def ordinary(self, sid: str) -> ChannelState | None:
+        """The state of a channel of which nothing is held or in doubt, amid a segment; whoever takes the records over
+        that simply continue it moves it on.
+        """
+        channel = self._channels.get(sid)
+        if channel is None or channel.held or channel.suspects or channel.break_from is not None:
+            return None
+        return channel if channel.index and not channel.behind_ns else None
+
     def oldest_held_ns(self) -> int:
         """Start of the earliest record that is held; far in the future where none is."""
         return min((r.start_ns for c in self._holding.values() for r in (*c.held, *c.suspects)), default=1 << 62)
@@ -174,19 +183,19 @@ class Assemble:
     def _tolerance_ns(self, sid: str) -> int:
         return seconds_to_ns(self._config_of(sid).reorder_seconds)
 
-    def _note(self, sid: str, channel: _Channel) -> None:
+    def _note(self, sid: str, channel: ChannelState) -> None:
         if channel.held or channel.suspects:
             self._holding[sid] = channel
         elif sid in self._holding:
             del self._holding[sid]
 
-    def _until_ns(self, sid: str, channel: _Channel) -> int | None:
+    def _until_ns(self, sid: str, channel: ChannelState) -> int | None:
         waits = channel.held or len(channel.suspects) > 1
         return channel.heard_ns + self._tolerance_ns(sid) if waits and channel.heard_ns else None
 
     # Order
 
-    def _arrive(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+    def _arrive(self, channel: ChannelState, record: Record, now_ns: int) -> list[Block | Gap]:
         """What a record gives at once."""
         ahead = _ahead(channel, record)
         if -ahead >= record.samples.size:
@@ -199,7 +208,7 @@ class Assemble:
         insort(channel.held, record, key=_start_of)
         return []
 
-    def _settle(self, channel: _Channel, tolerance_ns: int) -> list[Block | Gap]:
+    def _settle(self, channel: ChannelState, tolerance_ns: int) -> list[Block | Gap]:
         """Of what is held: what continues by now, and what has been waited for for long enough."""
         out: list[Block | Gap] = []
         held = channel.held
@@ -207,7 +216,7 @@ class Assemble:
             out += self._take(channel, held.pop(0))
         return out
 
-    def _suspect(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+    def _suspect(self, channel: ChannelState, record: Record, now_ns: int) -> list[Block | Gap]:
         """A record far ahead: together with others near it, it is held as after any gap."""
         suspects = channel.suspects
         if suspects and not -FAR_NS <= record.start_ns - suspects[-1].start_ns <= FAR_NS:
@@ -223,7 +232,7 @@ class Assemble:
             channel.suspects, channel.doubt_ns = [], 0
         return []
 
-    def _take_held(self, channel: _Channel) -> list[Block | Gap]:
+    def _take_held(self, channel: ChannelState) -> list[Block | Gap]:
         """Everything that is held, in order; but no single suspect that the channel went on without."""
         if channel.doubt_ns and len(channel.suspects) == 1:
             self._drop_suspects(channel)
@@ -231,7 +240,7 @@ class Assemble:
         channel.held, channel.suspects, channel.doubt_ns = [], [], 0
         return [part for record in held for part in self._take(channel, record)]
 
-    def _drop_suspects(self, channel: _Channel) -> None:
+    def _drop_suspects(self, channel: ChannelState) -> None:
         for record in channel.suspects:
             self._leave_out("clock", record, record.samples.size)
         channel.suspects.clear()
@@ -242,7 +251,7 @@ class Assemble:
             self.counts[reason, record.sid] += samples
             self.left_out[reason] += samples
 
-    def _behind(self, channel: _Channel, record: Record, now_ns: int) -> list[Block | Gap]:
+    def _behind(self, channel: ChannelState, record: Record, now_ns: int) -> list[Block | Gap]:
         """A record that brings nothing new: left out, unless it shows that the clock was set back."""
         lasts_ns = offset_ns(record.samples.size, record.sample_rate_hz)
         channel.behind_ns += lasts_ns
@@ -261,7 +270,7 @@ class Assemble:
         out += self._restart(channel, record, record.start_ns, "clock")
         return out + self._blocks(channel, record, record.start_ns, record.samples)
 
-    def _leave_out_behind(self, channel: _Channel, record: Record, samples: int) -> None:
+    def _leave_out_behind(self, channel: ChannelState, record: Record, samples: int) -> None:
         """The first `samples` of a record lie behind: late where they would have filled a gap, else there already."""
         end_ns = record.start_ns + offset_ns(samples, record.sample_rate_hz)
         late_ns = sum(max(0, min(to_ns, end_ns) - max(from_ns, record.start_ns)) for from_ns, to_ns in channel.gaps)
@@ -271,7 +280,7 @@ class Assemble:
 
     # Blocks
 
-    def _take(self, channel: _Channel, record: Record) -> list[Block | Gap]:
+    def _take(self, channel: ChannelState, record: Record) -> list[Block | Gap]:
         """A record's new samples, whatever lies before them."""
         ahead = _ahead(channel, record)
         skip = min(max(0, -ahead), record.samples.size)
@@ -293,7 +302,7 @@ class Assemble:
         return out
 
     @staticmethod
-    def _restart(channel: _Channel, record: Record, start_ns: int, cause: str) -> list[Gap]:
+    def _restart(channel: ChannelState, record: Record, start_ns: int, cause: str) -> list[Gap]:
         """The channel begins anew at `start_ns`."""
         gaps = []
         if channel.break_from is not None:
@@ -303,7 +312,7 @@ class Assemble:
         channel.begin(record.sample_rate_hz, start_ns)
         return gaps
 
-    def _blocks(self, channel: _Channel, record: Record, start_ns: int, samples: AnyArray) -> list[Block | Gap]:
+    def _blocks(self, channel: ChannelState, record: Record, start_ns: int, samples: AnyArray) -> list[Block | Gap]:
         """New samples that begin at `start_ns`, without those that are dead or invalid."""
         out: list[Block | Gap] = []
         for part in self._split(channel, record.sid, start_ns, samples):
@@ -318,7 +327,7 @@ class Assemble:
         return out
 
     def _split(
-        self, channel: _Channel, sid: str, start_ns: int, samples: AnyArray
+        self, channel: ChannelState, sid: str, start_ns: int, samples: AnyArray
     ) -> Iterator[Gap | tuple[int, int, Float64Array]]:
         """Gaps and (segment index, start, values) of the good runs within new samples."""
         config = self._config_of(sid)
@@ -343,12 +352,12 @@ class Assemble:
                 channel.index += piece.size
 
     @staticmethod
-    def _open_break(channel: _Channel, sid: str, from_ns: int, cause: str) -> Gap:
+    def _open_break(channel: ChannelState, sid: str, from_ns: int, cause: str) -> Gap:
         channel.break_from, channel.break_cause, channel.index = from_ns, cause, 0
         return Gap(sid, from_ns, None, cause)
 
     @staticmethod
-    def _live_pieces(channel: _Channel, config: AssembleConfig, values: Float64Array) -> Iterator[tuple[int, int]]:
+    def _live_pieces(channel: ChannelState, config: AssembleConfig, values: Float64Array) -> Iterator[tuple[int, int]]:
         """Ranges (begin, end) of `values` that are not flat; an empty range marks where a flat run is recognised.
 
         A run at the recorder's rail is a clipped signal, not a dead sensor.
@@ -376,7 +385,7 @@ class Assemble:
             yield cursor, values.size
 
 
-def _ahead(channel: _Channel, record: Record) -> int:
+def _ahead(channel: ChannelState, record: Record) -> int:
     """Samples between where a channel is and where a record starts; half a sample is none."""
     return -samples_in(channel.next_ns - record.start_ns, record.sample_rate_hz)
 

@@ -200,16 +200,22 @@ class Condition:
 
     def snapshot(self) -> ConditionState:
         """Every channel's state, to be written down before the next `feed`."""
-        return {
-            sid: FilterState(channel.rate_hz, channel.memory, channel.first_value, channel.ratio.memory)
-            for sid, channel in self._channels.items()
-        }
+        return {sid: self.written(sid) for sid in self._channels}
+
+    def written(self, sid: str) -> FilterState:
+        """One channel's state, amid a segment."""
+        channel = self._channels[sid]
+        return FilterState(channel.rate_hz, channel.memory, channel.first_value, channel.ratio.memory)
 
     def restore(self, state: ConditionState) -> None:
         """Go on from a snapshot that was taken with the same configuration."""
         for sid, stored in state.items():
-            channel = self._channels[sid] = self._start(sid, stored.rate_hz, stored.first_value)
-            channel.memory, channel.ratio.memory = stored.memory, stored.ratio
+            self.take(sid, stored)
+
+    def take(self, sid: str, stored: FilterState) -> None:
+        """Go on with one channel from a state."""
+        channel = self._channels[sid] = self._start(sid, stored.rate_hz, stored.first_value)
+        channel.memory, channel.ratio.memory = stored.memory, stored.ratio
 
     def _start(self, sid: str, rate_hz: float, first_value: float) -> _Channel:
         condition, trigger = self._config_of(sid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count, islice
@@ -24,7 +24,7 @@ _RETRACTED = frozenset({"flat", "invalid"})
 
 
 @dataclass(slots=True)
-class _State:
+class TriggerState:
     """last_*: the latest sample. above_on: it reached the on threshold. earliest: where a trigger may open again."""
 
     last_index: int = -1
@@ -36,7 +36,7 @@ class _State:
     earliest: int = 0
 
 
-DetectState = dict[str, _State]
+DetectState = dict[str, TriggerState]
 """By source id."""
 
 
@@ -48,7 +48,7 @@ class Detect:
 
     def __init__(self, config_of: Callable[[str], TriggerConfig]) -> None:
         self._config_of = config_of
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, TriggerState] = {}
 
     def feed(self, message: Characteristic | Gap | EndOfStream) -> list[Trigger]:
         """Triggers that open or close, in order of time."""
@@ -68,10 +68,14 @@ class Detect:
         """Go on from a snapshot."""
         self._states = state
 
+    def state(self, sid: str) -> TriggerState:
+        """One channel's, amid a segment; whoever takes its samples over moves it on."""
+        return self._states[sid]
+
     def _advance(self, message: Characteristic) -> list[Trigger]:
         block = message.block
         if block.index == 0:
-            self._states[block.sid] = _State()
+            self._states[block.sid] = TriggerState()
         state = self._states[block.sid]
         out = _Walk(message, state, self._config_of(block.sid)).run()
         state.last_index = block.index + block.samples.size - 1
@@ -82,7 +86,7 @@ class Detect:
 class _Walk:
     """One block's walk through the state machine, from edge to edge of the two thresholds."""
 
-    def __init__(self, message: Characteristic, state: _State, config: TriggerConfig) -> None:
+    def __init__(self, message: Characteristic, state: TriggerState, config: TriggerConfig) -> None:
         self._block = message.block
         self._state = state
         rate = message.block.sample_rate_hz
@@ -325,11 +329,20 @@ class Coincidence:
 
     def advance(self, sid: str, processed_ns: int, now_ns: int) -> list[NetworkTrigger]:
         """Every trigger of a channel with an onset before `processed_ns` is known; what that settles."""
+        self._move(sid, processed_ns, now_ns)
+        return self.poll(now_ns)
+
+    def _move(self, sid: str, processed_ns: int, now_ns: int) -> None:
         progress = self._progress(sid, processed_ns, now_ns)
         if processed_ns > progress.processed_ns:
             progress.processed_ns, progress.moved_ns = processed_ns, now_ns
         self._certain.hold(sid, progress)
         self._processed.hold(sid, progress)
+
+    def advance_all(self, processed: Iterable[tuple[str, int]], now_ns: int) -> list[NetworkTrigger]:
+        """As `advance` for each (source id, processed_ns), where no trigger is fed in between."""
+        for sid, processed_ns in processed:
+            self._move(sid, processed_ns, now_ns)
         return self.poll(now_ns)
 
     def retract(self, sid: str) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from tscc_stream.components import NEVER_NS, RATE_TOLERANCE, Flag, Sensor, SensorState, Spot, cut_together
 from tscc_stream.messages import (
-    Block,
     Characteristic,
     EndOfStream,
     Float32Array,
@@ -52,7 +51,7 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Channel:
+class History:
     """history and ratios start at sample `origin` of the segment. flags: (first index, end index, flags).
 
     latest_uid and latest_end: the latest window, finished or not, and its last sample.
@@ -102,7 +101,7 @@ class Extract:
         self._spec = spec
         self._clip_of = clip_of
         self._min_seconds_of = min_seconds_of
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, History] = {}
         self.counts: Counter[str] = Counter()
 
     def check(self, rate_hz: float, _sid: str = "") -> None:
@@ -129,7 +128,7 @@ class Extract:
         """Every channel's state, to be written down before the next `feed`."""
         return {sid: self._written(sid, channel) for sid, channel in self._channels.items()}
 
-    def _written(self, sid: str, channel: _Channel) -> HistoryState:
+    def _written(self, sid: str, channel: History) -> HistoryState:
         """No trigger that is still to be announced has an onset more than min_seconds ago."""
         end = channel.origin + channel.ratios.size
         unannounced = end - round(self._min_seconds_of(sid) * channel.plan.stream_rate_hz) - 1
@@ -151,7 +150,7 @@ class Extract:
             ratios = np.zeros(kept.history.size)
             ratios[kept.history.size - kept.ratios.size :] = kept.ratios
             plan = plan_windows(self._spec, kept.rate_hz)
-            self._channels[sid] = _Channel(
+            self._channels[sid] = History(
                 plan, kept.origin, kept.history, ratios, kept.flags, kept.pending, kept.latest_uid, kept.latest_end
             )
 
@@ -194,26 +193,49 @@ class Extract:
         needed_end = trigger.on_index + plan.reach
         channel.pending.append(_Pending(uid, trigger.on_ns, trigger.on_index, channel.latest_end, needed_end))
 
-    def _channel(self, sid: str, rate_hz: float) -> _Channel:
+    def _channel(self, sid: str, rate_hz: float) -> History:
         channel = self._channels.get(sid)
         if channel is None:
-            channel = self._channels[sid] = _Channel(plan_windows(self._spec, rate_hz))
+            channel = self._channels[sid] = History(plan_windows(self._spec, rate_hz))
         return channel
 
     def _advance(self, message: Characteristic) -> list[Window | WindowDropped]:
         block = message.block
         channel = self._channel(block.sid, block.sample_rate_hz)
         self._append(channel, message)
-        end = block.index + block.samples.size
+        return self._complete(channel, block.sid, block.received_ns)
+
+    def history(self, sid: str) -> History:
+        """One channel's, amid a segment; whoever takes its samples over keeps history and ratios elsewhere."""
+        return self._channels[sid]
+
+    def complete(
+        self, sid: str, origin: int, samples: Float64Array, ratios: Float64Array, received_ns: int
+    ) -> list[Window | WindowDropped]:
+        """Windows that become complete of a channel whose samples [n] and ratios [n], from sample `origin` on, are kept
+        elsewhere.
+        """
+        channel = self._channels[sid]
+        channel.origin, channel.history, channel.ratios = origin, samples, ratios
+        out = self._complete(channel, sid, received_ns)
+        channel.history = channel.ratios = np.empty(0)
+        return out
+
+    def lookback(self, sid: str) -> int:
+        """Samples before an onset, or before what comes next, that windows may still need."""
+        plan = self._channels[sid].plan
+        return plan.history + round(self._min_seconds_of(sid) * plan.stream_rate_hz) + 1
+
+    def _complete(self, channel: History, sid: str, received_ns: int) -> list[Window | WindowDropped]:
+        end = channel.origin + channel.history.size
         ready = [p for p in channel.pending if p.needed_end < end]
         channel.pending = channel.pending[len(ready) :]
-        return [self._window(channel, pending, block) for pending in ready]
+        return [self._window(channel, pending, sid, received_ns) for pending in ready]
 
-    def _append(self, channel: _Channel, message: Characteristic) -> None:
+    def _append(self, channel: History, message: Characteristic) -> None:
         """History grows by a block and loses what no window can need any more."""
         block = message.block
-        lookback = channel.plan.history + round(self._min_seconds_of(block.sid) * block.sample_rate_hz) + 1
-        oldest = min([block.index, *(p.onset_index for p in channel.pending)]) - lookback
+        oldest = min([block.index, *(p.onset_index for p in channel.pending)]) - self.lookback(block.sid)
         drop = max(0, oldest - channel.origin)
         channel.origin += drop
         channel.history = np.concatenate((channel.history[drop:], block.samples))
@@ -222,19 +244,19 @@ class Extract:
         if block.quality:
             channel.flags.append((block.index, block.index + block.samples.size, block.quality))
 
-    def _window(self, channel: _Channel, pending: _Pending, block: Block) -> Window | WindowDropped:
+    def _window(self, channel: History, pending: _Pending, sid: str, received_ns: int) -> Window | WindowDropped:
         plan = channel.plan
         onset = pending.onset_index - channel.origin
         cut = cut_window(channel.history, onset, plan)
         if cut is None:
-            return WindowDropped(pending.uid, block.sid, pending.onset_ns, "history")
+            return WindowDropped(pending.uid, sid, pending.onset_ns, "history")
         last = pending.window_end if pending.off_index is None else min(pending.off_index, pending.window_end)
         begin, end = pending.onset_index - plan.before, pending.window_end + 1
         raw = channel.history[max(0, begin - channel.origin) : end - channel.origin]
-        quality = _quality(raw, _flags_within(channel.flags, begin, end), self._clip_of(block.sid))
+        quality = _quality(raw, _flags_within(channel.flags, begin, end), self._clip_of(sid))
         ratios = channel.ratios[onset : last - channel.origin + 1]
-        trigger = pending.uid, block.sid, pending.onset_ns
-        return _window(self._spec, plan, trigger, cut[:, np.newaxis], ratios, quality, block.received_ns)
+        trigger = pending.uid, sid, pending.onset_ns
+        return _window(self._spec, plan, trigger, cut[:, np.newaxis], ratios, quality, received_ns)
 
 
 def _flags_within(flags: Iterable[Flag], begin: int, end: int) -> set[str]:

@@ -1,0 +1,248 @@
+"""Batches through compiled code: the same windows, triggers and states as record by record through the stages, to the
+bit, whatever comes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_streams import SECOND, T0, noise_with_bursts, package_spec, records, sid_of
+
+from tscc_stream import lanes
+from tscc_stream.config import Config
+from tscc_stream.messages import (
+    EndOfStream,
+    Gap,
+    NetworkTrigger,
+    Quarantined,
+    Record,
+    RecordBatch,
+    Refusal,
+    Released,
+    Window,
+    WindowDropped,
+)
+from tscc_stream.pipeline import FrontHalf, FrontMessage, FrontState
+from tscc_stream.recovery import decode, encode
+
+SAMPLES = 3000
+RATES = (100.0, 250.0, 99.99999)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    trigger = {
+        "sta_seconds": 0.2,
+        "lta_seconds": 2.0,
+        "trigger_on": draw(st.sampled_from([2.0, 3.0, 4.0])),
+        "trigger_off": draw(st.sampled_from([0.8, 1.5])),
+        "min_seconds": draw(st.sampled_from([0.0, 0.0, 0.05, 0.3])),
+        "max_seconds": draw(st.sampled_from([0.4, 2.0, 30.0])),
+        "dead_seconds": draw(st.sampled_from([0.0, 0.0, 0.5])),
+        "method": draw(st.sampled_from(["recursive", "recursive", "recursive", "classic"])),
+    }
+    return Config.model_validate(
+        {
+            "condition": {"band_hz": (5.0, 20.0), "corners": draw(st.sampled_from([1, 2, 4, 4, 5]))},
+            "trigger": trigger,
+            "assemble": {
+                "flat_seconds": draw(st.sampled_from([0.5, 5.0])),
+                "clip_counts": draw(st.sampled_from([None, 2000.0])),
+                "reorder_seconds": draw(st.sampled_from([0.0, 2.0])),
+            },
+            "network": draw(st.sampled_from([None, {"min_channels": 2}])),
+        }
+    )
+
+
+Trouble = Callable[[Record, np.random.Generator], list[Record]]
+
+
+def _on_samples(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Trouble:
+    def trouble(record: Record, rng: np.random.Generator) -> list[Record]:
+        return [replace(record, samples=change(record.samples.astype(np.float64), rng))]
+
+    return trouble
+
+
+def _flat(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    at = int(rng.integers(0, samples.size))
+    samples[at:] = samples[at]
+    return samples
+
+
+def _invalid(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    samples[int(rng.integers(0, samples.size))] = rng.choice([np.nan, np.inf, 2e15])
+    return samples
+
+
+def _shifted(record: Record, rng: np.random.Generator) -> list[Record]:
+    return [replace(record, start_ns=record.start_ns + int(rng.integers(-6_000_000, 6_000_000)))]
+
+
+TROUBLES: dict[str, Trouble] = {
+    "lost": lambda record, rng: [],
+    "twice": lambda record, rng: [record, record],
+    "flat": _on_samples(_flat),
+    "clipped": _on_samples(lambda samples, rng: np.clip(3.0 * samples, -2000.0, 2000.0)),
+    "invalid": _on_samples(_invalid),
+    "flagged": lambda record, rng: [replace(record, quality=frozenset({rng.choice(["clipped", "timing"])}))],
+    "shifted": _shifted,
+    "far": lambda record, rng: [replace(record, start_ns=record.start_ns + 3_000 * SECOND)],
+    "nearly the rate": lambda record, rng: [replace(record, sample_rate_hz=record.sample_rate_hz * (1.0 + 1e-6))],
+    "another rate": lambda record, rng: [replace(record, sample_rate_hz=200.0)],
+}
+"""What may come in place of a record."""
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Record]:
+    """Records of some channels, in any interleaving, with any trouble; mostly none."""
+    queues = []
+    for number in range(draw(st.integers(1, 3))):
+        rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+        bursts = sorted(rng.integers(300, SAMPLES - 50, draw(st.integers(0, 6))).tolist())
+        signal = noise_with_bursts(draw(st.integers(0, 1 << 16)), SAMPLES, bursts, gain=40.0, offset=1e4 * number)
+        cuts = sorted(rng.integers(1, SAMPLES, draw(st.integers(0, 40))).tolist())
+        made = records(signal, draw(st.sampled_from(RATES)), cuts, sid=sid_of(number))
+        troubles = draw(st.dictionaries(st.integers(0, len(made) - 1), st.sampled_from(sorted(TROUBLES)), max_size=4))
+        queue = []
+        for place, record in enumerate(made):
+            queue += TROUBLES[troubles[place]](record, rng) if place in troubles else [record]
+        queues.append(queue)
+    order = draw(st.randoms(use_true_random=False))
+    mixed = []
+    while any(queues):
+        mixed.append(order.choice([queue for queue in queues if queue]).pop(0))
+    return mixed
+
+
+def batches(items: Sequence[Record], cuts: Iterable[int]) -> list[RecordBatch]:
+    bounds = sorted({0, len(items), *(cut for cut in cuts if cut < len(items))})
+    return [RecordBatch.of(items[a:b]) for a, b in pairwise(bounds)]
+
+
+def told(messages: Iterable[FrontMessage]) -> dict[str, list[object]]:
+    """By channel, in order; network triggers by themselves, in their own."""
+    found: dict[str, list[object]] = {}
+    for message in messages:
+        if isinstance(message, Window):
+            said: tuple[object, ...] = (
+                *(message.uid, message.onset_ns, message.start_ns, message.waveform.tobytes()),
+                *(message.normalised.tobytes(), message.peak_ratio, message.peak_amplitude, message.duration_s),
+                message.quality,
+            )
+            found.setdefault(message.sid, []).append(said)
+        elif isinstance(message, NetworkTrigger):
+            if message.final:
+                found.setdefault("", []).append(message)
+        else:
+            assert isinstance(message, WindowDropped | Gap | Refusal | Quarantined | Released)
+            found.setdefault(message.sid, []).append(message)
+    found[""] = sorted(found.get("", []), key=repr)
+    return found
+
+
+def state_of(front: FrontHalf) -> dict[str, object]:
+    """What the stages remember of each channel, but for how much history."""
+    state = decode(encode(front.snapshot()), FrontState)
+    return {
+        "assemble": encode(state.assemble),
+        "condition": encode(state.condition),
+        "detect": encode(state.detect),
+        "pending": encode(
+            {sid: (kept.pending, kept.latest_uid, kept.latest_end) for sid, kept in state.extract.items()}
+        ),
+        "counts": {name: number for name, number in front.counts.items() if number},
+        "left out": front.assemble.left_out,
+        "reached": front.reached_ns(),
+        "unsettled": front.unsettled_ns(),
+    }
+
+
+@settings(max_examples=250, deadline=None)
+@given(config=configs(), items=streams(), cuts=st.lists(st.integers(1, 200), max_size=30))
+def test_a_batch_gives_what_its_records_give_one_by_one(config: Config, items: list[Record], cuts: list[int]) -> None:
+    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    expected = [message for record in items for message in plain.feed(record)]
+    got = [message for batch in batches(items, cuts) for message in fast.feed_batch(batch)]
+    assert told(got) == told(expected)
+    assert state_of(fast) == state_of(plain)
+    assert told(fast.flush()) == told(plain.flush())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    config=configs(),
+    items=streams(),
+    cuts=st.lists(st.integers(1, 200), min_size=3, max_size=30),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
+    config: Config, items: list[Record], cuts: list[int], order: random.Random
+) -> None:
+    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    expected = [message for record in items for message in plain.feed(record)]
+    got = []
+    for batch in batches(items, cuts):
+        got += fast.feed_batch(batch)
+        if order.random() < 0.3:
+            written = encode(fast.snapshot())
+            if order.random() < 0.5:
+                counts = fast.counts
+                fast = FrontHalf(config, package_spec())
+                fast.restore(decode(written, FrontState), 0)
+                fast.counts = counts
+    assert told(got + fast.flush()) == told(expected + plain.flush())
+
+
+def test_ordinary_records_never_reach_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second batch on, bursts included; after a gap, and some records more, it moves in anew."""
+    front = FrontHalf(Config.model_validate({"condition": {"band_hz": (5.0, 20.0)}}), package_spec())
+    signal = noise_with_bursts(1, 6000, [2000, 4000], gain=40.0)
+    made = records(signal, 100.0, range(100, 6000, 100), sid=sid_of(1))
+    front.feed_batch(RecordBatch.of(made[:1]))
+    with monkeypatch.context() as patched:
+        patched.setattr(front, "feed", None)
+        windows = [item for record in made[1:30] for item in front.feed_batch(RecordBatch.of([record]))]
+    assert [type(item) for item in windows] == [Window]
+    for record in made[31 : 32 + lanes.STAYS_OUT]:
+        front.feed_batch(RecordBatch.of([record]))
+    with monkeypatch.context() as patched:
+        patched.setattr(front, "feed", None)
+        front.feed_batch(RecordBatch.of(made[32 + lanes.STAYS_OUT :]))
+    front.feed(EndOfStream(sid_of(1)))
+    assert sid_of(1) not in front.assemble.snapshot()
+
+
+def test_many_channels_of_several_rates_share_arrays() -> None:
+    """Arrays grow, rows are used again after a channel has gone, and results stay those of the stages."""
+    sections = {"condition": {"band_hz": (5.0, 20.0)}, "network": {"min_channels": 5}}
+    config = Config.model_validate({**sections, "trigger": {"lta_seconds": 2.0}})
+    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    expected, got = [], []
+    for generation in range(2):
+        made = {
+            number: records(
+                noise_with_bursts(number, 2500, [2200], gain=40.0), RATES[number % 3], range(50, 2500, 50),
+                sid=sid_of(100 * generation + number), start_ns=T0 + generation * 100 * SECOND,
+            )
+            for number in range(50)
+        }  # fmt: skip
+        for place in range(50):
+            items = [made[number][place] for number in made]
+            expected += [message for record in items for message in plain.feed(record)]
+            got += fast.feed_batch(RecordBatch.of(items))
+        for number in made:
+            end = EndOfStream(sid_of(100 * generation + number))
+            expected += plain.feed(end)
+            got += fast.feed(end)
+    assert told(got) == told(expected)
+    assert sum(isinstance(message, Window) for message in got) == 100
