@@ -386,12 +386,12 @@ class _Indexer:
         self._files.append(path)
         offset = 0
         while offset < len(data):
-            offset = self._add_heads(self._heads.read(data, offset))
-            if offset < len(data):
-                offset = self._add_rows(offset, data)
+            heads = self._heads.read(data, offset)
+            self._add_heads(heads)
+            offset = heads.end if heads.more else self._add_rows(heads.end, data)
 
-    def _add_heads(self, heads: Heads) -> int:
-        """Rows of ordinary records; where to go on."""
+    def _add_heads(self, heads: Heads) -> None:
+        """Rows of ordinary records."""
         kinds, stretches = heads.kinds, heads.stretches
         self._columns.extend(
             len(heads.at),
@@ -407,7 +407,6 @@ class _Indexer:
             quality=np.repeat([kind.quality for kind in kinds], stretches),
             data_at=np.repeat([kind.data_at for kind in kinds], stretches),
         )
-        return heads.end
 
     def _add_rows(self, base: int, data: mmap.mmap) -> int:
         """Rows from byte `base` up to an ordinary record, the end, or the next corrupt record; where to go on."""

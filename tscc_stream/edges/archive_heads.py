@@ -7,7 +7,7 @@ compiled code finds and reads those that follow. What is not ordinary is left to
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -31,7 +31,8 @@ _STATED: Final = np.r_[6:20, 32:61]
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Headers of records side by side. kinds: of stretches, each of so many records; end: the byte after the last.
+    """Headers of records side by side. kinds: of stretches, each of so many records; end: the byte after the last;
+    more: the next one was not looked at.
 
     at (bytes), length (bytes), start_ns, end_ns, samples (above 0): [n] int64.
     """
@@ -44,6 +45,7 @@ class Heads:
     end_ns: Int64Array
     samples: Int64Array
     end: int
+    more: bool
 
 
 class HeadReader:
@@ -58,7 +60,7 @@ class HeadReader:
         """Of the ordinary records from byte `first` on, up to the first other one, which may be the first."""
         view = np.frombuffer(data, np.uint8)
         at, length, fresh = np.empty(self._most, np.int64), np.empty(self._most, np.int64), np.empty(self._most, bool)
-        n = kernel.walk(view, first, at, length, fresh)
+        n = walked = kernel.walk(view, first, at, length, fresh)
         begins = np.flatnonzero(fresh[:n])
         kinds: list[Kind] = []
         for begin, key in zip(begins.tolist(), _keys(view, at[begins]), strict=True):
@@ -70,8 +72,8 @@ class HeadReader:
                 break
             kinds.append(kind)
         heads = _read(view, at[:n], length[:n], kinds, np.diff(begins[: len(kinds)], append=n), first)
-        whole = len(heads.at) == self._most
-        self._most = min(2 * self._most, _MANY) if whole else _FEW
+        heads = replace(heads, more=heads.at.size == self._most)
+        self._most = min(2 * self._most, _MANY) if heads.at.size == walked else _FEW
         return heads
 
     def may_read(self, data: mmap.mmap, at: int) -> bool:
@@ -123,12 +125,12 @@ def _read(
     left = np.diff(np.minimum(np.cumsum(stretches), n), prepend=0)
     left = left[left > 0]
     end = int(at[n - 1] + length[n - 1]) if n else first
-    return Heads(kinds[: len(left)], left, at[:n], length[:n], start_ns[:n], end_ns[:n], samples[:n], end)
+    return Heads(kinds[: len(left)], left, at[:n], length[:n], start_ns[:n], end_ns[:n], samples[:n], end, more=False)
 
 
 def _over_a_leap(start_ns: Int64Array, end_ns: Int64Array) -> AnyArray:
     """Whether a record lies across the end of a month, where there may be a leap second: libmseed knows."""
-    across = start_ns // _DAY_NS != (end_ns + _LEAP_NS) // _DAY_NS
+    across: AnyArray = start_ns // _DAY_NS != (end_ns + _LEAP_NS) // _DAY_NS
     places = np.flatnonzero(across)
     months = [times[places].astype("datetime64[ns]").astype("datetime64[M]") for times in (start_ns, end_ns + _LEAP_NS)]
     across[places] = months[0] != months[1]
