@@ -15,7 +15,7 @@ from made_site import BURSTS_S, CHANNELS, START_NS, make_archive, settings
 from tscc_stream import classify, config, package
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, SeedLinkReader
-from tscc_stream.messages import Record
+from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.serve.replay import ReplayOptions
 from tscc_stream.serve.server import ReplayServer, ServerOptions
 
@@ -81,7 +81,8 @@ def test_a_socket_changes_nothing(packing: dict[str, Any], bodies: list[dict[str
     records = _through_a_socket(make_archive(tmp_path / "packed", **packing), tmp_path)
     classifier = classify.Classifier(_config(tmp_path), package.load(package.find("models/demo")))
     expected = {record.sid: START_NS for record in records}
-    assert_same(bodies, [json.loads(m.body) for m in classifier.run(records, expected.items())])
+    batches = [RecordBatch.of([record]) for record in records]
+    assert_same(bodies, [json.loads(m.body) for m in classifier.run(batches, expected.items())])
 
 
 def _through_a_socket(archive: Path, folder: Path) -> list[Record]:

@@ -45,7 +45,7 @@ def test_the_examples_are_valid_command_lines(words: list[str], capsys: pytest.C
     with pytest.raises(SystemExit):
         cli.main([*words, "--help"])
     example = capsys.readouterr().out.split("example: tscc-stream ")[1].strip()
-    options = cli._parser().parse_args(shlex.split(example))
+    options = cli._parser(shlex.split(example)).parse_args(shlex.split(example))
     assert callable(options.run)
 
 

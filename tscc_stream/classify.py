@@ -8,17 +8,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges import archive, obspy_formats
-from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
-from tscc_stream.messages import Gap, Message, Quarantined, Record, Refusal, Released
+from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal, Released
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
@@ -47,36 +44,39 @@ class Summary:
 
 
 class Classifier:
-    """Both halves of the pipeline over records in order of start time."""
+    """Both halves of the pipeline over records in order of start time.
+
+    The encoder is loaded when there is something to classify, and so before there is any message.
+    """
 
     def __init__(self, config: Config, loaded: package.Package) -> None:
-        encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
+        self._config, self._loaded = config, loaded
         self._front = FrontHalf(config, loaded.spec)
-        self._back = BackHalf(Infer(encoder), loaded.name_of, calibration_scores(loaded), config)
+        self._back: BackHalf | None = None
         self._publish = Publish(config.site, ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256))
         self._margin_ns = seconds_to_ns(config.trigger.min_seconds)
         self._held: list[tuple[int, str, str, Message]] = []
         self.summary = Summary()
 
-    def run(self, records: Iterable[Record], expected: Iterable[tuple[str, int]]) -> Iterator[Message]:
+    def run(self, batches: Iterable[RecordBatch], expected: Iterable[tuple[str, int]]) -> Iterator[Message]:
         """Messages in order of onset; network events only with their last word.
 
-        expected: (source id, first sample) of the channels to come, so that network events wait for them.
+        No record starts before the batch before it does. expected: (source id, first sample) of the channels to come,
+        so that network events wait for them. Raises PackageError before the first message, or never.
         """
         for sid, start_ns in expected:
             self._front.expect(sid, start_ns)
-        chunk_end = -(1 << 62)
-        for record in records:
-            self.summary.records += 1
-            self.summary.samples += record.samples.size
-            self._through(self._front.feed(record))
-            if record.start_ns >= chunk_end:
-                chunk_end = record.start_ns + seconds_to_ns(CHUNK_SECONDS)
+        for batch in batches:
+            self.summary.records += len(batch)
+            self.summary.samples += batch.samples.size
+            self._through(self._front.feed_batch(batch))
+            if self._back is not None:
                 self._hold(self._back.flush())
-                yield from self._released(record.start_ns)
+                yield from self._released(self._back, int(batch.start_ns.min()))
         self._through(self._front.flush())
-        self._hold(self._back.end())
-        yield from self._released(1 << 62)
+        if self._back is not None:
+            self._hold(self._back.end())
+            yield from self._released(self._back, 1 << 62)
 
     def _through(self, messages: list[FrontMessage]) -> None:
         for message in messages:
@@ -87,7 +87,15 @@ class Classifier:
             elif isinstance(message, Quarantined):
                 self.summary.quarantined[message.sid] = message.reason
             elif not isinstance(message, Released):
+                self._back = self._back or self._back_half()
                 self._hold(self._back.feed(message))
+
+    def _back_half(self) -> BackHalf:
+        from tscc_stream.edges import torchscript  # noqa: PLC0415 torch takes a second
+
+        loaded, inference = self._loaded, self._config.inference
+        encoder = torchscript.TorchScriptEncoder(loaded, inference.device, inference.threads)
+        return BackHalf(Infer(encoder), loaded.name_of, torchscript.calibration_scores(loaded), self._config)
 
     def _hold(self, results: list[BackMessage]) -> None:
         for result in results:
@@ -95,9 +103,9 @@ class Classifier:
                 if message.final:
                     heapq.heappush(self._held, (message.onset_ns, message.kind, message.uid, message))
 
-    def _released(self, read_to_ns: int) -> Iterator[Message]:
+    def _released(self, back: BackHalf, read_to_ns: int) -> Iterator[Message]:
         """What nothing that is still to come can precede."""
-        horizon = min(read_to_ns - self._margin_ns, self._front.unsettled_ns(), self._back.unsettled_ns())
+        horizon = min(read_to_ns - self._margin_ns, self._front.unsettled_ns(), back.unsettled_ns())
         while self._held and self._held[0][0] < horizon:
             yield heapq.heappop(self._held)[-1]
 
@@ -111,22 +119,27 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
     channels = archive.channels(index)
-    records = _with_progress(archive.iter_records(index, chunk_seconds=CHUNK_SECONDS), index.start_ns, index.stop_ns)
-    messages = classifier.run(records, [(channel.sid, channel.start_ns) for channel in channels])
-    _WRITERS[output](messages, out, loaded)
+    batches = archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)
+    if sys.stderr.isatty():
+        batches = _with_progress(batches, index.start_ns, index.stop_ns)
+    messages = classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
+    first = list(islice(messages, 1))  # the encoder, if it is needed, can be loaded: nothing is written before
+    _WRITERS[output](chain(first, messages), out, loaded)
     _report(classifier.summary, index.faults)
     return 0
 
 
-def _with_progress(records: Iterator[Record], start_ns: int, stop_ns: int) -> Iterator[Record]:
-    """The same records, with a bar of data time on stderr where that is a terminal."""
+def _with_progress(batches: Iterator[RecordBatch], start_ns: int, stop_ns: int) -> Iterator[RecordBatch]:
+    """The same batches, with a bar of data time on stderr, a terminal."""
+    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("classify", total=(stop_ns - start_ns) / NS_PER_SECOND)
-        for record in records:
-            progress.update(task, completed=(record.start_ns - start_ns) / NS_PER_SECOND)
-            yield record
+        for batch in batches:
+            progress.update(task, completed=(int(batch.start_ns[0]) - start_ns) / NS_PER_SECOND)
+            yield batch
 
 
 def _report(summary: Summary, faults: archive.Faults) -> None:

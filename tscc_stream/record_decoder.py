@@ -22,7 +22,6 @@ Bytes = bytes | bytearray | memoryview
 
 MOST_KINDS: Final = 100_000
 """Headers and channels that are remembered: what a server can make grow. Beyond, all is learnt anew."""
-_SPARE: Final = 8
 _MOST_PER_BYTE: Final = 2
 """Samples: Steim-2 packs seven into four bytes. Memory for what a header states beyond that is not asked for."""
 _CODES: Final = slice(6, 20)
@@ -38,6 +37,20 @@ class Undecoded:
 
     place: int
     error: RecordError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the headers of some records state alike. quality: place in QUALITIES; data_at: first byte of the samples;
+    has_us: blockette 1001 states microseconds.
+    """
+
+    sid: str
+    sample_rate_hz: float
+    quality: int
+    encoding: int
+    data_at: int
+    has_us: bool
 
 
 class _Kinds:
@@ -98,6 +111,20 @@ class RecordDecoder:
             return []
         return _Batch(self._kinds, data, at, lengths, stations, received_ns).parts()
 
+    def kind(self, payload: Bytes) -> Kind | None:
+        """Of a whole record, and of all others whose headers differ from it in number and time alone, where compiled
+        code makes of it what libmseed does; else None.
+        """
+        if self._kinds.full:
+            self._kinds = _Kinds()
+        number = _Batch(self._kinds, payload, [0], [len(payload)], None, 0).number(0)
+        row = self._kinds.table[number]
+        if number < 0 or not row["covered"]:
+            return None
+        quality, encoding, data_at = (int(row[name]) for name in ("quality", "encoding", "data_at"))
+        sid, rate = self._kinds.sids[row["channel"]], float(row["rate"])
+        return Kind(sid, rate, quality, encoding, data_at, has_us=bool(row["has_us"]))
+
 
 class _Batch:
     """One call. slow: records that libmseed unpacked, by place; errors: those that cannot be used."""
@@ -121,7 +148,7 @@ class _Batch:
         self._errors: dict[int, RecordError] = {}
 
     def parts(self) -> list[RecordBatch | Undecoded]:
-        numbers = np.array([self._number(place) for place in range(len(self._at))], np.int64)
+        numbers = np.array([self.number(place) for place in range(len(self._at))], np.int64)
         kind = self._kinds.table[np.maximum(numbers, 0)]
         lengths = self._stops - self._begins
         covered = kind["covered"] & (numbers >= 0) & (kind["length"] == lengths)
@@ -134,7 +161,7 @@ class _Batch:
         for place in self._errors:
             samples[place], covered[place] = 0, False
         begin = np.concatenate(([0], np.cumsum(samples)))
-        out = np.empty(int(begin[-1]) + _SPARE)
+        out = np.empty(int(begin[-1]) + kernel.SPARE)
         self._unpack(kind, covered, begin, out)
         channel, rate, quality = (kind[name].copy() for name in ("channel", "rate", "quality"))
         for place, record in self._slow.items():
@@ -155,7 +182,7 @@ class _Batch:
     def _station(self, place: int, record: Record) -> str:
         return self._stations[place] or "_".join(record.sid.removeprefix("FDSN:").split("_")[:2])
 
-    def _number(self, place: int) -> int:
+    def number(self, place: int) -> int:
         """Of the record's kind; -1 where it has none."""
         o = self._at[place]
         head = bytes(self._data[o + 6 : o + 20]) + bytes(self._data[o + 32 : o + 61])
@@ -184,7 +211,7 @@ class _Batch:
         kernel.read_starts(self._bytes, at, np.array([has_us]), start_ns, samples)
         if start_ns[0] != record.start_ns or samples[0] != record.samples.size:
             return False
-        out, whole = np.empty(record.samples.size + _SPARE), np.zeros(1, np.bool_)
+        out, whole = np.empty(record.samples.size + kernel.SPARE), np.zeros(1, np.bool_)
         begin = np.array([0, record.samples.size])
         kernel.unpack(self._bytes, at + data_at, end, np.array([encoding]), begin, out, whole)
         return bool(whole[0]) and np.array_equal(out[: record.samples.size], record.samples)

@@ -14,8 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import firwin, iirfilter, resample_poly, sosfilt, zpk2sos
 
+from tscc_stream.butterworth import band_pass
 from tscc_stream.messages import Float32Array, Float64Array
 from tscc_stream.package import Normalisation, PackageSpec
 from tscc_stream.sampling import RateError, exact_rate
@@ -45,7 +45,6 @@ class WindowPlan:
     half: int
     warmup: int
     sections: Float64Array = field(repr=False)
-    fir: Float64Array | None = field(repr=False)
 
     @property
     def history(self) -> int:
@@ -77,11 +76,7 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
         )
     ratio = _simple_ratio(spec, rate_hz)
     up, down = ratio.numerator, ratio.denominator
-    zeros, poles, gain = iirfilter(
-        spec.band_corners, [2 * low / rate_hz, 2 * high / rate_hz], btype="band", ftype="butter", output="zpk"
-    )
     slow = max(up, down)
-    fir = None if slow == 1 else firwin(2 * FIR_HALF_LENGTH * slow + 1, 1.0 / slow, window="hamming")
     return WindowPlan(
         spec=spec,
         stream_rate_hz=rate_hz,
@@ -89,11 +84,19 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
         down=down,
         before=-(-spec.onset_sample * down // up),
         after=-(-(spec.samples - 1 - spec.onset_sample) * down // up),
-        half=0 if fir is None else -(-FIR_HALF_LENGTH * slow // up),
+        half=0 if slow == 1 else -(-FIR_HALF_LENGTH * slow // up),
         warmup=round(spec.warmup_seconds * rate_hz),
-        sections=zpk2sos(zeros, poles, gain),  # scipy wants it writable
-        fir=fir,
+        sections=band_pass(spec.band_corners, 2 * low / rate_hz, 2 * high / rate_hz),  # scipy wants it writable
     )
+
+
+@lru_cache(maxsize=256)
+def _anti_aliasing(slow: int) -> Float64Array:
+    """Zero-phase low-pass between two rates, the larger term of whose ratio is `slow`."""
+    from scipy.signal import firwin  # noqa: PLC0415 takes half a second, which only windows are worth
+
+    low_pass: Float64Array = firwin(2 * FIR_HALF_LENGTH * slow + 1, 1.0 / slow, window="hamming")
+    return low_pass
 
 
 def _simple_ratio(spec: PackageSpec, rate_hz: float) -> Fraction:
@@ -116,10 +119,12 @@ def cut_window(samples: Float64Array, onset: int, plan: WindowPlan) -> Float32Ar
     end = onset + plan.reach + 1
     if onset - begin < plan.before or end > samples.size:
         return None
+    from scipy.signal import resample_poly, sosfilt  # noqa: PLC0415 takes half a second, which only windows are worth
+
     raw = samples[begin:end]
     banded = sosfilt(plan.sections, raw - raw[0])
-    if plan.fir is not None:
-        banded = resample_poly(banded, plan.up, plan.down, window=plan.fir)
+    if plan.half:
+        banded = resample_poly(banded, plan.up, plan.down, window=_anti_aliasing(max(plan.up, plan.down)))
     first = (onset - begin) * plan.up // plan.down - plan.spec.onset_sample
     cut: Float32Array = banded[first : first + plan.spec.samples].astype(np.float32)
     return cut

@@ -8,18 +8,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from importlib import import_module
+from typing import Final, NoReturn
 
 from tscc_stream import __version__
-from tscc_stream.aside import at_work
-from tscc_stream.cli import benches, evaluation, gaps, journal, live, models, recordings
 from tscc_stream.cli.command import PROGRAM, UsageError
-from tscc_stream.config import ConfigError
+
+GROUPS: Final = {
+    "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
+    "journal": ("journal",),
+    "gaps": ("gaps",),
+    "recordings": ("classify", "serve", "simulate"),
+    "models": ("train", "dataset", "model"),
+    "evaluation": ("evaluate",),
+    "benches": ("bench",),
+}
+"""Modules of this package, each with the commands that it adds; only the one that is needed is loaded."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Carry out one command; its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -32,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         for line in _sentences(error):
             print(f"{PROGRAM}: {line}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | UsageError) else 1
+        return 2 if isinstance(error, UsageError) or _mistakes(error) else 1
 
 
 def program() -> NoReturn:
@@ -42,7 +51,8 @@ def program() -> NoReturn:
     process ends without that.
     """
     status = main()
-    if at_work():
+    aside = sys.modules.get("tscc_stream.aside")  # where nobody has loaded it, no such thread was started
+    if aside is not None and aside.at_work():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -50,8 +60,8 @@ def program() -> NoReturn:
 
 
 def _sentences(error: Exception) -> tuple[str, ...]:
-    if isinstance(error, ConfigError):
-        return error.mistakes
+    if mistakes := _mistakes(error):
+        return mistakes
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
@@ -59,13 +69,26 @@ def _sentences(error: Exception) -> tuple[str, ...]:
     return (text if ours and text else f"{type(error).__name__}: {text} (--debug shows where)",)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _mistakes(error: Exception) -> tuple[str, ...]:
+    """Those of a configuration."""
+    from tscc_stream.config import ConfigError  # noqa: PLC0415 takes a tenth of a second
+
+    return error.mistakes if isinstance(error, ConfigError) else ()
+
+
+def _groups(arguments: list[str]) -> list[str]:
+    """The one that has the command; all of them for help, or where there is no such command."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return [group for group, commands in GROUPS.items() if command in commands] or list(GROUPS)
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="Real-time clustering of microseismic events: SeedLink in, clustered detections out."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (live, journal, gaps, recordings, models, evaluation, benches):
-        group.add(commands)
+    for group in _groups(arguments):
+        import_module(f"{__name__}.{group}").add(commands)
     return parser

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tscc_stream import config
+if TYPE_CHECKING:
+    from tscc_stream.config import Config
 
 PROGRAM = "tscc-stream"
 Commands = Any  # argparse's own type for a set of sub-commands is private
@@ -32,8 +33,10 @@ def add_command(commands: Commands, name: str, text: str, example: str, run: Han
     return parser
 
 
-def config_of(options: argparse.Namespace) -> tuple[config.Config, Path]:
+def config_of(options: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration that a command was given, or the shipped one; and the folder its paths are relative to."""
+    from tscc_stream import config  # noqa: PLC0415 takes a tenth of a second
+
     if options.config is None:
         return config.shipped(), Path.cwd()
     return config.load(options.config), options.config.resolve().parent

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tscc_stream import package
 from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
 
 
@@ -27,6 +26,7 @@ def _add_classify(commands: Commands) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
+    from tscc_stream import package  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)

@@ -15,24 +15,22 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from tscc_stream import miniseed
-from tscc_stream.edges import obspy_formats
-from tscc_stream.messages import AnyArray, Record
+from tscc_stream.edges import archive_runs, obspy_formats
+from tscc_stream.edges.archive_heads import HeadReader, Heads
+from tscc_stream.kernels import records as kernel
+from tscc_stream.messages import QUALITIES, AnyArray, Float64Array, Int64Array, Record, RecordBatch, read_only
 from tscc_stream.sampling import NS_PER_SECOND
-
-Int64Array = npt.NDArray[np.int64]
 
 _OPEN_FILES = 64
 _REMEMBERED_FAULTS = 100
-_SAME_TIME_NS = 1_000  # version 2 rounds to a microsecond
 _TEXT = 0  # encoding of records that hold text
-_QUALITIES = (frozenset[str](), frozenset({"clipped"}), frozenset({"timing"}), frozenset({"clipped", "timing"}))
 
 
 class ArchiveError(Exception):
@@ -85,6 +83,7 @@ class _Columns:
         "rate": "d",
         "encoding": "b",
         "quality": "b",
+        "data_at": "H",  # where in the record compiled code finds its samples; 0: it does not read it
     }
 
     def __init__(self) -> None:
@@ -94,6 +93,11 @@ class _Columns:
     def add(self, *values: float) -> None:
         for append, value in zip(self._append, values, strict=True):
             append(value)
+
+    def extend(self, n: int, **values: AnyArray | int) -> None:
+        """Add n rows, each value for all of them or one for each."""
+        for name, column in self.arrays.items():
+            column.frombytes(np.broadcast_to(np.asarray(values[name]).astype(column.typecode), n).tobytes())
 
     def sealed(self) -> dict[str, AnyArray]:
         """The columns as numpy arrays, ordered by start time (file order where that is equal)."""
@@ -153,6 +157,10 @@ class ArchiveIndex:
         if (offsets[1:] == offsets[:-1] + lengths[:-1]).all() and (files == files[0]).all():
             return memoryview(self._map(int(files[0])))[int(offsets[0]) : int(offsets[-1]) + int(lengths[-1])]
         return b"".join(self.payload(row) for row in run.tolist())
+
+    def bytes_of(self, file: int) -> AnyArray:
+        """A whole file [n] uint8, valid as a payload is."""
+        return np.frombuffer(self._map(file), np.uint8)
 
     def place(self, row: int) -> str:
         """`path at byte n`, for messages."""
@@ -220,60 +228,100 @@ def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Itera
     bounds the memory: one chunk of all channels. Overlaps, duplicates and gaps come through as they are. Records that
     cannot be decoded are skipped and counted in `archive.faults`.
     """
-    for first, last in _chunks(archive.rows["start_ns"], int(chunk_seconds * NS_PER_SECOND)):
-        for run in _runs(archive, np.arange(first, last)):
-            yield from _decoded(archive, run)
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds):
+        for number in range(len(chunk)):
+            yield from _decoded(archive, chunk.run(number))
 
 
-def _chunks(starts: Int64Array, chunk_ns: int) -> Iterator[tuple[int, int]]:
-    """Row ranges whose start times lie within one chunk each; empty time is jumped over."""
-    first = 0
-    while first < len(starts):
-        last = int(np.searchsorted(starts, starts[first] + max(chunk_ns, 1)))
-        yield first, last
-        first = last
+def iter_batches(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Iterator[RecordBatch]:
+    """The same, the records of each chunk side by side, decoded several times as fast."""
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds):
+        batch = _batch(archive, chunk)
+        if len(batch):
+            yield batch
 
 
-def _runs(archive: ArchiveIndex, chunk: Int64Array) -> list[Int64Array]:
-    """The rows of a chunk cut into unbroken runs of one channel each, in order of their start."""
-    rows = {name: archive.rows[name][chunk] for name in ("sid", "start_ns", "samples", "rate", "encoding", "quality")}
-    order = np.argsort(rows["sid"], kind="stable")
-    rows = {name: column[order] for name, column in rows.items()}
-    same = np.ones(max(len(chunk) - 1, 0), dtype=bool)
-    for name in ("sid", "rate", "encoding", "quality"):
-        same &= rows[name][1:] == rows[name][:-1]
-    lasts = np.rint(rows["samples"][:-1] * (NS_PER_SECOND / rows["rate"][:-1])).astype(np.int64)
-    same &= np.abs(rows["start_ns"][1:] - rows["start_ns"][:-1] - lasts) <= _SAME_TIME_NS
-    pieces = np.split(np.arange(len(chunk)), np.flatnonzero(~same) + 1)
-    steady = [
-        part for piece in pieces for part in _without_drift(piece, rows["start_ns"], rows["samples"], rows["rate"])
-    ]
-    steady.sort(key=lambda part: int(rows["start_ns"][part[0]]))
-    return [chunk[order[part]] for part in steady]
+def _batch(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> RecordBatch:
+    samples, whole = _unpacked(archive, chunk)
+    if not whole.all():
+        return _partly(archive, chunk, samples, np.logical_and.reduceat(whole, chunk.begin[:-1]))
+    rows, first = archive.rows, chunk.rows[chunk.begin[:-1]]
+    return RecordBatch(
+        archive.sids,
+        [""] * len(archive.sids),
+        channel=rows["sid"][first].astype(np.int64),
+        start_ns=rows["start_ns"][first],
+        sample_rate_hz=rows["rate"][first],
+        begin=chunk.samples[chunk.begin],
+        quality=rows["quality"][first].astype(np.int64),
+        samples=read_only(samples),
+    )
 
 
-def _without_drift(piece: Int64Array, starts: Int64Array, samples: AnyArray, rates: AnyArray) -> list[Int64Array]:
-    """A run cut wherever its stated times have wandered off its first record's sampling grid."""
-    parts = []
-    while len(piece):
-        counted = np.concatenate(([0], np.cumsum(samples[piece[:-1]], dtype=np.int64)))
-        grid = starts[piece[0]] + np.rint(counted * (NS_PER_SECOND / rates[piece[0]])).astype(np.int64)
-        off = np.flatnonzero(np.abs(starts[piece] - grid) > _SAME_TIME_NS)
-        cut = int(off[0]) if len(off) else len(piece)
-        parts.append(piece[:cut])
-        piece = piece[cut:]
-    return parts
+def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Float64Array, AnyArray]:
+    """Samples of a chunk by compiled code, and of which rows [n] that holds; the others are undefined."""
+    files, at, length, encoding, data_at = (
+        archive.rows[name][chunk.rows].astype(np.int64) for name in ("file", "offset", "length", "encoding", "data_at")
+    )
+    encoding[data_at == 0] = -1
+    out, whole = np.empty(chunk.samples[-1] + kernel.SPARE), np.zeros(len(at), np.bool_)
+    edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
+    for first, last in pairwise(edges):
+        some = slice(first, last)
+        kernel.unpack(
+            archive.bytes_of(int(files[first])),
+            at[some] + data_at[some],
+            at[some] + length[some],
+            encoding[some],
+            chunk.samples[first : last + 1],
+            out,
+            whole[some],
+        )
+    return out[: chunk.samples[-1]], whole
+
+
+def _partly(archive: ArchiveIndex, chunk: archive_runs.Chunk, samples: Float64Array, whole: AnyArray) -> RecordBatch:
+    """Those runs by libmseed that are not whole."""
+    records: list[Record] = []
+    for number in range(len(chunk)):
+        run = chunk.run(number)
+        if whole[number]:
+            inside = samples[slice(*chunk.samples[chunk.begin[number : number + 2]])]
+            records.append(_record(archive, run, inside))
+        else:
+            records += _decoded(archive, run)
+    numbers = {sid: number for number, sid in enumerate(archive.sids)}
+    begin = np.cumsum([0, *(record.samples.size for record in records)])
+    out = np.empty(begin[-1])
+    for record, first, last in zip(records, begin[:-1], begin[1:], strict=True):
+        with np.errstate(invalid="ignore"):  # a signalling NaN is no number to any stage
+            out[first:last] = record.samples
+    return RecordBatch(
+        archive.sids,
+        [""] * len(archive.sids),
+        channel=np.array([numbers[record.sid] for record in records], np.int64),
+        start_ns=np.array([record.start_ns for record in records], np.int64),
+        sample_rate_hz=np.array([record.sample_rate_hz for record in records], np.float64),
+        begin=begin,
+        quality=np.array([QUALITIES.index(record.quality) for record in records], np.int64),
+        samples=read_only(out),
+    )
+
+
+def _record(archive: ArchiveIndex, run: Int64Array, samples: AnyArray) -> Record:
+    """Of an unbroken run."""
+    rows, first = archive.rows, run[0]
+    sid, quality = archive.sids[rows["sid"][first]], QUALITIES[rows["quality"][first]]
+    return Record(sid, int(rows["start_ns"][first]), float(rows["rate"][first]), samples, quality)
 
 
 def _decoded(archive: ArchiveIndex, run: Int64Array) -> Iterator[Record]:
-    rows, first = archive.rows, run[0]
     try:
-        samples = miniseed.decode_run(archive.joined(run), int(rows["samples"][run].sum()))
+        samples = miniseed.decode_run(archive.joined(run), int(archive.rows["samples"][run].sum()))
     except miniseed.RecordError:
         yield from _one_by_one(archive, run)
         return
-    sid, quality = archive.sids[rows["sid"][first]], _QUALITIES[rows["quality"][first]]
-    yield Record(sid, int(rows["start_ns"][first]), float(rows["rate"][first]), samples, quality)
+    yield _record(archive, run, samples)
 
 
 def _one_by_one(archive: ArchiveIndex, run: Int64Array) -> Iterator[Record]:
@@ -289,6 +337,7 @@ class _Indexer:
         self._files: list[Path] = []
         self._sids: dict[str, int] = {}
         self._columns = _Columns()
+        self._heads = HeadReader()
         self._faults = Faults()
         self._spool: IO[bytes] | None = None
 
@@ -337,16 +386,38 @@ class _Indexer:
         self._files.append(path)
         offset = 0
         while offset < len(data):
-            offset = self._add_rows(offset, data)
+            heads = self._heads.read(data, offset)
+            self._add_heads(heads)
+            offset = heads.end if heads.more else self._add_rows(heads.end, data)
+
+    def _add_heads(self, heads: Heads) -> None:
+        """Rows of ordinary records."""
+        kinds, stretches = heads.kinds, heads.stretches
+        self._columns.extend(
+            len(heads.at),
+            file=len(self._files) - 1,
+            offset=heads.at,
+            length=heads.length,
+            sid=np.repeat([self._sids.setdefault(kind.sid, len(self._sids)) for kind in kinds], stretches),
+            start_ns=heads.start_ns,
+            end_ns=heads.end_ns,
+            samples=heads.samples,
+            rate=np.repeat([kind.sample_rate_hz for kind in kinds], stretches),
+            encoding=np.repeat([kind.encoding for kind in kinds], stretches),
+            quality=np.repeat([kind.quality for kind in kinds], stretches),
+            data_at=np.repeat([kind.data_at for kind in kinds], stretches),
+        )
 
     def _add_rows(self, base: int, data: mmap.mmap) -> int:
-        """Rows from byte `base` up to the end or to the next corrupt record; where to go on."""
+        """Rows from byte `base` up to an ordinary record, the end, or the next corrupt record; where to go on."""
         following = base
         try:
             for offset, msr in miniseed.split(memoryview(data)[base:]):
                 following = base + offset + msr.reclen
                 if msr.samplecnt > 0 and msr.encoding != _TEXT:
                     self._add_row(base + offset, msr)
+                if self._heads.may_read(data, following):
+                    return following
         except miniseed.RecordError as error:
             self._faults.add(f"{self._files[-1]} at byte {following}: {error.__cause__ or error}")
             return miniseed.find_record(data, following + 1)
@@ -358,9 +429,9 @@ class _Indexer:
             self._faults.add(f"{self._files[file]} at byte {offset}: states a sampling rate of {rate:g} Hz")
             return
         sid = self._sids.setdefault(msr.sourceid, len(self._sids))
-        quality = _QUALITIES.index(miniseed.quality_of(msr))
+        quality = QUALITIES.index(miniseed.quality_of(msr))
         times = int(msr.starttime), int(msr.endtime)
-        self._columns.add(file, offset, msr.reclen, sid, *times, int(msr.samplecnt), rate, msr.encoding, quality)
+        self._columns.add(file, offset, msr.reclen, sid, *times, int(msr.samplecnt), rate, msr.encoding, quality, 0)
 
     def _add_foreign(self, path: Path) -> None:
         """Another format, packed as miniSEED at the end of the spool."""

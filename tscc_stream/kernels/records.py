@@ -18,6 +18,8 @@ INT32, STEIM1, STEIM2 = 3, 10, 11
 HEADER_BYTES = 64
 """With blockettes 1000 and 1001."""
 FRAME_BYTES = 64
+SPARE = 8
+"""Places that are overwritten behind the samples."""
 _US_AT = 61
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
 _DAY_NS = 86_400_000_000_000
@@ -73,6 +75,32 @@ def read_starts(data: AnyArray, at: Int64Array, has_us: AnyArray, start_ns: Int6
         seconds = (hour * 60 + minute) * 60 + second
         start_ns[i] = days * _DAY_NS + seconds * 1_000_000_000 + tenths_ms * 100_000 + us * 1_000
         samples[i] = _u16(data, o + 30)
+
+
+@compiled
+def walk(data: AnyArray, first: int, at: Int64Array, length: Int64Array, fresh: AnyArray) -> int:
+    """Places and stated lengths of the records that lie side by side in `data` (bytes) from `first` on; how many.
+
+    As many as `at` has room for, up to the first that is cut short, or has no blockette 1000 right after the fixed
+    header. fresh [n] bool: what a header states beside number and time differs from the one before.
+    """
+    o = np.int64(first)
+    for i in range(at.size):
+        if o + HEADER_BYTES > data.size or _u16(data, o + 46) != 48 or _u16(data, o + 48) != 1000:
+            return i
+        power = data[o + 54]
+        if power < 7 or power > 16 or o + (np.int64(1) << power) > data.size:
+            return i
+        at[i] = o
+        length[i] = np.int64(1) << power
+        fresh[i] = i == 0
+        if i > 0:
+            before = at[i - 1]
+            for k in range(6, 61):
+                if (k < 20 or k >= 32) and data[o + k] != data[before + k]:
+                    fresh[i] = True
+        o += length[i]
+    return at.size
 
 
 @inlined
@@ -164,7 +192,7 @@ def unpack(
 ) -> None:
     """Samples of records, packed in `data` (bytes) from `at` to `end` [n], to out[begin[i]:begin[i + 1]].
 
-    `out` has eight places more. whole [n] bool: left False where the samples cannot be had so, or where the last one is
+    `out` has SPARE places more. whole [n] bool: left False where the samples cannot be had so, or where the last one is
     not the one stated; what stands in `out` is then undefined.
     """
     for i in range(at.size):

@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from scipy.signal import iirfilter, lfilter, sosfilt, zpk2sos
 
+from tscc_stream.butterworth import band_pass
 from tscc_stream.config import ConditionConfig, TriggerConfig
 from tscc_stream.messages import Block, Characteristic, EndOfStream, Float64Array, Gap, read_only
 from tscc_stream.sampling import RateError, seconds_to_samples
@@ -27,11 +27,7 @@ def bandpass(low_hz: float, high_hz: float, corners: int, rate_hz: float) -> Flo
     nyquist = 0.5 * rate_hz
     if high_hz / nyquist > 1.0 - 1e-6:
         raise RateError(f"{rate_hz:g} Hz cannot hold the band {low_hz:g}-{high_hz:g} Hz: Nyquist is {nyquist:g} Hz")
-    zeros, poles, gain = iirfilter(
-        corners, [low_hz / nyquist, high_hz / nyquist], btype="band", ftype="butter", output="zpk"
-    )
-    sections: Float64Array = zpk2sos(zeros, poles, gain)
-    return sections
+    return band_pass(corners, low_hz / nyquist, high_hz / nyquist)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,8 @@ class RecursiveRatio:
 
     def feed(self, filtered: Float64Array) -> Float64Array:
         """Ratio of the next samples."""
+        from scipy.signal import lfilter  # noqa: PLC0415 takes half a second, which compiled code does without
+
         ratio = np.zeros(filtered.size)
         skip = 1 if self._seen == 0 else 0  # obspy's loop starts at the second sample
         squared = np.square(filtered[skip:])
@@ -193,6 +191,8 @@ class Condition:
             return []
         if message.index == 0:
             self._channels[message.sid] = self._start(message.sid, message.sample_rate_hz, float(message.samples[0]))
+        from scipy.signal import sosfilt  # noqa: PLC0415 takes half a second, which compiled code does without
+
         channel = self._channels[message.sid]
         centred = message.samples - channel.first_value
         filtered, channel.memory = sosfilt(channel.sections, centred, zi=channel.memory)
