@@ -24,7 +24,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tscc_stream import __version__, package, recovery
+from tscc_stream import __version__, lanes, package, recovery
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
@@ -127,6 +127,7 @@ class Daemon:
             http.start()
             stack.callback(http.stop)
             acquire.warm_up()
+            lanes.warm_up()
             beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
             resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)

@@ -125,6 +125,11 @@ class _Group:
         return self.history[row, places], self.ratios[row, places]
 
 
+def warm_up() -> None:
+    """Compile what a batch goes through, or load it, before anything waits for it."""
+    kernel.warm_up()
+
+
 class Lanes:
     """The channels that have moved in. Their triggers go to `on_triggers`, in order for each channel."""
 

@@ -199,8 +199,8 @@ class FrontWorker:
             for place in range(len(batch)):
                 out += self._begun(batch.record(place))
         out += self._front.feed_batch(batch, now_ns)
-        for place in range(len(batch)):
-            self._record(server, batch.record(place), now_ns)
+        self._shared.metrics.channels.took_batch(server, batch)
+        self._shared.health.data.arrived_batch(server, batch, now_ns)
         return out
 
     def _begun(self, record: Record) -> list[Gap]:
@@ -240,11 +240,6 @@ class FrontWorker:
         _log.log(logging.INFO if state.connected else logging.WARNING, "%s: %s", server, state.text)
         return [Note("seedlink", {"server": server, "actual": state.actual, "connected": state.connected,
                                   "reason": state.reason, "step": state.step, "text": state.text})]  # fmt: skip
-
-    def _record(self, server: str, record: Record, now_ns: int) -> None:
-        self._shared.metrics.channels.took(record)
-        lasts_ns = offset_ns(record.samples.size - 1, record.sample_rate_hz)
-        self._shared.health.data.arrived(server, record.sid, now_ns, lasts_ns)
 
     def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics
