@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -24,8 +24,8 @@ MOST_KINDS: Final = 100_000
 """Headers and channels that are remembered: what a server can make grow. Beyond, all is learnt anew."""
 _MOST_PER_BYTE: Final = 2
 """Samples: Steim-2 packs seven into four bytes. Memory for what a header states beyond that is not asked for."""
-_CODES: Final = slice(6, 20)
-_STATED: Final = slice(32, 61)
+_HEAD_END: Final = 61
+_HEAD: Final = np.r_[6:20, 32:_HEAD_END]
 """Bytes of the header that are the same in all records of a channel: quality and codes; rate, flags, correction of
 time, and blockettes 1000 and 1001 up to the quality of timing."""
 _ENCODINGS: Final = (kernel.INT32, kernel.STEIM1, kernel.STEIM2)
@@ -148,7 +148,7 @@ class _Batch:
         self._errors: dict[int, RecordError] = {}
 
     def parts(self) -> list[RecordBatch | Undecoded]:
-        numbers = np.array([self.number(place) for place in range(len(self._at))], np.int64)
+        numbers = np.array(self._numbers(), np.int64)
         kind = self._kinds.table[np.maximum(numbers, 0)]
         lengths = self._stops - self._begins
         covered = kind["covered"] & (numbers >= 0) & (kind["length"] == lengths)
@@ -184,15 +184,29 @@ class _Batch:
 
     def number(self, place: int) -> int:
         """Of the record's kind; -1 where it has none."""
-        o = self._at[place]
-        head = bytes(self._data[o + 6 : o + 20]) + bytes(self._data[o + 32 : o + 61])
-        key = self._stations[place], head
-        number = self._kinds.numbers.get(key)
-        return self._learn(place, key) if number is None else number
+        return self._numbers()[place]
+
+    def _numbers(self) -> list[int]:
+        """Of the records' kinds; -1 where a record has none."""
+        keys = list(zip(self._stations, self._heads(), strict=True))
+        found = list(map(self._kinds.numbers.get, keys))
+        return [self._learn(place, keys[place]) if number is None else number for place, number in enumerate(found)]
+
+    def _heads(self) -> list[bytes]:
+        """What headers state, less the zeros at its end; of records that are too short for one, nothing."""
+        whole = self._begins + _HEAD_END <= self._bytes.size
+        heads = (
+            self._bytes[np.where(whole, self._begins, 0)[:, np.newaxis] + _HEAD] if whole.any() else np.zeros((0, 0))
+        )
+        if whole.all():
+            return cast("list[bytes]", heads.view(f"S{_HEAD.size}")[:, 0].tolist())
+        return [bytes(heads[place]).rstrip(b"\0") if ok else b"" for place, ok in enumerate(whole.tolist())]
 
     def _learn(self, place: int, key: tuple[str, bytes]) -> int:
         if self._lengths[place] < kernel.HEADER_BYTES:
             return -1
+        if key in self._kinds.numbers:  # learnt from one before it
+            return self._kinds.numbers[key]
         record = self._by_libmseed(place)
         if record is None:
             return -1
