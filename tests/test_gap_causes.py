@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_site import finished
-from made_streams import SECOND, T0, sid_of
+from made_streams import SECOND, T0, batch_of, sid_of
 
+from tscc_stream import gap_causes
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.gap_causes import LOST, GapCauses
 from tscc_stream.messages import Gap, Record, read_only
@@ -78,6 +82,37 @@ def test_other_breaks_keep_their_names(causes: GapCauses) -> None:
         "rate",
     ]
     assert causes.named(gap(1, 2, sid=sid_of(9))) == "server"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_batch_is_the_same_as_its_records_one_by_one(data: st.DataObject) -> None:
+    """Among connections and dropped records, whatever stations the channels come under, and beyond the limit."""
+    one_by_one, batches = GapCauses(), GapCauses()
+    steps = st.lists(st.sampled_from(["records", "records", "rejected", "linked"]), min_size=1, max_size=12)
+    names = st.sampled_from(["XX_A", "XX_B", ""])
+    some = st.lists(
+        st.tuples(names, st.integers(0, 4), st.integers(0, 9), st.sampled_from([50.0, 100.0])), min_size=1, max_size=8
+    )
+    with patch.object(gap_causes, "MOST_CHANNELS", data.draw(st.sampled_from([3, 100]))):
+        for step in data.draw(steps):
+            server = data.draw(st.sampled_from(["a", "b"]))
+            if step == "records":
+                came = data.draw(some)
+                records = [Record(sid_of(n), T0 + s * SECOND, rate, read_only(np.arange(3))) for _, n, s, rate in came]
+                stations = [name for name, *_ in came]
+                for station, record in zip(stations, records, strict=True):
+                    one_by_one.record(server, station, record)
+                batches.batch(server, batch_of(records, stations))
+            elif step == "rejected":
+                name = data.draw(names)
+                one_by_one.rejected(server, name)
+                batches.rejected(server, name)
+            else:
+                resumed = data.draw(st.booleans())
+                one_by_one.linked(server, resumed=resumed)
+                batches.linked(server, resumed=resumed)
+            assert batches._channels == one_by_one._channels
 
 
 def test_the_ledger_keeps_the_first_cause_and_closes_what_was_open(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def lower_is_better(spent: Mapping[str, list[float]], scale: float, unit: str) -
     return {name: Figure(scale * median(some), unit, field / median(some)) for name, some in spent.items()}
 
 
+def rates(spent: Mapping[str, list[float]], count: float, unit: str) -> dict[str, Figure]:
+    """Figures of so many things in some time: `count` over the median round; ratios are taken of medians."""
+    field = median(spent[FIELD])
+    return {name: Figure(count / median(some), unit, field / median(some)) for name, some in spent.items()}
+
+
 def machine() -> str:
     """What the figures were taken on, in one line."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"

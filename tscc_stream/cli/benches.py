@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"frontend": _frontend, "training": _training, "fanout": _fanout}
+    return {"frontend": _frontend, "ingest": _ingest, "training": _training, "fanout": _fanout}
 
 
 def _frontend() -> Results:
@@ -45,6 +45,12 @@ def _fanout() -> Results:
     from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
 
     return fanout.run()
+
+
+def _ingest() -> Results:
+    from tscc_stream.bench import ingest  # noqa: PLC0415  # loaded where it is needed
+
+    return ingest.run()
 
 
 def _bench(options: argparse.Namespace) -> int:
