@@ -23,10 +23,12 @@ from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Rel
 from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
 from tscc_stream.pipeline import FrontHalf
-from tscc_stream.recovery import Floors
+from tscc_stream.recovery import Barrier, Floors
 from tscc_stream.sampling import offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.stages.acquire import Rejected
+from tscc_stream.stages.interpret import VoteState
+from tscc_stream.stages.journal import Snapshot
 from tscc_stream.stages.publish import ModelIdentity
 from tscc_stream.workers import STOP, BackWorker, FrontWorker, Shared
 
@@ -80,6 +82,51 @@ def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     assert len(journal.groups) == 13
     assert journal.groups[12][0].startswith("status-daemon-")
     assert all(names == ["back"] for names in journal.alive)  # it had stamped before every commit
+
+
+class HoldingBack:
+    """What it is fed comes out with the next flush, as from a batch that is not full."""
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+        self._held: list[NetworkEvent] = []
+
+    def feed(self, dropped: WindowDropped) -> list[NetworkEvent]:
+        self._held += FakeBack().feed(dropped)
+        return []
+
+    def flush(self) -> list[NetworkEvent]:
+        held, self._held = self._held, []
+        self.batch_sizes += [1] * bool(held)
+        return held
+
+    def snapshot(self, _: frozenset[str]) -> VoteState:
+        return VoteState([], [], [])
+
+    def unsettled_ns(self) -> int:
+        return 1 << 62
+
+
+def test_what_lies_before_a_barrier_is_published_before_the_snapshot_is_written() -> None:
+    """Which may be megabytes."""
+    shared, outbox, done = Shared(Metrics(CollectorRegistry()), Health()), queue.Queue[Any](), list[str]()
+
+    class Journal(FakeJournal):
+        def append(self, messages: list[Message], _gaps: object, snapshot: Snapshot | None) -> list[Any]:  # type: ignore[override]  # by place
+            done.extend([message.uid for message in messages] + ["snapshot"] * (snapshot is not None))
+            return []
+
+    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}"))
+    barrier = Barrier(b"", b"{}", {}, 1 << 62)
+    outbox.put([WindowDropped("before", SID, 1, "gap"), barrier, WindowDropped("after", SID, 2, "gap")])
+    outbox.put(STOP)
+    bus, beside = SimpleNamespace(publish=lambda _: done.append("published")), SimpleNamespace(saw=lambda _: None)
+    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
+    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
+    journal = Journal(shared.health)
+    arguments: Any = (HoldingBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
+    BackWorker(shared, Config(), *arguments, b"{}", Floors()).run()
+    assert done == ["before", "published", "snapshot", "published", "after", "published"]
 
 
 def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:

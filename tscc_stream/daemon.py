@@ -7,6 +7,7 @@ buffer. Every thread stamps each turn of its loop; systemd's watchdog is fed onl
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -63,6 +64,9 @@ INBOX_SPARE = 16
 OUTBOX_LISTS = 256
 STALLED_NS = seconds_to_ns(10.0)
 """A thread that has not turned for as long is stuck."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter from another: a window changes hands some ten times, and Python's own 5 ms
+would be waited for each time while the front thread is busy."""
 CRASH_FILE = "crash-report"
 IN_FLIGHT_FILE = "in-flight"
 DRAIN_SECONDS = 20.0
@@ -141,6 +145,7 @@ class Daemon:
             if journal.renewed:
                 _log.warning("journal %s: new epoch %s: %s", journal.path, journal.epoch, journal.renewed)
                 self._inbox.put(Note("journal", {"epoch": journal.epoch, "reason": journal.renewed}))
+            _tune_interpreter()
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
@@ -399,6 +404,13 @@ class Daemon:
         self._shared.given_up.set()
         for worker in workers:
             worker.join(GIVING_UP_SECONDS)
+
+
+def _tune_interpreter() -> None:
+    """What start-up made stays, and is never looked at again: a full collection would stop every thread for 0.2 s."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:

@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tscc_stream.aside import Aside, StuckError
 from tscc_stream.config import InferenceConfig
 from tscc_stream.edges.in_flight import InFlight
+from tscc_stream.edges.supervision import name_this_thread
 from tscc_stream.messages import Assignment, Batch, Window, WindowDropped
 from tscc_stream.metrics import Metrics
 from tscc_stream.stages.gather import batch_of
@@ -24,6 +26,7 @@ from tscc_stream.window_quarantine import WindowQuarantine
 
 _log = logging.getLogger(__name__)
 
+NAME = "inference"
 LOAD_SECONDS = 120.0
 """Longest that loading and warming up a model may take."""
 _REASON_LENGTH = 200
@@ -40,6 +43,10 @@ class _FailedError(Exception):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def _aside() -> Aside:
+    return Aside(NAME, partial(name_this_thread, NAME))
 
 
 def _last_line(error: Exception) -> str:
@@ -85,7 +92,7 @@ class GuardedInfer:
 
     def __init__(self, encoder: Encoder, renew: Callable[[], Encoder], guard: Guard) -> None:
         self._infer, self._renew, self._guard = Infer(encoder), renew, guard
-        self._aside = Aside("inference")
+        self._aside = _aside()
 
     def feed(self, batch: Batch) -> list[Assignment | WindowDropped]:
         """A result per window, in the batch's order."""
@@ -145,7 +152,7 @@ class GuardedInfer:
 
     def _start_afresh(self, failure: _FailedError) -> None:
         self._guard.count(failure)
-        self._aside = Aside("inference")
+        self._aside = _aside()
         try:
             self._infer = Infer(self._aside.call(self._renew, LOAD_SECONDS, self._guard.alive))
         except Exception as error:

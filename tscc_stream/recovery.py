@@ -228,7 +228,8 @@ def _longest_average(config: Config) -> float:
 
 def encode(state: FrontState | VoteState) -> bytes:
     """MessagePack (msgpack.org), arrays as their type, shape and bytes."""
-    return msgspec.msgpack.encode(state, enc_hook=_packed)
+    with np.errstate(invalid="ignore"):  # of floats that are no counts
+        return msgspec.msgpack.encode(state, enc_hook=_packed)
 
 
 def decode(data: bytes, kind: type[_State]) -> _State:
@@ -249,9 +250,8 @@ def _narrow(array: AnyArray) -> AnyArray:
     """Counts of recorders are 32-bit integers: half the room, where every bit comes back."""
     if array.dtype != np.float64:
         return array
-    with np.errstate(invalid="ignore"):
-        counts = array.astype(np.int32)
-    same = np.array_equal(counts.astype(np.float64).view(np.int64), np.ascontiguousarray(array).view(np.int64))
+    counts = array.astype(np.int32)
+    same = (counts.astype(np.float64).view(np.int64) == np.ascontiguousarray(array).view(np.int64)).all()
     return counts if same else array
 
 

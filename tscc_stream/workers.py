@@ -428,8 +428,9 @@ class BackWorker:
                 metrics.lost_seconds[gap.sid].inc((gap.to_ns - gap.from_ns) / NS_PER_SECOND)
 
     def _at_barrier(self, barrier: Barrier) -> None:
-        """Everything before it is committed, and with it what a restart goes on from."""
+        """Everything before it is committed and published, then what a restart goes on from: it may be megabytes."""
         self._hold(self._back.flush())
+        self._commit()
         unsettled_ns = min(barrier.unsettled_ns, self._back.unsettled_ns())
         self._floors = self._floors.after(barrier, unsettled_ns)
         vote = self._back.snapshot(barrier.named)
