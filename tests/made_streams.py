@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from tscc_stream.messages import Block, Characteristic, Float32Array, Float64Array, Record, read_only
+from tscc_stream.messages import (
+    QUALITIES,
+    Block,
+    Characteristic,
+    Float32Array,
+    Float64Array,
+    Record,
+    RecordBatch,
+    read_only,
+)
 from tscc_stream.package import PackageSpec
 from tscc_stream.sampling import offset_ns
 from tscc_stream.stages.infer import Encoded
@@ -22,6 +31,23 @@ SID = "FDSN:BW_UH1__S_H_Z"
 
 def sid_of(number: int) -> str:
     return f"FDSN:XX_S{number:03}__E_H_Z"
+
+
+def batch_of(records: Sequence[Record], stations: Sequence[str] | None = None) -> RecordBatch:
+    """The same records side by side, each under its NET_STA or under the station given."""
+    names = stations or ["_".join(one.sid.removeprefix("FDSN:").split("_")[:2]) for one in records]
+    channels = list(dict.fromkeys(zip(names, (one.sid for one in records), strict=True)))
+    return RecordBatch(
+        [sid for _, sid in channels],
+        [name for name, _ in channels],
+        np.array([channels.index((name, one.sid)) for name, one in zip(names, records, strict=True)], np.int64),
+        np.array([one.start_ns for one in records], np.int64),
+        np.array([one.sample_rate_hz for one in records]),
+        np.cumsum([0, *(one.samples.size for one in records)]),
+        np.array([QUALITIES.index(one.quality) for one in records], np.int64),
+        read_only(np.concatenate([np.zeros(0), *(one.samples for one in records)])),
+        records[0].received_ns if records else 0,
+    )
 
 
 def package_spec(**changes: object) -> PackageSpec:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import numpy as np
 
+from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.miniseed import encode, split
 
 START_NS = 1_274_977_440 * 1_000_000_000
@@ -22,6 +24,29 @@ def record(sid: str = "FDSN:BW_UH1__S_H_Z", second: int = 0, samples: int = 50, 
     data = np.arange(samples, dtype=np.int32) + second
     (made,) = encode(sid, START_NS + second * 10**9, 50.0, data, version=version)
     return made
+
+
+def records_of(events: Iterable[object]) -> list[Record]:
+    """All records among the events of a session."""
+    return [batch.record(i) for batch in events if isinstance(batch, RecordBatch) for i in range(len(batch))]
+
+
+def summary(events: Iterable[object]) -> list[object]:
+    """Each record by itself, however many came together."""
+    out: list[object] = []
+    for event in events:
+        if isinstance(event, RecordBatch):
+            stations = [event.stations[channel] for channel in event.channel]
+            records = [event.record(i) for i in range(len(event))]
+            out += [(s, r.sid, r.start_ns, r.samples.tolist()) for s, r in zip(stations, records, strict=True)]
+        else:
+            out.append(event)
+    return out
+
+
+def numbers_of(records: Iterable[Record]) -> list[int]:
+    """Sequences of packets that are numbered by the seconds at which they start, from 1."""
+    return [(record.start_ns - START_NS) // 10**9 + 1 for record in records]
 
 
 def v4(sequence: int, payload: bytes, station: str = "BW_UH1", code: str = "2D") -> bytes:

@@ -13,10 +13,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, START_NS, FakeServer, Packet, record, v3, v3_info, v4
+from seedlink_fakes import (
+    PLAIN_V3,
+    PLAIN_V4,
+    RINGSERVER,
+    START_NS,
+    FakeServer,
+    Packet,
+    numbers_of,
+    record,
+    records_of,
+    summary,
+    v3,
+    v3_info,
+    v4,
+)
 
 from tscc_stream.config import SeedLinkConfig
-from tscc_stream.miniseed import encode
+from tscc_stream.messages import RecordBatch
+from tscc_stream.miniseed import decode, encode
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.frames import LINE_LIMIT, PAYLOAD_LIMIT, json_capabilities, record_length, stations_in
 from tscc_stream.seedlink.position import Mark, Position, Server, data_request, goes_back, next_sequence
@@ -26,7 +41,6 @@ from tscc_stream.stages.acquire import (
     Connected,
     Event,
     Notice,
-    Received,
     Rejected,
     SeedLinkSession,
     ServerInfo,
@@ -70,11 +84,7 @@ def of(kind: type, events: Iterable[Event]) -> list:
 
 
 def sequences(events: Iterable[Event]) -> list[int]:
-    return [event.sequence for event in of(Received, events)]
-
-
-def summary(events: Iterable[Event]) -> list[object]:
-    return [(e.sequence, e.station, e.record.sid, e.record.start_ns) if isinstance(e, Received) else e for e in events]
+    return numbers_of(records_of(events))
 
 
 def ring(count: int = 4, first: int = 1) -> list[Packet]:
@@ -132,9 +142,10 @@ def test_connected_comes_before_data_and_says_the_version() -> None:
 
 
 def test_records_carry_the_time_of_receipt_and_their_station() -> None:
-    (first, *_) = of(Received, join(new_session(), FakeServer(ring())))
-    assert (first.record.received_ns, first.record.start_ns, first.station) == (7, START_NS, "BW_UH1")
-    assert first.record.samples.tolist() == list(range(50))
+    (batch,) = of(RecordBatch, join(new_session(), FakeServer(ring())))
+    first = batch.record(0)
+    assert (first.received_ns, first.start_ns, batch.stations[batch.channel[0]]) == (7, START_NS, "BW_UH1")
+    assert first.samples.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("hello", HELLOS)
@@ -153,7 +164,7 @@ def test_any_cut_of_the_stream_gives_the_same_events(cuts: list[int], protocol: 
     stream = frame(1, record()) + info + frame(2, b"x" * 512) + frame(3, record(second=1)) + b"ERROR AUTH no\r\n"
     hello = PLAIN_V4 if protocol == 4 else PLAIN_V3
     whole = connected(FakeServer(hello=hello)).receive(stream, 7)
-    assert [type(e) for e in whole] == [Received, ServerInfo, Rejected, Received, SessionError]
+    assert [type(e) for e in whole] == [RecordBatch, ServerInfo, Rejected, RecordBatch, SessionError]
     session, events, at = connected(FakeServer(hello=hello)), [], 0
     for cut in [*cuts, len(stream)]:
         if stream[at : at + cut]:
@@ -302,7 +313,9 @@ def test_where_no_request_is_left_the_station_is_left_out() -> None:
     assert reasons == [["refused"], ["refused"], ["refused"], ["station", "refused"]]
 
 
-V3_STATIONS = [Packet(i + 1, record(sid)) for i, sid in enumerate(["FDSN:BW_UH1__S_H_Z", "FDSN:BW_UH2__S_H_Z", OTHER])]
+V3_STATIONS = [
+    Packet(i + 1, record(sid, i)) for i, sid in enumerate(["FDSN:BW_UH1__S_H_Z", "FDSN:BW_UH2__S_H_Z", OTHER])
+]
 
 
 def test_version_3_without_patterns_is_asked_for_its_stations() -> None:
@@ -420,6 +433,29 @@ def test_plain_stations_come_first_and_carry_the_selectors_of_patterns_that_meet
     ]
 
 
+def test_many_stations_of_a_network_are_one_pattern_where_the_server_numbers_all_in_one() -> None:
+    streams = [*(f"XX_S{i:03}:HH{'ZN'[i % 2]}" for i in range(100)), "YY_A:EHZ", "XX_*:?HE"]
+    unwanted, other = Packet(4, record("FDSN:XX_T1__H_H_Z", 4)), Packet(5, record("FDSN:YY_A__E_H_Z", 5))
+    packets = [*(Packet(i + 1, record(f"FDSN:XX_S{i:03}__H_H_Z", i)) for i in range(3)), unwanted, other]
+    server = FakeServer(packets, RINGSERVER)
+    session = new_session(*streams)
+    events = join(session, server)
+    asked = [command for command in server.commands if command[:4] in ("STAT", "SELE")]
+    assert asked == [
+        "STATION YY_A",
+        "SELECT *_E_H_Z",
+        "STATION XX_*",
+        "SELECT *_?_H_E",
+        "SELECT *_H_H_Z",
+        "SELECT *_H_H_N",
+    ]
+    assert sequences(events) == [1, 3, 6]
+    assert session.unwanted == 2
+    server = FakeServer(packets, PLAIN_V4)
+    join(new_session(*streams), server)
+    assert sum(command.startswith("STATION XX_S") for command in server.commands) == 100
+
+
 def test_the_filter_forgets_decisions_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tscc_stream.seedlink.streams._DECISIONS", 2)
     chosen = StreamFilter((parse_pattern("BW_*"), parse_pattern("XX_A")))
@@ -473,13 +509,13 @@ def test_a_server_with_sequences_per_station_gets_a_mark_for_each_and_a_time_for
     join(new_session("BW_*:?HZ", "YG_AB1:EHZ", position=session.position), server)
     assert [c for c in server.commands if c[:4] in ("STAT", "DATA")] == [
         "STATION YG_AB1",
-        "DATA ALL 2010-05-27T16:14:00.000000Z",
+        "DATA ALL 2010-05-27T16:14:01.000000Z",
         "STATION BW_UH1",
         "DATA 2",
         "STATION BW_UH2",
         "DATA 3",
         "STATION BW_*",
-        "DATA ALL 2010-05-27T16:14:00.000000Z",
+        "DATA ALL 2010-05-27T16:14:01.000000Z",
     ]
 
 
@@ -538,7 +574,7 @@ def test_version_3_sequences_start_again_after_24_bits() -> None:
     join(again, server)
     assert "DATA 000000" in server.commands
     events = again.receive(v3(0, record(second=2)) + v3(1, record(second=3)), 0)
-    assert sequences(events) == [0, 1]
+    assert sequences(events) == [3, 4]
     assert again.position.last == Mark(1, START_NS + 3 * SECOND)
 
 
@@ -703,9 +739,9 @@ def test_a_mark_that_knows_nothing_asks_for_everything() -> None:
 def test_a_bad_payload_is_dropped_counted_and_passed(protocol: int, payload: bytes, reason: str) -> None:
     session = connected(FakeServer(hello=PLAIN_V4 if protocol == 4 else PLAIN_V3))
     frame = v4 if protocol == 4 else v3
-    bad, good = session.receive(frame(8, payload) + frame(9, record()), 0)
+    bad, good = session.receive(frame(8, payload) + frame(9, record(second=8)), 0)
     assert (type(bad), bad.reason, bad.sequence) == (Rejected, reason, 8)
-    assert good.sequence == 9
+    assert sequences([good]) == [9]
 
 
 def test_after_a_bad_payload_at_the_end_the_next_request_is_past_it() -> None:
@@ -728,8 +764,8 @@ def test_a_record_without_samples_still_gives_its_time() -> None:
 
 def test_an_unknown_format_is_counted_and_skipped() -> None:
     session = connected(FakeServer(hello=PLAIN_V4))
-    odd, good = session.receive(v4(1, b"{}", code="XD") + v4(2, record(version=3), code="3D"), 0)
-    assert (odd.reason, odd.sequence, good.sequence) == ("format", 1, 2)
+    odd, good = session.receive(v4(1, b"{}", code="XD") + v4(2, record(second=1, version=3), code="3D"), 0)
+    assert (odd.reason, odd.sequence, sequences([good])) == ("format", 1, [2])
 
 
 def test_version_3_takes_records_of_other_lengths_and_of_miniseed_3() -> None:
@@ -742,7 +778,8 @@ def test_version_3_takes_records_of_other_lengths_and_of_miniseed_3() -> None:
         session, events = connected(FakeServer(hello=PLAIN_V3)), []
         for at in range(0, len(stream), cut):
             events += session.receive(stream[at : at + cut], 0)
-        assert sequences(events) == list(range(1, len(long) + len(short) + len(third) + 1))
+        assert [one.start_ns for one in records_of(events)] == [decode(one).start_ns for one in (*long, *short, *third)]
+        assert session.position.last.sequence == len(long) + len(short) + len(third)
 
 
 def _v2_header(chain: list[tuple[int, int, int]], exponent: int = 9, year: bytes = b"\x07\xda") -> bytearray:

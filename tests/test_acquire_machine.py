@@ -14,12 +14,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from seedlink_fakes import PLAIN_V3, PLAIN_V4, START_NS, FakeServer, Packet, record
+from seedlink_fakes import PLAIN_V3, PLAIN_V4, START_NS, FakeServer, Packet, record, records_of
 
 from tscc_stream.config import SeedLinkConfig
+from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.miniseed import decode
 from tscc_stream.seedlink.position import Position
-from tscc_stream.stages.acquire import Event, Received, Rejected, SeedLinkSession, SessionError
+from tscc_stream.stages.acquire import Event, Rejected, SeedLinkSession, SessionError
 
 WANTED = ("FDSN:BW_UH1__S_H_Z", "FDSN:BW_UH2__S_H_Z", "FDSN:XX_S1__E_H_Z")
 UNWANTED = ("FDSN:BW_UH1__S_H_N", "FDSN:BW_UH2__S_H_E", "FDSN:ZZ_S1__E_H_Z")
@@ -82,8 +83,9 @@ class SessionMachine(RuleBasedStateMachine):
     def take(self, events: list[Event]) -> None:
         before = self.position
         for event in events:
-            if isinstance(event, Received):
-                self.take_record(event)
+            if isinstance(event, RecordBatch):
+                for one in records_of([event]):
+                    self.take_record(one)
             elif isinstance(event, SessionError):
                 assert event.reason in ENDS, event
                 assert event is events[-1]
@@ -97,11 +99,11 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.session.closed == (self.ended is not None)
         self.exchange()
 
-    def take_record(self, event: Received) -> None:
-        key = (event.record.sid, event.record.start_ns)
-        assert event.record.sid in WANTED
+    def take_record(self, one: Record) -> None:
+        key = (one.sid, one.start_ns)
+        assert one.sid in WANTED
         assert key not in self.poisoned
-        assert event.record.samples.tolist() == decode(record(key[0], self.second_of(key))).samples.tolist()
+        assert one.samples.tolist() == decode(record(key[0], self.second_of(key))).samples.tolist()
         self.received[key] += 1
         self.this_connection[key] += 1
         assert self.this_connection[key] == 1, "the same record twice in one connection"

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tscc_stream import __version__, metrics
+from tscc_stream.messages import Record
 from tscc_stream.metrics import Metrics
 
 CONTRACT = {
@@ -45,8 +47,7 @@ def made() -> Metrics:
 
 def used(made: Metrics) -> str:
     """A scrape after every family was used once."""
-    made.samples["FDSN:A_B__E_H_Z"].inc(500)
-    made.last_sample_timestamp_seconds["FDSN:A_B__E_H_Z"].set(1.5)
+    made.channels.took(Record("FDSN:A_B__E_H_Z", 1_001_000_000, 1000.0, np.zeros(500, np.int32)))
     made.gaps["FDSN:A_B__E_H_Z"].inc()
     made.records_rejected["crc"].inc()
     made.seedlink_connected["127.0.0.1:18000"].set(1)
@@ -130,9 +131,8 @@ def test_a_channel_costs_few_lines(made: Metrics) -> None:
     before = len(generate_latest(made.registry).splitlines())
     for number in range(100):
         sid = f"FDSN:XX_S{number:04d}__E_H_Z"
-        made.samples[sid].inc(100)
+        made.channels.took(Record(sid, 1_700_000_000_000_000_000, 100.0, np.zeros(100, np.int32)))
         made.gaps[sid].inc()
-        made.last_sample_timestamp_seconds[sid].set(1.7e9)
     assert len(generate_latest(made.registry).splitlines()) - before <= 6 * 100
 
 

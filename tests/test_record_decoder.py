@@ -98,6 +98,31 @@ def test_damaged_records_are_judged_as_libmseed_judges_them(
 
 
 @pytest.mark.parametrize("encoding", ["int32", "steim1", "steim2"])
+@pytest.mark.parametrize("length", [511, 256, 128, 100, 64, 60, 10, 0])
+def test_records_that_are_cut_short_are_judged_by_their_own_bytes(encoding: miniseed.Encoding, length: int) -> None:
+    """Whatever lies behind them in the buffer, and though all their samples may be there."""
+    x = np.arange(10, dtype=np.int32)
+    (payload,) = miniseed.encode("FDSN:XX_ST1__H_H_Z", 1_600_000_000_000_000_000, 100.0, x, encoding=encoding)
+    decoder = RecordDecoder()
+    decoder.decode(payload, [0], [512])
+    (part,) = decoder.decode(payload, [0], [length])
+    assert found([part]) == [by_libmseed(payload[:length])]
+    assert_same([payload[:length]], decoder.decode(payload[:length], [0], [length]))
+
+
+def test_memory_is_not_asked_for_on_a_header_s_word() -> None:
+    x = np.arange(10, dtype=np.int32)
+    (payload,) = miniseed.encode("FDSN:XX_ST1__H_H_Z", 1_600_000_000_000_000_000, 100.0, x)
+    decoder = RecordDecoder()
+    decoder.decode(payload, [0], [512])
+    boast = payload[:30] + b"\xff\xff" + payload[32:]
+    (batch, refused) = decoder.decode(payload + boast, [0, 512], [512, 512])
+    assert isinstance(batch, RecordBatch)
+    assert isinstance(refused, Undecoded)
+    assert batch.samples.size == 10
+
+
+@pytest.mark.parametrize("encoding", ["int32", "steim1", "steim2"])
 def test_ordinary_records_are_covered(encoding: miniseed.Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.arange(2000, dtype=np.int32) % 17
     payloads = miniseed.encode("FDSN:XX_ST1__H_H_Z", 1_600_000_000_000_123_000, 100.0, x, encoding=encoding)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from seedlink_fakes import START_NS, record
+from seedlink_fakes import START_NS, record, records_of
 from test_seedlink_socket import Gate, Running, certificate, closed_port, reading  # noqa: F401 - a fixture
 
 from tscc_stream.config import SeedLinkConfig
@@ -32,7 +32,7 @@ from tscc_stream.edges import seedlink_probe
 from tscc_stream.edges.seedlink_socket import Arrival, LinkNotice, LinkState
 from tscc_stream.miniseed import split
 from tscc_stream.seedlink.position import Position
-from tscc_stream.stages.acquire import Event, Notice, Received, SeedLinkSession, ServerInfo
+from tscc_stream.stages.acquire import Event, Notice, SeedLinkSession, ServerInfo
 
 PATIENCE = 20.0
 SECONDS = 20
@@ -184,7 +184,7 @@ def talk(peer: Peer, session: SeedLinkSession, enough: Callable[[list[Event]], b
 
 
 def found(events: list[Event]) -> list[Key]:
-    return [(e.record.sid, e.record.start_ns) for e in events if isinstance(e, Received)]
+    return [(one.sid, one.start_ns) for one in records_of(events)]
 
 
 def session_for(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_streams import SID, T0, package_spec
+from made_streams import SID, T0, batch_of, package_spec
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tscc_stream.config import Config
@@ -26,7 +26,7 @@ from tscc_stream.pipeline import FrontHalf
 from tscc_stream.recovery import Floors
 from tscc_stream.sampling import offset_ns
 from tscc_stream.seedlink.position import Position
-from tscc_stream.stages.acquire import Received, Rejected
+from tscc_stream.stages.acquire import Rejected
 from tscc_stream.stages.publish import ModelIdentity
 from tscc_stream.workers import STOP, BackWorker, FrontWorker, Shared
 
@@ -91,7 +91,7 @@ def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
     def arrival(first: int, samples: int) -> Arrival:
         values = rng.normal(0, 9, samples)
         record = Record(SID, T0 + offset_ns(first, 100.0), 100.0, values)
-        return Arrival("server", (Received(1, "BW_UH1", record),), 0, Position())
+        return Arrival("server", (batch_of([record]),), 0, Position())
 
     for k in range(500):
         inbox.put(arrival(2 * k, 1))

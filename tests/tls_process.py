@@ -12,7 +12,7 @@ from seedlink_fakes import FakeServer, Packet, record
 
 
 def talk(link: socket.socket, context: ssl.SSLContext) -> None:
-    script = FakeServer([Packet(number, record(second=number)) for number in (1, 2, 3)])
+    script = FakeServer([Packet(number, record(second=number - 1)) for number in (1, 2, 3)])
     with suppress(OSError), context.wrap_socket(link, server_side=True) as secret:
         while data := secret.recv(4096):
             secret.sendall(script.feed(data))

@@ -51,6 +51,7 @@ from tscc_stream.reload import ConfigFile
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import ModelKeeper, Served
+from tscc_stream.stages import acquire
 from tscc_stream.window_quarantine import WindowQuarantine
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Outbox, Shared, guarded
 
@@ -125,6 +126,7 @@ class Daemon:
             http = HttpServer(self._config.metrics, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
+            acquire.warm_up()
             beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
             resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)

@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
+
+from tscc_stream.channel_rows import NONE, ChannelRows, grown
+from tscc_stream.messages import Int64Array, RecordBatch
+from tscc_stream.sampling import offsets_ns
+
 MOST_STREAMS: Final = 50_000  # beyond it new streams are not watched: a server may send ever new ones
 MOST_TOLD: Final = 100  # changes per turn; the rest are told in the next ones
 EVERY_NS: Final = 1_000_000_000
@@ -69,13 +75,18 @@ class _Server:
         return now_ns - max(self.watched_ns or 0, self.linked_ns, self.back_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """The last arrival. limit_ns: age from which it is silent."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Streams:
+    """By row [n]: place of its server, time of the last arrival, age from which it is silent."""
 
-    server: str
-    at_ns: int
-    limit_ns: int
+    sids: list[str]
+    server: Int64Array
+    at_ns: Int64Array
+    limit_ns: Int64Array
+
+    def silent(self, now_ns: int) -> Int64Array:
+        """Rows of those that are silent."""
+        return np.flatnonzero(now_ns - self.at_ns >= self.limit_ns)
 
 
 class DataAge:
@@ -86,16 +97,51 @@ class DataAge:
 
     def __init__(self, stale_seconds: Mapping[str, float] | None = None) -> None:
         self._servers = {name: _Server(round(seconds * 1e9)) for name, seconds in (stale_seconds or {}).items()}
-        self._streams: dict[str, _Stream] = {}
+        self._names = list(self._servers)
+        self._rows = ChannelRows(MOST_STREAMS)
+        self._server, self._at_ns, self._limit_ns = (np.zeros(0, np.int64) for _ in range(3))
+        self._known = 0  # rows that are filled in
         self._told: set[str] = set()
         self._next_ns: int | None = None
 
     def arrived(self, server: str, sid: str, now_ns: int, lasts_ns: int = 0) -> None:
         """A record came in. lasts_ns: the time that its samples cover."""
-        origin = self._servers[server]
+        origin, row = self._servers[server], self._rows.row(sid)
         origin.data_ns = now_ns
-        if sid in self._streams or len(self._streams) < MOST_STREAMS:
-            self._streams[sid] = _Stream(server, now_ns, max(origin.stale_ns, RECORDS * lasts_ns))
+        if row != NONE:
+            self._make_room()
+            self._server[row] = self._names.index(server)
+            self._limit_ns[row] = max(origin.stale_ns, RECORDS * lasts_ns)
+            self._at_ns[row] = now_ns
+            self._known = len(self._rows)
+
+    def arrived_batch(self, server: str, batch: RecordBatch, now_ns: int) -> None:
+        """The same of many records, one after the other."""
+        if not len(batch):
+            return
+        origin, rows = self._servers[server], self._rows.of(server, batch)
+        lasts_ns = offsets_ns(np.diff(batch.begin) - 1, batch.sample_rate_hz)
+        kept = rows != NONE
+        rows, limit_ns = rows[kept], np.maximum(origin.stale_ns, RECORDS * lasts_ns[kept])
+        origin.data_ns = now_ns
+        self._make_room()
+        self._server[rows] = self._names.index(server)
+        self._limit_ns[rows] = limit_ns  # of a row that is named twice, the later value stays
+        self._at_ns[rows] = now_ns
+        self._known = len(self._rows)
+
+    def _make_room(self) -> None:
+        rows = len(self._rows)
+        if rows > self._at_ns.size:
+            self._server, self._at_ns, self._limit_ns = (
+                grown(array, rows) for array in (self._server, self._at_ns, self._limit_ns)
+            )
+
+    def _streams(self) -> _Streams:
+        """Those that have sent, as they are now: later arrivals do not change it."""
+        known = self._known
+        arrays = (array[:known].copy() for array in (self._server, self._at_ns, self._limit_ns))
+        return _Streams(self._rows.sids[:known], *arrays)
 
     def link(self, server: str, connected: bool, now_ns: int) -> None:
         """A server's link came up or went down."""
@@ -136,21 +182,25 @@ class DataAge:
 
     def silent(self, now_ns: int) -> dict[str, int]:
         """Age in ns of each stream that once sent and is silent, the longest silent first."""
-        late = [(s.at_ns, sid) for sid, s in self._streams.copy().items() if now_ns - s.at_ns >= s.limit_ns]
+        streams = self._streams()
+        late = [(int(streams.at_ns[row]), streams.sids[row]) for row in streams.silent(now_ns)]
         return {sid: now_ns - at_ns for at_ns, sid in sorted(late)}
 
     def late(self, now_ns: int) -> int:
         """How many streams have sent nothing for half of what makes them silent, or longer, and are not silent yet."""
-        return sum(s.limit_ns / 2 < now_ns - s.at_ns < s.limit_ns for s in self._streams.copy().values())
+        streams = self._streams()
+        age_ns = now_ns - streams.at_ns
+        return int(((2 * age_ns > streams.limit_ns) & (age_ns < streams.limit_ns)).sum())
 
     def newest_ns(self) -> int | None:
         """When the last record came in."""
-        return max((s.at_ns for s in self._streams.copy().values()), default=None)
+        at_ns = self._streams().at_ns
+        return int(at_ns.max()) if at_ns.size else None
 
     @property
     def streams(self) -> int:
         """How many streams have sent."""
-        return len(self._streams)
+        return self._known
 
     def servers(self, now_ns: int) -> dict[str, tuple[State, float | None]]:
         """State of each server's data, and their age in seconds (None before the first)."""
@@ -173,21 +223,22 @@ class DataAge:
         return changes
 
     def _stream_changes(self, now_ns: int) -> list[Change]:
+        """At most MOST_TOLD, in the order in which the streams first came."""
+        streams = self._streams()
         changes: list[Change] = []
-        for sid, stream in self._streams.copy().items():
-            silent = now_ns - stream.at_ns >= stream.limit_ns
-            if (
-                len(changes) < MOST_TOLD
-                and silent != (sid in self._told)
-                and not (silent and self._known(stream, now_ns))
-            ):
-                changes.append(Change(stream.server, sid, self._note(sid, silent), _seconds(now_ns - stream.at_ns)))
+        silent = {streams.sids[row]: row for row in streams.silent(now_ns)}
+        back = self._told - silent.keys()
+        for row in sorted([*(silent[sid] for sid in silent.keys() - self._told), *map(self._rows.row, back)]):
+            sid, now_silent = streams.sids[row], streams.sids[row] in silent
+            if len(changes) < MOST_TOLD and not (now_silent and self._explained(streams, row, now_ns)):
+                age_s = _seconds(now_ns - int(streams.at_ns[row]))
+                changes.append(Change(self._names[streams.server[row]], sid, self._note(sid, now_silent), age_s))
         return changes
 
-    def _known(self, stream: _Stream, now_ns: int) -> bool:
+    def _explained(self, streams: _Streams, row: int, now_ns: int) -> bool:
         """Whether a stream's silence is no news: it is its server's, or that is not back for as long."""
-        server = self._servers[stream.server]
-        return server.silent or not server.connected or server.settled_ns(now_ns) < stream.limit_ns
+        server = self._servers[self._names[streams.server[row]]]
+        return server.silent or not server.connected or server.settled_ns(now_ns) < streams.limit_ns[row]
 
     def _note(self, sid: str, silent: bool) -> State:
         if silent:

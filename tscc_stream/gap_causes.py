@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from tscc_stream.messages import Gap, Record
+from tscc_stream.messages import Gap, Record, RecordBatch
 from tscc_stream.sampling import offset_ns
 
 LOST = ("server", "ring overrun", "link", "bad record", "shed", "quarantined")
@@ -56,17 +56,32 @@ class GapCauses:
 
     def record(self, server: str, station: str, record: Record) -> None:
         """A record is about to be fed."""
+        self._record(server, station, record.sid, record.start_ns, record.sample_rate_hz)
+
+    def _record(self, server: str, station: str, sid: str, start_ns: int, rate_hz: float) -> None:
         connection = self._connections[server]
         rejected = self._rejected[server, station] + self._rejected[server, ""]
-        if record.sid not in self._channels and len(self._channels) >= MOST_CHANNELS:
+        if sid not in self._channels and len(self._channels) >= MOST_CHANNELS:
             return
-        channel = self._channels.setdefault(record.sid, _Channel(-1, rejected))
+        channel = self._channels.setdefault(sid, _Channel(-1, rejected))
         if rejected > channel.rejected:
-            channel.seams.append((record.start_ns, "bad record"))
+            channel.seams.append((start_ns, "bad record"))
         elif connection != channel.connection:
-            channel.seams.append((record.start_ns, "ring overrun" if self._resumed.get(server, True) else "link"))
+            channel.seams.append((start_ns, "ring overrun" if self._resumed.get(server, True) else "link"))
         channel.connection, channel.rejected = connection, rejected
-        channel.sample_ns = offset_ns(1, record.sample_rate_hz)
+        channel.sample_ns = offset_ns(1, rate_hz)
+
+    def batch(self, server: str, batch: RecordBatch) -> None:
+        """Records are about to be fed: the same as one by one, at the cost of one for each channel."""
+        channels = batch.channel.tolist()
+        count = len(channels)
+        first = dict(zip(reversed(channels), range(count - 1, -1, -1), strict=True))
+        last = dict(zip(channels, range(count), strict=True))
+        alone = len({batch.sids[channel] for channel in last}) == len(last)  # each under one station only
+        for place in [first[channel] for channel in last] if alone else range(count):
+            channel = channels[place]
+            rate_hz = float(batch.sample_rate_hz[last[channel] if alone else place])
+            self._record(server, batch.stations[channel], batch.sids[channel], int(batch.start_ns[place]), rate_hz)
 
     def named(self, gap: Gap) -> str:
         """The cause of a gap; other breaks keep their own."""

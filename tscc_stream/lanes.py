@@ -318,7 +318,8 @@ class Lanes:
         memory = lane.group.memory[row, : len(filtered.memory)].copy()
         self._condition.take(lane.sid, FilterState(filtered.rate_hz, memory, filtered.first_value, ratio))
         triggered.last_index, triggered.last_ns = int(state["index"]) - 1, int(state["last_ns"])
-        triggered.above_on, triggered.above_off = bool(state["above_on"]), bool(state["above_off"])
+        triggered.above_on = bool(state["ratio"] >= state["on"])
+        triggered.above_off = bool(state["ratio"] >= state["off"])
         opened = int(state["open"])
         triggered.open = None if opened < 0 else Trigger(lane.sid, lane.rate_hz, opened, int(state["open_ns"]))
         triggered.announced, triggered.earliest = bool(state["announced"]), int(state["earliest"])
@@ -379,8 +380,7 @@ def _fill(lane: _Lane, config: Sections) -> None:
         "minimum": seconds_to_samples(trigger.min_seconds, rate_hz),
         "longest": int(trigger.max_seconds * rate_hz + 0.5),
         "dead": seconds_to_samples(trigger.dead_seconds, rate_hz),
-        "above_on": triggered.above_on,
-        "above_off": triggered.above_off,
+        "ratio": lane.kept.ratios[-1],
         "open": -1 if opened is None else opened.on_index,
         "open_ns": 0 if opened is None else opened.on_ns,
         "announced": triggered.announced,

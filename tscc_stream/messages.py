@@ -100,6 +100,33 @@ class RecordBatch:
             self.received_ns,
         )
 
+    def part(self, first: int, last: int) -> RecordBatch:
+        """Those from `first` up to `last`; their samples stay where they are."""
+        rows = slice(first, last)
+        return RecordBatch(
+            self.sids,
+            self.stations,
+            *(self.channel[rows], self.start_ns[rows], self.sample_rate_hz[rows]),
+            begin=self.begin[first : last + 1],
+            quality=self.quality[rows],
+            samples=self.samples,
+            received_ns=self.received_ns,
+        )
+
+    def only(self, keep: AnyArray) -> RecordBatch:
+        """Those that `keep` [n] (bool) says, with a copy of their samples."""
+        counts = np.diff(self.begin)
+        samples = self.samples[self.begin[0] : self.begin[-1]][np.repeat(keep, counts)]
+        return RecordBatch(
+            self.sids,
+            self.stations,
+            *(self.channel[keep], self.start_ns[keep], self.sample_rate_hz[keep]),
+            begin=np.concatenate(([0], np.cumsum(counts[keep]))),
+            quality=self.quality[keep],
+            samples=read_only(samples),
+            received_ns=self.received_ns,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:

@@ -1,18 +1,25 @@
 """What the daemon measures, for Prometheus. Names: prefix tscc_, base units; the registry is passed in.
 
 Per channel there are counters and gauges only: a histogram per channel would make a scrape of 5,000 channels take
-seconds. Children of a labelled family are looked up once and kept: `metrics.samples[sid].inc(n)`.
+seconds. What changes with every record lies in arrays and becomes series when it is asked for (Channels). Children of
+other labelled families are looked up once and kept: `metrics.gaps[sid].inc()`.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tscc_stream import __version__
+from tscc_stream.channel_rows import NONE, ChannelRows, grown
+from tscc_stream.messages import Int64Array, Record, RecordBatch
+from tscc_stream.sampling import NS_PER_SECOND, offset_ns, offsets_ns
 
 MOST_CHILDREN = 50_000  # what a server can make a family grow to, by sending ever new channels
 OVERFLOW = "other"
@@ -39,6 +46,67 @@ class ByLabel(dict[str, _Metric], Generic[_Metric]):
         return made
 
 
+class Channels(Collector):
+    """tscc_samples_total and tscc_last_sample_timestamp_seconds: told by one thread, collected by any.
+
+    Channels beyond MOST_CHILDREN are counted together, under the source id `other`.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rows = ChannelRows(MOST_CHILDREN)
+        self._samples: Int64Array = np.zeros(0, np.int64)  # by row
+        self._last_ns: Int64Array = np.zeros(0, np.int64)
+        self._others: Int64Array = np.zeros(2, np.int64)
+        registry.register(self)
+
+    def took(self, record: Record) -> None:
+        """One record came in."""
+        row, count = self._rows.row(record.sid), record.samples.size
+        last_ns = record.start_ns + offset_ns(count - 1, record.sample_rate_hz)
+        if row == NONE:
+            self._others = np.array([self._others[0] + count, last_ns])
+            return
+        self._make_room()
+        self._samples[row] += count
+        self._last_ns[row] = last_ns
+
+    def took_batch(self, server: str, batch: RecordBatch, _now_ns: int = 0) -> None:
+        """The same of many records, one after the other: the last one of a channel says how far it has come."""
+        if not len(batch):
+            return
+        rows, counts = self._rows.of(server, batch), np.diff(batch.begin)
+        last_ns = batch.start_ns + offsets_ns(counts - 1, batch.sample_rate_hz)
+        known = rows != NONE
+        if not known.all():
+            self._others = np.array([self._others[0] + counts[~known].sum(), last_ns[~known][-1]])
+            rows, counts, last_ns = rows[known], counts[known], last_ns[known]
+        self._make_room()
+        np.add.at(self._samples, rows, counts)
+        self._last_ns[rows] = last_ns  # of a row that is named twice, the later value stays
+
+    def _make_room(self) -> None:
+        self._samples, self._last_ns = grown(self._samples, len(self._rows)), grown(self._last_ns, len(self._rows))
+
+    def collect(self) -> Iterator[Metric]:
+        """As series, of channels that have sent."""
+        samples, last_ns, (others, others_ns) = self._samples, self._last_ns, self._others
+        sids = self._rows.sids[: min(samples.size, last_ns.size)]
+        counter = CounterMetricFamily("tscc_samples", "Samples taken in, per channel.", labels=["sid"])
+        gauge = GaugeMetricFamily(
+            "tscc_last_sample_timestamp_seconds",
+            "Data time of the newest sample of a channel, Unix time.",
+            labels=["sid"],
+        )
+        for sid, count, at_ns in zip(sids, samples.tolist(), last_ns.tolist(), strict=False):
+            if count:  # else its row is there, but not yet what came
+                counter.add_metric([sid], count)
+                gauge.add_metric([sid], at_ns / NS_PER_SECOND)
+        if others:
+            counter.add_metric([OVERFLOW], int(others))
+            gauge.add_metric([OVERFLOW], int(others_ns) / NS_PER_SECOND)
+        return iter((counter, gauge))
+
+
 class Metrics:
     """Every family, registered in `registry` at construction, so that all of them are there from the first scrape."""
 
@@ -63,10 +131,7 @@ class Metrics:
         return Counter(f"tscc_{name}", text, registry=self.registry)
 
     def _add_channels(self) -> None:
-        self.samples = self._counters("samples", "Samples taken in, per channel.", "sid")
-        self.last_sample_timestamp_seconds = self._gauges(
-            "last_sample_timestamp_seconds", "Data time of the newest sample of a channel, Unix time.", "sid"
-        )
+        self.channels = Channels(self.registry)
         self.gaps = self._counters("gaps", "Breaks in a channel's data after which it started afresh.", "sid")
         self.gaps_by_cause = self._counters("gaps_by_cause", "Breaks in channels' data, by cause.", "cause")
         self.lost_seconds = self._counters("lost_seconds", "Data of a channel that never came.", "sid")

@@ -22,6 +22,8 @@ Bytes = bytes | bytearray | memoryview
 
 MOST_KINDS: Final = 100_000
 """Headers and channels that are remembered: what a server can make grow. Beyond, all is learnt anew."""
+_MOST_PER_BYTE: Final = 2
+"""Samples: Steim-2 packs seven into four bytes. Memory for what a header states beyond that is not asked for."""
 _CODES: Final = slice(6, 20)
 _STATED: Final = slice(32, 61)
 """Bytes of the header that are the same in all records of a channel: quality and codes; rate, flags, correction of
@@ -61,7 +63,7 @@ class _Kinds:
         self._channels: dict[tuple[str, str], int] = {}
         self.table = np.zeros(
             64,
-            [(name, np.int64) for name in ("channel", "quality", "encoding", "data_at")]
+            [(name, np.int64) for name in ("channel", "quality", "encoding", "data_at", "length")]
             + [("rate", np.float64), ("has_us", np.bool_), ("covered", np.bool_)],
         )
 
@@ -141,16 +143,17 @@ class _Batch:
         self._begins = np.array(at, np.int64)
         self._stops = self._begins + np.array(lengths, np.int64)
         self._stations = [""] * len(at) if stations is None else stations
-        self._bytes = np.frombuffer(data, np.uint8)
+        self._bytes = read_only(np.frombuffer(data, np.uint8))
         self._slow: dict[int, Record] = {}
         self._errors: dict[int, RecordError] = {}
 
     def parts(self) -> list[RecordBatch | Undecoded]:
         numbers = np.array([self.number(place) for place in range(len(self._at))], np.int64)
         kind = self._kinds.table[np.maximum(numbers, 0)]
-        covered = kind["covered"] & (numbers >= 0)
+        lengths = self._stops - self._begins
+        covered = kind["covered"] & (numbers >= 0) & (kind["length"] == lengths)
         start_ns, samples = self._starts(kind["has_us"], covered)
-        covered &= samples > 0
+        covered &= (samples > 0) & (samples <= _MOST_PER_BYTE * lengths)
         for place in np.flatnonzero(~covered).tolist():
             self._by_libmseed(place)
         for place, record in self._slow.items():
@@ -198,7 +201,7 @@ class _Batch:
         channel = self._kinds.channel(self._station(place, record), record.sid)
         covered = _simple(head, self._lengths[place]) and self._agrees(place, record, encoding, data_at, has_us)
         quality = QUALITIES.index(record.quality)
-        row = channel, quality, encoding, data_at, record.sample_rate_hz, has_us, covered
+        row = channel, quality, encoding, data_at, self._lengths[place], record.sample_rate_hz, has_us, covered
         return self._kinds.add(key, row)
 
     def _agrees(self, place: int, record: Record, encoding: int, data_at: int, has_us: bool) -> bool:
@@ -225,7 +228,7 @@ class _Batch:
         try:
             self._slow[place] = miniseed.decode(self._payload(place), self._received_ns)
         except RecordError as error:
-            self._errors[place] = error
+            self._errors[place] = error.with_traceback(None)  # which would keep the whole buffer
         except UnicodeDecodeError as error:  # the codes in a broken header may be no text
             self._errors[place] = RecordError("malformed", str(error))
         return self._slow.get(place)
@@ -251,7 +254,7 @@ class _Batch:
         first = 0
         for place in [*sorted(self._errors), len(whole)]:
             if place > first:
-                parts.append(_slice(whole, first, place))
+                parts.append(whole.part(first, place))
             if place < len(whole):
                 parts.append(Undecoded(place, self._errors[place]))
             first = place + 1
@@ -268,18 +271,3 @@ def _simple(head: bytes, length: int) -> bool:
     stated = head[52] in _ENCODINGS and head[53] == 1 and 1 << min(head[54], 30) == length
     plain = head[6:7] in (b"D", b"R", b"Q", b"M") and head[40:44] == b"\0\0\0\0" and head[46:48] == b"\0\x30"
     return known and stated and plain and kernel.HEADER_BYTES <= int.from_bytes(head[44:46], "big") <= length
-
-
-def _slice(batch: RecordBatch, first: int, last: int) -> RecordBatch:
-    if first == 0 and last == len(batch):
-        return batch
-    rows = slice(first, last)
-    return RecordBatch(
-        batch.sids,
-        batch.stations,
-        *(batch.channel[rows], batch.start_ns[rows], batch.sample_rate_hz[rows]),
-        begin=batch.begin[first : last + 1],
-        quality=batch.quality[rows],
-        samples=batch.samples,
-        received_ns=batch.received_ns,
-    )

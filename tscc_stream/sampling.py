@@ -10,6 +10,9 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 NS_PER_SECOND = 1_000_000_000
 
 
@@ -30,6 +33,20 @@ def offset_ns(samples: int, sample_rate_hz: float) -> int:
     rate = exact_rate(sample_rate_hz)
     numerator = 2 * samples * NS_PER_SECOND * rate.denominator + rate.numerator
     return numerator // (2 * rate.numerator)
+
+
+def offsets_ns(samples: npt.NDArray[np.int64], sample_rate_hz: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """`offset_ns` of each [n]."""
+    out = np.empty(len(samples), np.int64)
+    for rate_hz in np.unique(sample_rate_hz):
+        at = np.flatnonzero(sample_rate_hz == rate_hz)
+        rate, count = exact_rate(float(rate_hz)), samples[at]
+        step = 2 * NS_PER_SECOND * rate.denominator
+        if step * int(np.abs(count).max()) + rate.numerator < 1 << 63:
+            out[at] = (step * count + rate.numerator) // (2 * rate.numerator)
+        else:
+            out[at] = [offset_ns(int(n), float(rate_hz)) for n in count]
+    return out
 
 
 def samples_in(duration_ns: int, sample_rate_hz: float) -> int:

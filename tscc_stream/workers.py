@@ -31,6 +31,7 @@ from tscc_stream.messages import (
     Message,
     Quarantined,
     Record,
+    RecordBatch,
     Refusal,
     Released,
     WindowDropped,
@@ -182,15 +183,24 @@ class FrontWorker:
             if isinstance(item, Rejected):
                 self._reject(arrival.server, item)
                 continue
-            self._causes.record(arrival.server, item.station, item.record)
-            out += [*self._begun(item.record), *self._front.feed(item.record, now_ns)]
-            self._record(arrival.server, item.record, now_ns)
-        if arrival.received:
+            out += self._batch(arrival.server, item, now_ns)
+        if arrival.batches:
             self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
         self._positions[arrival.entry] = arrival.position
         self._moved = True
+        return out
+
+    def _batch(self, server: str, batch: RecordBatch, now_ns: int) -> list[FrontMessage]:
+        self._causes.batch(server, batch)
+        out: list[FrontMessage] = []
+        if self._had:
+            for place in range(len(batch)):
+                out += self._begun(batch.record(place))
+        out += self._front.feed_batch(batch, now_ns)
+        for place in range(len(batch)):
+            self._record(server, batch.record(place), now_ns)
         return out
 
     def _begun(self, record: Record) -> list[Gap]:
@@ -232,11 +242,9 @@ class FrontWorker:
                                   "reason": state.reason, "step": state.step, "text": state.text})]  # fmt: skip
 
     def _record(self, server: str, record: Record, now_ns: int) -> None:
-        metrics = self._shared.metrics
-        metrics.samples[record.sid].inc(record.samples.size)
-        last_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
-        metrics.last_sample_timestamp_seconds[record.sid].set(last_ns / NS_PER_SECOND)
-        self._shared.health.data.arrived(server, record.sid, now_ns, last_ns - record.start_ns)
+        self._shared.metrics.channels.took(record)
+        lasts_ns = offset_ns(record.samples.size - 1, record.sample_rate_hz)
+        self._shared.health.data.arrived(server, record.sid, now_ns, lasts_ns)
 
     def _seen(self, message: Outgoing) -> Outgoing:
         metrics = self._shared.metrics

@@ -15,7 +15,7 @@ from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, FakeServer
 
 from tscc_stream import miniseed
 from tscc_stream.config import Config, SeedLinkConfig
-from tscc_stream.messages import Record, Window
+from tscc_stream.messages import Record, RecordBatch, Window
 from tscc_stream.pipeline import FrontHalf, FrontMessage
 from tscc_stream.seedlink.frames import LINE_LIMIT, PAYLOAD_LIMIT
 from tscc_stream.seedlink.position import Position
@@ -23,7 +23,6 @@ from tscc_stream.stages.acquire import (
     Connected,
     Event,
     Notice,
-    Received,
     Rejected,
     SeedLinkSession,
     ServerInfo,
@@ -140,8 +139,9 @@ class _Talk:
             expect(_PASSWORD not in event.text.split(), f"the password in {event.text!r}")
         elif isinstance(event, Rejected):
             expect(event.reason in RECORD_REASONS | {"format"}, f"a packet rejected for {event.reason!r}")
-        elif isinstance(event, Received):
-            _look_at_record(event.record)
+        elif isinstance(event, RecordBatch):
+            for place in range(len(event)):
+                _look_at_record(event.record(place))
         elif isinstance(event, Connected):
             expect((event.software + event.organisation).isprintable(), f"a bad greeting: {event!r}")
         else:

@@ -48,12 +48,14 @@ minute in which nothing but starts succeeds loses nothing.
 
 
 def samples_of(number: int, seconds: int) -> AnyArray:
-    """Noise, with bursts every eight seconds or so, a little later on every channel."""
+    """Noise, with bursts every eight seconds or so, a little later on every channel; none so late that only the end of
+    the data would settle it, which is for files alone to know.
+    """
     rng = np.random.default_rng(number)
     data = 300.0 * rng.standard_normal(int(seconds * RATE_HZ))
     t = np.arange(int(2 * RATE_HZ)) / RATE_HZ
     moments = np.cumsum(np.random.default_rng(99).uniform(5.0, 11.0, seconds // 5)) + 20.0
-    for count, moment in enumerate(moments[moments < seconds - 5]):
+    for count, moment in enumerate(moments[moments < seconds - 20]):
         at = int((moment + 0.07 * number) * RATE_HZ)
         data[at : at + t.size] += 2e4 * (1 + count % 4) * np.exp(-4.0 * t) * np.sin(2 * np.pi * (11 + count % 7) * t)
     return np.round(data).astype(np.int32)

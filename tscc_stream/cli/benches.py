@@ -26,7 +26,13 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"training": _training, "fanout": _fanout}
+    return {"frontend": _frontend, "training": _training, "fanout": _fanout}
+
+
+def _frontend() -> Results:
+    from tscc_stream.bench import frontend  # noqa: PLC0415 obspy takes a second
+
+    return frontend.run()
 
 
 def _training() -> Results:

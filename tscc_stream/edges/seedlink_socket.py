@@ -28,14 +28,17 @@ from typing import Final, Literal, NoReturn
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of, why
 from tscc_stream.edges.seedlink_probe import RingGuard
-from tscc_stream.messages import Record
+from tscc_stream.messages import Record, RecordBatch
+from tscc_stream.record_decoder import RecordDecoder
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Position, Step
 from tscc_stream.seedlink.server_choice import ServerChoice
 from tscc_stream.seedlink.streams import parse_pattern
-from tscc_stream.stages.acquire import Connected, Event, Notice, Received, Rejected, SeedLinkSession, SessionError
+from tscc_stream.stages.acquire import Connected, Event, Notice, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
+GATHER_NS: Final = 5_000_000
+"""From one read to the next where there was less than a full one: many records at once cost little more than one."""
 HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
 
 
@@ -48,18 +51,18 @@ class Arrival:
     """
 
     server: str
-    items: tuple[Received | Rejected, ...]
+    items: tuple[RecordBatch | Rejected, ...]
     unwanted: int
     position: Position
     entry: str = ""
 
     @property
-    def received(self) -> tuple[Received, ...]:
-        return tuple(item for item in self.items if isinstance(item, Received))
+    def batches(self) -> tuple[RecordBatch, ...]:
+        return tuple(item for item in self.items if isinstance(item, RecordBatch))
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return tuple(received.record for received in self.received)
+        return tuple(batch.record(i) for batch in self.batches for i in range(len(batch)))
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
@@ -136,7 +139,9 @@ class SeedLinkReader:
         self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
         self._buffer = memoryview(bytearray(READ_BYTES))
+        self._decoder = RecordDecoder()
         self._unsent = bytearray()
+        self._broken: LinkError | None = None
         self._stop = threading.Event()
         self._drop: str | None = None
         self._data_came = False
@@ -237,6 +242,7 @@ class SeedLinkReader:
                 password=password_of(self._config),
                 agent=self._agent,
                 newest=self._newest,
+                decoder=self._decoder,
             )
         except ValueError as error:
             raise LinkError("auth", str(error)) from error
@@ -254,19 +260,25 @@ class SeedLinkReader:
     def _converse(self, link: socket.socket, session: SeedLinkSession) -> NoReturn:
         """Bytes both ways until the session ends, which raises LinkError."""
         self._unsent.clear()
+        self._broken = None
         while True:
             self._turn()
             if session.streaming and not self._room():
                 self._hold(link, session)
             count, read_mask = self._read(link)
             now_ns = time.monotonic_ns()
-            if count is not None:
+            if count is None:
+                self._hand_on(session.poll(now_ns), session)
+            else:
                 self._hand_on(session.receive(self._buffer[:count], now_ns, time.time_ns()), session)
-                continue
-            self._hand_on(session.poll(now_ns), session)
             self._unsent += session.to_send()
             mask = read_mask | self._write(link)
-            self._dialer.wait(link, mask, session.next_deadline() or now_ns)
+            if count == READ_BYTES:
+                continue
+            if count is None or not session.streaming:
+                self._dialer.wait(link, mask, session.next_deadline() or now_ns)
+            else:
+                self._dialer.wait(None, 0, now_ns + GATHER_NS)
 
     def _hold(self, link: socket.socket, session: SeedLinkSession) -> None:
         """Until there is room: keep the link alive and watch the server's ring, but read nothing.
@@ -309,21 +321,34 @@ class SeedLinkReader:
         return 0
 
     def _read(self, link: socket.socket) -> tuple[int | None, int]:
-        """Bytes read (0 at the end of the connection, None where there is nothing yet), and what to wait for."""
+        """Bytes read (0 at the end of the connection, None where there is nothing yet), and what to wait for.
+
+        All that is there, as far as the buffer holds it; an end that is met behind it is met again by the next read.
+        """
+        if self._broken is not None:
+            raise self._broken
+        filled = 0
         try:
-            return link.recv_into(self._buffer), 0
+            while filled < READ_BYTES:
+                count = link.recv_into(self._buffer[filled:])
+                if not count:
+                    return filled, selectors.EVENT_READ
+                filled += count
         except (BlockingIOError, ssl.SSLWantReadError):
-            return None, selectors.EVENT_READ
+            return filled or None, selectors.EVENT_READ
         except ssl.SSLWantWriteError:
-            return None, selectors.EVENT_WRITE
+            return filled or None, selectors.EVENT_WRITE
         except OSError as error:
-            raise self._lost(error) from error
+            self._broken = self._lost(error)
+            if not filled:
+                raise self._broken from error
+        return filled, selectors.EVENT_READ
 
     def _lost(self, error: OSError) -> LinkError:
         return LinkError("network", f"lost {self._choice.server}: {why(error)}")
 
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
-        items = tuple(event for event in events if isinstance(event, Received | Rejected))
+        items = tuple(event for event in events if isinstance(event, RecordBatch | Rejected))
         unwanted, session.unwanted = session.unwanted, 0
         for event in events:
             self._tell(event)

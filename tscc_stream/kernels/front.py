@@ -23,6 +23,7 @@ _STRETCH = 1024
 """Samples between two looks at whether the events have room; at most three events a sample."""
 FEWEST_EVENTS = 3 * _STRETCH
 _LARGEST = 1e15
+_STRIDE = 16
 
 LANE = np.dtype(
     [
@@ -46,14 +47,13 @@ LANE = np.dtype(
         ("lta_share", np.float64),
         ("sta", np.float64),
         ("lta", np.float64),
-        # As stages.detect has them. open: index of the onset, -1 where none is.
+        # As stages.detect has them. open: index of the onset, -1 where none is. ratio: of the last sample.
         ("on", np.float64),
         ("off", np.float64),
         ("minimum", np.int64),
         ("longest", np.int64),
         ("dead", np.int64),
-        ("above_on", np.bool_),
-        ("above_off", np.bool_),
+        ("ratio", np.float64),
         ("open", np.int64),
         ("open_ns", np.int64),
         ("announced", np.bool_),
@@ -62,7 +62,8 @@ LANE = np.dtype(
         # The call's own. moved: samples since the last call began; odd: left to the stages.
         ("moved", np.int64),
         ("odd", np.bool_),
-    ]
+    ],
+    align=True,
 )
 
 
@@ -73,19 +74,42 @@ def _offset_ns(samples: Any, up: Any, down: Any) -> Any:
 
 
 @inlined
-def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
-    """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its run."""
-    ahead_ns = start_ns - lane.next_ns
-    if rate != lane.rate or end - begin > lane.longest_record or ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
-        return False
-    last, run = lane.last, lane.run
+def _flat(samples: Float64Array, begin: Any, end: Any, last: Any, run: Any, lane: Any) -> bool:
+    """Whether the value before, which came `run` times, and the samples hold a flat run as stages.assemble has it."""
     for k in range(begin, end):
         x = samples[k]
         run = run + 1 if x == last else 1
         last = x
-        if not (-_LARGEST <= x <= _LARGEST) or (run >= lane.flat_run and abs(x) < lane.clip):
-            return False
-    lane.last, lane.run = last, run
+        if run >= lane.flat_run and abs(x) < lane.clip:
+            return True
+    return False
+
+
+@inlined
+def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
+    """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its last run."""
+    ahead_ns = start_ns - lane.next_ns
+    if rate != lane.rate or end - begin > lane.longest_record or ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
+        return False
+    valid = True
+    for k in range(begin, end):
+        valid &= -_LARGEST <= samples[k] <= _LARGEST
+    if not valid:
+        return False
+    # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th.
+    suspicious = samples[begin] == lane.last
+    for k in range(begin, end - _STRIDE, _STRIDE):
+        suspicious |= samples[k] == samples[k + _STRIDE]
+    final = samples[end - 1]
+    run = 1
+    while run < end - begin and samples[end - 1 - run] == final:
+        run += 1
+    if run == end - begin and final == lane.last:
+        run += lane.run
+    suspicious |= run >= _STRIDE
+    if suspicious and _flat(samples, begin, end, lane.last, lane.run, lane):
+        return False
+    lane.last, lane.run = final, run
     return True
 
 
@@ -141,7 +165,7 @@ def advance(
             sta_kept, lta_kept = -(sta_share - 1.0), -(lta_share - 1.0)
             sta, lta = lane.sta, lane.lta
             on, off = lane.on, lane.off
-            above_on, above_off, opened = lane.above_on, lane.above_off, lane.open
+            before, opened = lane.ratio, lane.open
             b00, b01, b02, a01, a02 = sections[row, 0]
             b10, b11, b12, a11, a12 = sections[row, 1]
             b20, b21, b22, a21, a22 = sections[row, 2]
@@ -178,16 +202,15 @@ def advance(
                 spot += 1
                 if spot == ring:
                     spot = 0
-                is_on, is_off = ratio >= on, ratio >= off
-                if opened >= 0 or (is_on and not above_on):
-                    if opened >= 0 and ((above_off and not is_off) or index == opened + lane.longest + 1):
+                if ratio >= on or opened >= 0:
+                    if opened >= 0 and ((before >= off and ratio < off) or index == opened + lane.longest + 1):
                         if lane.announced:
                             last_ns = start_ns[record] + _offset_ns(k - 1, up, down)
                             events[found] = (row, CLOSED, opened, lane.open_ns, index - 1, last_ns)
                             found += 1
                         lane.earliest = index + (lane.dead if lane.announced else 0)
                         opened = np.int64(-1)
-                    if opened < 0 and is_on and not above_on and index >= lane.earliest:
+                    if opened < 0 and ratio >= on and before < on and index >= lane.earliest:
                         opened = index
                         lane.open_ns = start_ns[record] + _offset_ns(k, up, down)
                         lane.announced = False
@@ -195,13 +218,13 @@ def advance(
                         lane.announced = True
                         events[found] = (row, OPENED, opened, lane.open_ns, -1, 0)
                         found += 1
-                above_on, above_off = is_on, is_off
+                before = ratio
             memory[row, 0] = p0, q0
             memory[row, 1] = p1, q1
             memory[row, 2] = p2, q2
             memory[row, 3] = p3, q3
             lane.sta, lane.lta = sta, lta
-            lane.above_on, lane.above_off, lane.open = above_on, above_off, opened
+            lane.ratio, lane.open = before, opened
             lane.index += stretch
             lane.moved += stretch
             done += stretch
@@ -209,3 +232,15 @@ def advance(
         lane.last_ns = start_ns[record] + _offset_ns(end - first - 1, up, down)
         taken[at] = True
     return records.size, 0, found
+
+
+def warm_up() -> None:
+    """Compile `advance`, or load it, before anything waits for it."""
+    none, rates = np.zeros(0, np.int64), np.zeros(0)
+    samples = rates.copy()
+    samples.flags.writeable = False
+    lanes, rings = np.zeros(1, LANE), (np.zeros((1, 1)), np.zeros((1, 1)))
+    sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
+    events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
+    batch = none, none, none, rates, np.zeros(1, np.int64), samples
+    advance(*batch, lanes, sections, memory, *rings, 1, np.zeros(0, np.bool_), events, 0, 0)

@@ -89,6 +89,11 @@ def readable(text: str, most: int = 300) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:most])
 
 
+def station_name(station_id: bytes | bytearray) -> str:
+    """A packet's station id, NET_STA where the server keeps to the specification, as it may stand in a log."""
+    return readable(station_id.decode("ascii", "replace"), _STATION_LIMIT)
+
+
 def _shown(buffer: bytearray, start: int) -> str:
     return repr(bytes(buffer[start : start + 16]))
 
@@ -113,7 +118,7 @@ def _take_v4(buffer: bytearray, start: int) -> tuple[Frame, int] | None:
     begin = start + _V4_HEADER.size + id_bytes
     if len(buffer) < begin:
         return None
-    station = readable(buffer[begin - id_bytes : begin].decode("ascii", "replace"), _STATION_LIMIT)
+    station = station_name(buffer[begin - id_bytes : begin])
     if length > PAYLOAD_LIMIT:
         text = f"packet {sequence} of {station!r} states {length} bytes; at most {PAYLOAD_LIMIT} are taken"
         raise FrameError("size", text, sequence, station)

@@ -6,10 +6,13 @@ the filter on source ids then takes exactly what was asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+MANY_STATIONS = 100
+"""Named one by one in one network: from here on a pattern for all of them costs less than it brings too much."""
 _DECISIONS = 65_536  # source ids whose decision is remembered; more than any network has
 
 
@@ -124,21 +127,31 @@ def _may_meet(one: str, other: str) -> bool:
     )
 
 
-def subscriptions(patterns: Iterable[StreamPattern], protocol: int) -> list[Subscription]:
+def subscriptions(patterns: Iterable[StreamPattern], protocol: int, *, together: bool = False) -> list[Subscription]:
     """What to ask for: plain stations first, then patterns over stations.
 
     In version 4 a station belongs to the first STATION that matches it, so each carries the selectors of every later
-    pattern that may match it too.
+    pattern that may match it too. together: a server that looks through all STATIONs for each of its packets, as
+    ringserver does, is asked for a network's many stations by one pattern; the filter leaves out the others.
     """
     plain: dict[str, list[StreamPattern]] = {}
     wild: dict[str, list[StreamPattern]] = {}
     for pattern in patterns:
         (wild if is_wildcard(pattern.station) else plain).setdefault(pattern.station, []).append(pattern)
+    if together:
+        _join_many(plain, wild)
     asked = []
     for station, own in [*plain.items(), *wild.items()]:
         others = [p for name, group in wild.items() if name != station and _may_meet(name, station) for p in group]
         asked.append(Subscription(station, _selectors([*own, *others], protocol)))
     return asked
+
+
+def _join_many(plain: dict[str, list[StreamPattern]], wild: dict[str, list[StreamPattern]]) -> None:
+    """Move the stations of networks that name many to one pattern each."""
+    counts = Counter(station.partition("_")[0] for station in plain)
+    for station in [name for name in plain if counts[name.partition("_")[0]] >= MANY_STATIONS]:
+        wild.setdefault(f"{station.partition('_')[0]}_*", []).extend(plain.pop(station))
 
 
 def _selectors(patterns: list[StreamPattern], protocol: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -125,6 +125,28 @@ class Tracker:
             self._time_ns = start_ns if clock_ns is None else min(start_ns, clock_ns)
             if known:
                 _keep(self._times, station, self._time_ns)
+
+    def first_reset(self, stations: Sequence[str], sequences: Sequence[int]) -> tuple[int, Reset] | None:
+        """The first of some packets that `reset` objects to, and what it says; those after it are not looked at."""
+        keys = {""} if self._server.shared_sequence else set(stations)
+        if keys.isdisjoint(self._resumed):
+            return None
+        for place, (station, sequence) in enumerate(zip(stations, sequences, strict=True)):
+            if reset := self.reset(station, sequence):
+                return place, reset
+        return None
+
+    def advance_all(
+        self, stations: Sequence[str], sequences: Sequence[int], starts_ns: Sequence[int], clock_ns: int | None = None
+    ) -> None:
+        """`advance` for each of some packets, all of which have a start time: only each station's last one counts."""
+        last = dict(zip(stations, range(len(stations)), strict=True))
+        room = MOST_STATIONS - max(len(self._times), len(self._stations))
+        places: Iterable[int] = last.values() if len(last) <= room else range(len(stations))
+        for place in places:
+            self.advance(stations[place], sequences[place], starts_ns[place], clock_ns)
+        if stations:
+            self.advance(stations[-1], sequences[-1], starts_ns[-1], clock_ns)
 
     def broken(self, station: str, sequence: int | None) -> int:
         """A packet broke the framing: how often in a row. From the second time on the place moves past it.

@@ -17,14 +17,19 @@ match are asked for one by one; stations that it adds later come with the next c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
+import numpy as np
+
 from tscc_stream.config import SeedLinkConfig
-from tscc_stream.messages import Record
-from tscc_stream.miniseed import RecordError, decode, split
+from tscc_stream.messages import AnyArray, RecordBatch
+from tscc_stream.miniseed import RecordError, encode, split
+from tscc_stream.packet_run import Run, take_run
+from tscc_stream.record_decoder import Bytes, RecordDecoder, Undecoded
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.frames import (
     Frame,
@@ -60,15 +65,6 @@ class Connected:
     def step(self) -> Step:
         """How this connection goes on."""
         return step_of(self.requests)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Received:
-    """One wanted record. station: NET_STA."""
-
-    sequence: int
-    station: str
-    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,7 @@ class SessionError:
     text: str
 
 
-Event = Connected | Received | Rejected | Notice | ServerInfo | SessionError
+Event = Connected | RecordBatch | Rejected | Notice | ServerInfo | SessionError
 
 
 class State(Enum):
@@ -159,7 +155,7 @@ class _Ask:
 
 
 class SeedLinkSession:
-    """One connection. newest: the newest protocol version to speak.
+    """One connection. newest: the newest protocol version to speak. decoder: what former sessions' has learnt.
 
     Raises ValueError for a stream pattern or credentials that cannot go over the wire.
     """
@@ -173,8 +169,10 @@ class SeedLinkSession:
         password: str = "",
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
+        decoder: RecordDecoder | None = None,
     ) -> None:
         self._config, self._newest = config, newest
+        self._decoder = decoder or RecordDecoder()
         self._patterns = tuple(parse_pattern(text) for text in config.streams)
         self._filter = StreamFilter(self._patterns)
         self._words = {"agent": agent, "user": config.user or "", "password": password}
@@ -183,6 +181,8 @@ class SeedLinkSession:
         self._timeout_ns = seconds_to_ns(config.timeout_seconds)
         self._keepalive_ns = seconds_to_ns(config.keepalive_seconds)
         self.unwanted = 0  # records that the server sent and no pattern asks for
+        self._sids: Sequence[str] = ()
+        self._wanted: AnyArray = np.zeros(0, np.bool_)  # of each of `_sids`
         self._tracker = Tracker(position, config.start)
         self._clock_ns: int | None = None
         self._hello = Hello("", "", frozenset(), frozenset())
@@ -267,12 +267,27 @@ class SeedLinkSession:
         events: list[Event] = []
         start = 0
         try:
-            while not self.closed and (taken := self._take(start, now_ns, events)) is not None:
+            while not self.closed:
+                start = self._take_run(start, now_ns, events)
+                taken = None if self.closed else self._take(start, now_ns, events)
+                if taken is None:
+                    break
                 start = taken
         except FrameError as error:
             events.append(self._fail_frame(error))
-        del self._in[:start]
+        if start:  # a new buffer: arrays over the old one may be alive
+            self._in = self._in[start:]
         return events
+
+    def _take_run(self, start: int, now_ns: int, events: list[Event]) -> int:
+        """All ordinary data packets up to one that `_take` has to look at; the offset after them."""
+        while self._state is State.STREAM:
+            run = take_run(self._in, start, self._server.protocol)
+            if not run.at:
+                break
+            self._on_run(self._in, run, now_ns, events)
+            start = run.end
+        return start
 
     def _take(self, start: int, now_ns: int, events: list[Event]) -> int | None:
         """One packet or reply line; the offset after it."""
@@ -368,7 +383,8 @@ class SeedLinkSession:
 
     def _begin_subscribing(self) -> None:
         self._tracker.begin(self._server)
-        for subscription in subscriptions(self._patterns, self._server.protocol):
+        server = self._server
+        for subscription in subscriptions(self._patterns, server.protocol, together=server.shared_sequence):
             if subscription.wildcard:
                 self._ask_known(subscription)
             self._ask(subscription)
@@ -469,35 +485,70 @@ class SeedLinkSession:
         return ServerInfo(log_text(frame.payload), is_log_error(frame.payload))
 
     def _on_data(self, frame: Frame, now_ns: int, events: list[Event]) -> None:
-        unpacked = self._unpack(frame, now_ns)
-        if isinstance(unpacked, Record):
-            station = frame.station or "_".join(unpacked.sid.removeprefix("FDSN:").split("_")[:2])
-            start_ns: int | None = unpacked.start_ns
-        else:
-            station, start_ns = frame.station, _start_of(frame.payload)
-        reset = self._tracker.reset(station, frame.sequence)
-        if reset is not None:
-            self._tracker.forget_sequences()
-            events.append(self._fail_reset(reset))
+        if frame.format[0] in "23":
+            run = Run([0], [len(frame.payload)], [frame.sequence], [frame.station], len(frame.payload))
+            self._on_run(frame.payload, run, now_ns, events)
             return
-        self._tracker.advance(station, frame.sequence, start_ns, self._clock_ns)
-        if not isinstance(unpacked, Record):
-            events.append(unpacked)
-        elif self._filter.wants(unpacked.sid):
-            events.append(Received(frame.sequence, station, unpacked))
-        else:
-            self.unwanted += 1
+        text = f"packet {frame.sequence} of {frame.station} has format {frame.format!r}, not miniSEED"
+        self._on_rejected(Rejected("format", text, frame.sequence, frame.station), frame.payload, events)
 
-    def _unpack(self, frame: Frame, now_ns: int) -> Record | Rejected:
-        if frame.format[0] not in "23":
-            text = f"packet {frame.sequence} of {frame.station} has format {frame.format!r}, not miniSEED"
-            return Rejected("format", text, frame.sequence, frame.station)
-        try:
-            return decode(frame.payload, now_ns)
-        except (RecordError, UnicodeDecodeError) as error:  # the codes in a broken header may be no text
-            reason = error.reason if isinstance(error, RecordError) else "malformed"
-            text = readable(f"packet {frame.sequence} of {frame.station}: {error}")
-            return Rejected(reason, text, frame.sequence, frame.station)
+    def _on_run(self, data: Bytes, run: Run, now_ns: int, events: list[Event]) -> None:
+        """Packets of a format that can be read, in `data`."""
+        place = 0
+        for part in self._decoder.decode(data, run.at, run.lengths, run.stations, now_ns):
+            if self.closed:
+                return
+            if isinstance(part, Undecoded):
+                self._on_undecoded(data, run, part, events)
+                place = part.place + 1
+            else:
+                self._on_batch(part, run.sequences[place : place + len(part)], events)
+                place += len(part)
+
+    def _on_undecoded(self, data: Bytes, run: Run, undecoded: Undecoded, events: list[Event]) -> None:
+        place, error = undecoded.place, undecoded.error
+        sequence, station = run.sequences[place], run.stations[place]
+        text = readable(f"packet {sequence} of {station}: {error}")
+        payload = bytes(data[run.at[place] : run.at[place] + run.lengths[place]])
+        self._on_rejected(Rejected(error.reason, text, sequence, station), payload, events)
+
+    def _on_rejected(self, rejected: Rejected, payload: bytes, events: list[Event]) -> None:
+        found = self._tracker.first_reset([rejected.station], [rejected.sequence])
+        if found is not None:
+            self._begun_again(found[1], events)
+            return
+        self._tracker.advance(rejected.station, rejected.sequence, _start_of(payload), self._clock_ns)
+        events.append(rejected)
+
+    def _on_batch(self, batch: RecordBatch, sequences: list[int], events: list[Event]) -> None:
+        """Records that came under one number each."""
+        stations = [batch.stations[channel] for channel in batch.channel.tolist()]
+        found = self._tracker.first_reset(stations, sequences)
+        if found is not None:
+            batch = batch.part(0, found[0])
+        count = len(batch)
+        self._tracker.advance_all(stations[:count], sequences[:count], batch.start_ns.tolist(), self._clock_ns)
+        wanted = self._wants(batch)
+        kept = int(np.count_nonzero(wanted))
+        self.unwanted += count - kept
+        if kept:
+            events.append(batch if kept == count else batch.only(wanted))
+        if found is not None:
+            self._begun_again(found[1], events)
+
+    def _wants(self, batch: RecordBatch) -> AnyArray:
+        """Whether each record is asked for."""
+        if batch.sids is not self._sids:
+            self._sids, self._wanted = batch.sids, np.zeros(0, np.bool_)
+        new = [self._filter.wants(sid) for sid in batch.sids[len(self._wanted) :]]
+        if new:
+            self._wanted = np.concatenate((self._wanted, new))
+        wanted: AnyArray = self._wanted[batch.channel]
+        return wanted
+
+    def _begun_again(self, reset: Reset, events: list[Event]) -> None:
+        self._tracker.forget_sequences()
+        events.append(self._fail_reset(reset))
 
     # Ends
 
@@ -517,6 +568,16 @@ class SeedLinkSession:
             if failures >= SKIP_AFTER:
                 text += f"; this is failure {failures} in a row here, so the next request steps over it"
         return self._fail(error.reason, text)
+
+
+def warm_up() -> None:
+    """Compile the loops that packets go through, or load them from where they are kept: the first packet would wait."""
+    decoder = RecordDecoder()
+    (payload,) = encode("FDSN:XX_A__H_H_Z", 0, 100.0, np.arange(2, dtype=np.int32))
+    for protocol, head in ((4, b"SE2D\0\2\0\0\1\0\0\0\0\0\0\0\0"), (3, b"SL000001")):
+        buffer = bytearray(head + payload)
+        run = take_run(buffer, 0, protocol)
+        decoder.decode(buffer, run.at, run.lengths, run.stations)
 
 
 def _is_word(text: str) -> bool:
