@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,6 +132,27 @@ def test_ordinary_records_are_covered(encoding: miniseed.Encoding, monkeypatch: 
     (batch,) = decoder.decode(b"".join(payloads), *places(payloads))
     assert isinstance(batch, RecordBatch)
     np.testing.assert_array_equal(batch.samples, x)
+
+
+@pytest.mark.parametrize("encoding", ["steim1", "steim2"])
+@pytest.mark.parametrize("samples", [100, 171, 190])
+def test_codes_of_words_that_bring_no_sample_are_judged_as_libmseed_judges_them(
+    encoding: miniseed.Encoding, samples: int
+) -> None:
+    """In the first frame before the differences, and behind the last one: in its frame, and beyond."""
+    x = (np.arange(samples) ** 2 % 23).astype(np.int32)
+    good = miniseed.encode("FDSN:XX_ST1__H_H_Z", 1_600_000_000_000_000_000, 100.0, x, encoding=encoding)[0]
+    decoder, payloads = RecordDecoder(), []
+    for frame, w, nibble, word in product(range(7), range(1, 16), (1, 2, 3), (0, 0x40, 0xC0)):
+        at = 64 + 64 * frame
+        codes = int.from_bytes(good[at : at + 4], "big")
+        if not codes >> (30 - 2 * w) & 3:
+            payload = bytearray(good)
+            payload[at : at + 4] = (codes | nibble << (30 - 2 * w)).to_bytes(4, "big")
+            payload[at + 4 * w] = word
+            payloads.append(bytes(payload))
+    decoder.decode(good, [0], [512])
+    assert_same(payloads, decoder.decode(b"".join(payloads), *places(payloads)))
 
 
 def test_what_a_server_can_make_grow_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

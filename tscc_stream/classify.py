@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from tscc_stream import package
+from tscc_stream.ahead import one_ahead
 from tscc_stream.config import Config
 from tscc_stream.edges import archive, obspy_formats
 from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal, Released
@@ -119,7 +120,7 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
     channels = archive.channels(index)
-    batches = archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)
+    batches = one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS))
     if sys.stderr.isatty():
         batches = _with_progress(batches, index.start_ns, index.stop_ns)
     messages = classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])

@@ -236,6 +236,7 @@ class Lanes:
             if kind == kernel.CLOSED:
                 trigger = replace(trigger, off_index=last, off_ns=last_ns)
             self._on_triggers([trigger])
+            group.state["waiting"][row] = bool(lane.kept.pending)
             if lane.kept.pending:
                 self._waiting[lane.sid] = lane
 
@@ -247,6 +248,7 @@ class Lanes:
                 first = max(lane.valid_from, pending[0].onset_index - lane.lookback)
                 out += self._extract.complete(sid, first, *group.cut(lane.row, first, end), received_ns)
             if not lane.kept.pending:
+                lane.group.state["waiting"][lane.row] = False
                 del self._waiting[sid]
         return out
 
@@ -391,6 +393,7 @@ def _fill(lane: _Lane, config: Sections) -> None:
         "announced": triggered.announced,
         "earliest": triggered.earliest,
         "last_ns": triggered.last_ns,
+        "waiting": bool(lane.kept.pending),
         "moved": 0,
         "odd": False,
     }

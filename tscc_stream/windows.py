@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from tscc_stream.butterworth import band_pass
+from tscc_stream.kernels import filters
 from tscc_stream.messages import Float32Array, Float64Array
 from tscc_stream.package import Normalisation, PackageSpec
 from tscc_stream.sampling import RateError, exact_rate
@@ -86,7 +87,7 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
         after=-(-(spec.samples - 1 - spec.onset_sample) * down // up),
         half=0 if slow == 1 else -(-FIR_HALF_LENGTH * slow // up),
         warmup=round(spec.warmup_seconds * rate_hz),
-        sections=band_pass(spec.band_corners, 2 * low / rate_hz, 2 * high / rate_hz),  # scipy wants it writable
+        sections=band_pass(spec.band_corners, 2 * low / rate_hz, 2 * high / rate_hz),
     )
 
 
@@ -119,11 +120,12 @@ def cut_window(samples: Float64Array, onset: int, plan: WindowPlan) -> Float32Ar
     end = onset + plan.reach + 1
     if onset - begin < plan.before or end > samples.size:
         return None
-    from scipy.signal import resample_poly, sosfilt  # noqa: PLC0415 takes half a second, which only windows are worth
-
     raw = samples[begin:end]
-    banded = sosfilt(plan.sections, raw - raw[0])
+    banded = np.empty(raw.size)
+    filters.sections(plan.sections, np.zeros((len(plan.sections), 2)), raw - raw[0], banded)
     if plan.half:
+        from scipy.signal import resample_poly  # noqa: PLC0415 takes half a second, which only windows are worth
+
         banded = resample_poly(banded, plan.up, plan.down, window=_anti_aliasing(max(plan.up, plan.down)))
     first = (onset - begin) * plan.up // plan.down - plan.spec.onset_sample
     cut: Float32Array = banded[first : first + plan.spec.samples].astype(np.float32)

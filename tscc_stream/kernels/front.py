@@ -59,7 +59,9 @@ LANE = np.dtype(
         ("announced", np.bool_),
         ("earliest", np.int64),
         ("last_ns", np.int64),
-        # The call's own. moved: samples since the last call began; odd: left to the stages.
+        # The call's own. waiting: its windows or events have to be looked at in time; moved: samples since the last
+        # call began, while it waits; odd: left to the stages.
+        ("waiting", np.bool_),
         ("moved", np.int64),
         ("odd", np.bool_),
     ],
@@ -138,8 +140,8 @@ def advance(
     in which sample i has the place i % R. taken [n] bool: the record is done. events [E, EVENT_COLUMNS].
 
     Returns where to go on (place, within), and the number of events: before the end where these have to be looked at
-    first, since a lane has moved on by `slack` samples, or they have no more room. Before the first call for a batch
-    `moved` has to be 0, and before another one.
+    first, since a lane that waits has moved on by `slack` samples (1024 or more), or they have no more room. Before the
+    first call for a batch `moved` has to be 0, and before another one.
     """
     found = 0
     ring = history.shape[1]
@@ -157,9 +159,12 @@ def advance(
         up, down = lane.rate_up, lane.rate_down
         first_index = lane.index - done
         while first + done < end:
-            stretch = min(end - first - done, slack - lane.moved, _STRETCH)
+            stretch = min(end - first - done, _STRETCH)
+            if lane.waiting:
+                stretch = min(stretch, slack - lane.moved)
             if stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
                 return at, done, found
+            found_before = found
             centre, blank = lane.first, lane.blank
             sta_share, lta_share = lane.sta_share, lane.lta_share
             sta_kept, lta_kept = -(sta_share - 1.0), -(lta_share - 1.0)
@@ -226,7 +231,9 @@ def advance(
             lane.sta, lane.lta = sta, lta
             lane.ratio, lane.open = before, opened
             lane.index += stretch
-            lane.moved += stretch
+            lane.waiting |= found > found_before
+            if lane.waiting:
+                lane.moved += stretch
             done += stretch
         lane.next_ns = start_ns[record] + _offset_ns(end - first, up, down)
         lane.last_ns = start_ns[record] + _offset_ns(end - first - 1, up, down)

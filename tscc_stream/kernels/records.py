@@ -147,14 +147,26 @@ def _spread_2(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tupl
 
 
 @inlined
+def _has_impossible_code(data: AnyArray, at: Any, codes: Any, first: int) -> bool:
+    """Whether a word of a Steim-2 frame, from `first` on, has a code that means nothing; libmseed looks at them all."""
+    for w in range(first, 16):
+        nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
+        if nibble >= 2:
+            code = _word(data, at + 4 * w) >> np.uint32(30)
+            if (nibble == 2 and code == 0) or (nibble == 3 and code == 3):
+                return True
+    return False
+
+
+@inlined
 def _steim(data: AnyArray, at: Any, end: Any, samples: Any, steim2: bool, out: Float64Array, begin: Any) -> bool:
     """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up."""
     x, last = np.int32(_word(data, at + 4)), np.int32(_word(data, at + 8))
     k, stop = begin, begin + samples
-    first = True
+    first, begins = True, 3  # behind the first and the last sample
     while at + FRAME_BYTES <= end and k < stop:
         codes = _word(data, at)
-        for w in range(1, 16):
+        for w in range(begins, 16):
             nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
             if nibble == 0:
                 continue
@@ -175,8 +187,11 @@ def _steim(data: AnyArray, at: Any, end: Any, samples: Any, steim2: bool, out: F
             if k < 0:
                 return False
             if k >= stop:
+                if steim2 and _has_impossible_code(data, at, codes, w + 1):
+                    return False
                 break
         at += FRAME_BYTES
+        begins = 1
     return bool(k >= stop and out[stop - 1] == last)
 
 

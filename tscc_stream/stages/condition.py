@@ -17,6 +17,7 @@ import numpy as np
 
 from tscc_stream.butterworth import band_pass
 from tscc_stream.config import ConditionConfig, TriggerConfig
+from tscc_stream.kernels import filters
 from tscc_stream.messages import Block, Characteristic, EndOfStream, Float64Array, Gap, read_only
 from tscc_stream.sampling import RateError, seconds_to_samples
 
@@ -67,14 +68,14 @@ class RecursiveRatio:
 
     def feed(self, filtered: Float64Array) -> Float64Array:
         """Ratio of the next samples."""
-        from scipy.signal import lfilter  # noqa: PLC0415 takes half a second, which compiled code does without
-
         ratio = np.zeros(filtered.size)
         skip = 1 if self._seen == 0 else 0  # obspy's loop starts at the second sample
         squared = np.square(filtered[skip:])
         if squared.size:
-            sta, self._sta = lfilter([self._csta], [1.0, self._csta - 1.0], squared, zi=self._sta)
-            lta, self._lta = lfilter([self._clta], [1.0, self._clta - 1.0], squared, zi=self._lta)
+            self._sta, self._lta = self._sta.copy(), self._lta.copy()  # they may have been given out
+            sta, lta = np.empty_like(squared), np.empty_like(squared)
+            filters.average(self._csta, self._sta, squared, sta)
+            filters.average(self._clta, self._lta, squared, lta)
             np.divide(sta, lta, out=ratio[skip:], where=lta > 0.0)
         blank = max(0, self._nlta - self._seen)
         ratio[:blank] = 0.0
@@ -191,11 +192,10 @@ class Condition:
             return []
         if message.index == 0:
             self._channels[message.sid] = self._start(message.sid, message.sample_rate_hz, float(message.samples[0]))
-        from scipy.signal import sosfilt  # noqa: PLC0415 takes half a second, which compiled code does without
-
         channel = self._channels[message.sid]
         centred = message.samples - channel.first_value
-        filtered, channel.memory = sosfilt(channel.sections, centred, zi=channel.memory)
+        filtered, channel.memory = np.empty_like(centred), channel.memory.copy()
+        filters.sections(channel.sections, channel.memory, centred, filtered)
         return [Characteristic(message, read_only(channel.ratio.feed(filtered)))]
 
     def snapshot(self) -> ConditionState:

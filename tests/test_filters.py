@@ -1,0 +1,45 @@
+"""The compiled filters are scipy's, to the bit, wherever the data are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import butter, lfilter, sosfilt
+
+from tscc_stream.kernels import filters
+
+CUTS = st.lists(st.integers(0, 400), max_size=4)
+
+
+def signal(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.rint(rng.normal(0.0, 10.0 ** rng.uniform(0, 8), 400))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 8), st.floats(0.01, 0.3), st.floats(0.35, 0.95), CUTS)
+def test_sections_are_sosfilt(seed: int, corners: int, low: float, high: float, cuts: list[int]) -> None:
+    x, sections = signal(seed), butter(corners, [low, high], btype="band", output="sos")
+    memory = np.zeros((corners, 2))
+    expected, after = sosfilt(sections, x, zi=np.zeros((corners, 2)))
+    parts = [part for part in np.split(x, sorted(cuts)) if part.size]
+    got = [np.empty_like(part) for part in parts]
+    for part, out in zip(parts, got, strict=True):
+        filters.sections(sections, memory, part, out)
+    np.testing.assert_array_equal(np.concatenate(got), expected)
+    np.testing.assert_array_equal(memory, after)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 10_000), CUTS)
+def test_average_is_lfilter(seed: int, length: int, cuts: list[int]) -> None:
+    x, share = np.square(signal(seed)), 1.0 / length
+    expected, after = lfilter([share], [1.0, share - 1.0], x, zi=np.zeros(1))
+    memory = np.zeros(1)
+    parts = [part for part in np.split(x, sorted(cuts)) if part.size]
+    got = [np.empty_like(part) for part in parts]
+    for part, out in zip(parts, got, strict=True):
+        filters.average(share, memory, part, out)
+    np.testing.assert_array_equal(np.concatenate(got), expected)
+    np.testing.assert_array_equal(memory, after)
