@@ -20,6 +20,13 @@ HEADER_BYTES = 64
 FRAME_BYTES = 64
 SPARE = 8
 """Places that are overwritten behind the samples."""
+_MOST_IN_WORD = 7
+_COUNT = np.array([[0] * 4 + [4] * 4 + [2] * 4 + [1] * 4, [0] * 4 + [4] * 4 + [-1, 1, 2, 3] + [5, 6, 7, -1]], np.int64)
+_BITS = np.array(
+    [[0] * 4 + [8] * 4 + [16] * 4 + [32] * 4, [0] * 4 + [8] * 4 + [0, 30, 15, 10] + [6, 5, 4, 0]], np.uint64
+)
+"""Of Steim-1 and Steim-2, by a word's packing (see _packing): how many differences it holds (-1: such a code means
+nothing) and how long each is."""
 _US_AT = 61
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
 _DAY_NS = 86_400_000_000_000
@@ -104,95 +111,69 @@ def walk(data: AnyArray, first: int, at: Int64Array, length: Int64Array, fresh: 
 
 
 @inlined
-def _spread(word: Any, n: int, bits: int, x: Any, out: Float64Array, k: int) -> Any:
-    """So many differences of some bits each, the first in the highest place: added up from x into out[k:k + n]."""
-    for j in range(n):
-        up = np.uint32(32 - bits - (n - 1 - j) * bits)
-        difference = np.int32(word << up) >> np.int32(32 - bits)
-        x = np.int32(x + difference)
-        out[k + j] = x
-    return x
+def _word_at(data: AnyArray, at: Any) -> Any:
+    """The same as `_word` for an unsigned place, which costs no look at its sign."""
+    return (
+        (np.uint32(data[at]) << np.uint32(24))
+        | (np.uint32(data[at + np.uint64(1)]) << np.uint32(16))
+        | (np.uint32(data[at + np.uint64(2)]) << np.uint32(8))
+        | np.uint32(data[at + np.uint64(3)])
+    )
 
 
 @inlined
-def _spread_1(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
-    if nibble == 1:
-        return _spread(word, 4, 8, x, out, k), k + 4
-    if nibble == 2:
-        return _spread(word, 2, 16, x, out, k), k + 2
-    return _spread(word, 1, 32, x, out, k), k + 1
+def _packing(codes: Any, w: Any, word: Any) -> Any:
+    """A word's place in _COUNT and _BITS: the two bits of it in its frame's first word, then its own first two."""
+    nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
+    return np.uint64((nibble << np.uint32(2)) | (word >> np.uint32(30)))
 
 
 @inlined
-def _spread_2(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
-    """The second is -1 after a code that means nothing."""
-    if nibble == 1:
-        return _spread(word, 4, 8, x, out, k), k + 4
-    code = word >> np.uint32(30)
-    if nibble == 2:
-        if code == 1:
-            return _spread(word, 1, 30, x, out, k), k + 1
-        if code == 2:
-            return _spread(word, 2, 15, x, out, k), k + 2
-        if code == 3:
-            return _spread(word, 3, 10, x, out, k), k + 3
-        return x, -1
-    if code == 0:
-        return _spread(word, 5, 6, x, out, k), k + 5
-    if code == 1:
-        return _spread(word, 6, 5, x, out, k), k + 6
-    if code == 2:
-        return _spread(word, 7, 4, x, out, k), k + 7
-    return x, -1
+def _spread(word: Any, count: Any, bits: Any, x: Any, out: Float64Array, k: Any) -> Any:
+    """Differences of some bits each, the first in the highest place, added up from x into out[k:]; x after the last.
+
+    Without a branch: seven places are written, those behind the last difference with what comes after it, since no
+    bits are left of the word then.
+    """
+    down = np.int64(64) - np.int64(bits)
+    left = np.uint64(word) << (np.uint64(64) - np.uint64(count) * bits)
+    total = np.int64(x)
+    for j in range(_MOST_IN_WORD):
+        total += np.int64(left) >> down
+        left <<= bits
+        out[k + np.uint64(j)] = np.int32(total)
+    return np.int32(total)
 
 
 @inlined
-def _has_impossible_code(data: AnyArray, at: Any, codes: Any, first: int) -> bool:
-    """Whether a word of a Steim-2 frame, from `first` on, has a code that means nothing; libmseed looks at them all."""
-    for w in range(first, 16):
-        nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
-        if nibble >= 2:
-            code = _word(data, at + 4 * w) >> np.uint32(30)
-            if (nibble == 2 and code == 0) or (nibble == 3 and code == 3):
-                return True
-    return False
+def _steim(data: AnyArray, at: Any, end: Any, samples: Any, version: int, out: Float64Array, begin: Any) -> bool:
+    """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up.
 
-
-@inlined
-def _steim(data: AnyArray, at: Any, end: Any, samples: Any, steim2: bool, out: Float64Array, begin: Any) -> bool:
-    """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up."""
-    x, last = np.int32(_word(data, at + 4)), np.int32(_word(data, at + 8))
-    k, stop = begin, begin + samples
+    libmseed looks at all words of the last frame, too, so a code that means nothing is one behind the samples as well.
+    """
+    o, stop_at, k = np.uint64(at), np.uint64(end), np.uint64(begin)
+    stop = k + np.uint64(samples)
+    x, last = np.int32(_word_at(data, o + np.uint64(4))), np.int32(_word_at(data, o + np.uint64(8)))
     first, begins = True, 3  # behind the first and the last sample
-    while at + FRAME_BYTES <= end and k < stop:
-        codes = _word(data, at)
+    while o + np.uint64(FRAME_BYTES) <= stop_at and k < stop:
+        codes = _word_at(data, o)
         for w in range(begins, 16):
-            nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
-            if nibble == 0:
-                continue
-            word = _word(data, at + 4 * w)
-            if first:  # the first difference leads to the first sample, which is stated
-                if steim2:
-                    _, reached = _spread_2(word, nibble, np.int32(0), out, k)
-                else:
-                    _, reached = _spread_1(word, nibble, np.int32(0), out, k)
-                if reached < 0:
-                    return False
-                x = np.int32(x - np.int32(out[k]))
-                first = False
-            if steim2:
-                x, k = _spread_2(word, nibble, x, out, k)
-            else:
-                x, k = _spread_1(word, nibble, x, out, k)
-            if k < 0:
+            word = _word_at(data, o + np.uint64(4) * np.uint64(w))
+            packing = _packing(codes, w, word)
+            count, bits = _COUNT[version, packing], _BITS[version, packing]
+            if count < 0:
                 return False
-            if k >= stop:
-                if steim2 and _has_impossible_code(data, at, codes, w + 1):
-                    return False
-                break
-        at += FRAME_BYTES
+            if count == 0 or k >= stop:
+                continue
+            if first:  # the first difference leads to the first sample, which is stated
+                x = np.int32(np.int64(x) - (np.int64(np.uint64(word) << (np.uint64(64) - np.uint64(count) * bits))
+                                            >> (np.int64(64) - np.int64(bits))))  # fmt: skip
+                first = False
+            x = _spread(word, count, bits, x, out, k)
+            k += np.uint64(count)
+        o += np.uint64(FRAME_BYTES)
         begins = 1
-    return bool(k >= stop and out[stop - 1] == last)
+    return bool(k >= stop and out[stop - np.uint64(1)] == last)
 
 
 @compiled
@@ -220,4 +201,4 @@ def unpack(
                     out[begin[i] + k] = np.int32(_word(data, at[i] + 4 * k))
                 whole[i] = True
         elif (encoding[i] == STEIM2 or encoding[i] == STEIM1) and at[i] + FRAME_BYTES <= end[i]:
-            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] == STEIM2, out, begin[i])
+            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] - STEIM1, out, begin[i])
