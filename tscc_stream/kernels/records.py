@@ -18,7 +18,7 @@ INT32, STEIM1, STEIM2 = 3, 10, 11
 HEADER_BYTES = 64
 """With blockettes 1000 and 1001."""
 FRAME_BYTES = 64
-SPARE = 8
+SPARE = 16
 """Places that are overwritten behind the samples."""
 _US_AT = 61
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
@@ -32,11 +32,12 @@ def _u16(data: AnyArray, at: Any) -> Any:
 
 @inlined
 def _word(data: AnyArray, at: Any) -> Any:
+    o = np.uint64(at)  # else each index is looked at whether it counts from the end
     return (
-        (np.uint32(data[at]) << np.uint32(24))
-        | (np.uint32(data[at + 1]) << np.uint32(16))
-        | (np.uint32(data[at + 2]) << np.uint32(8))
-        | np.uint32(data[at + 3])
+        (np.uint32(data[o]) << np.uint32(24))
+        | (np.uint32(data[o + np.uint64(1)]) << np.uint32(16))
+        | (np.uint32(data[o + np.uint64(2)]) << np.uint32(8))
+        | np.uint32(data[o + np.uint64(3)])
     )
 
 
@@ -103,93 +104,73 @@ def walk(data: AnyArray, first: int, at: Int64Array, length: Int64Array, fresh: 
     return at.size
 
 
-@inlined
-def _spread(word: Any, n: int, bits: int, x: Any, out: Float64Array, k: int) -> Any:
-    """So many differences of some bits each, the first in the highest place: added up from x into out[k:k + n]."""
-    for j in range(n):
-        up = np.uint32(32 - bits - (n - 1 - j) * bits)
-        difference = np.int32(word << up) >> np.int32(32 - bits)
-        x = np.int32(x + difference)
-        out[k + j] = x
-    return x
+def _layouts(words: list[tuple[int, int, int]]) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
+    """Of words [16] by nibble * 4 + the highest two bits: how many differences, -1 where that means nothing; shifts up
+    [16, 7], then down [16], that leave one of them; and a mask [16, 7] of those that there are.
+
+    words: nibble * 4 + bits, number of differences, width of each; the first has the highest place of those used.
+    """
+    counts, down = np.zeros(16, np.int64), np.zeros(16, np.int64)
+    up, mask = np.zeros((16, _MOST), np.int64), np.zeros((16, _MOST), np.int32)
+    for word, n, width in words:
+        counts[word], down[word] = n, 32 - width
+        up[word, : max(0, n)] = 32 - width * np.arange(n, 0, -1)
+        mask[word, : max(0, n)] = -1
+    return counts, up, down, mask
+
+
+_MOST = 7
+"""Differences in a word."""
+_IN_BYTES = [(4, 4, 8), (5, 4, 8), (6, 4, 8), (7, 4, 8)]
+_COUNTS_1, _UP_1, _DOWN_1, _MASK_1 = _layouts(
+    [*_IN_BYTES, *((8 + bits, 2, 16) for bits in range(4)), *((12 + bits, 1, 32) for bits in range(4))]
+)
+_COUNTS_2, _UP_2, _DOWN_2, _MASK_2 = _layouts(
+    [*_IN_BYTES, (8, -1, 32), (9, 1, 30), (10, 2, 15), (11, 3, 10), (12, 5, 6), (13, 6, 5), (14, 7, 4), (15, -1, 32)]
+)
 
 
 @inlined
-def _spread_1(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
-    if nibble == 1:
-        return _spread(word, 4, 8, x, out, k), k + 4
-    if nibble == 2:
-        return _spread(word, 2, 16, x, out, k), k + 2
-    return _spread(word, 1, 32, x, out, k), k + 1
+def _steim(
+    data: AnyArray,
+    at: Any,
+    end: Any,
+    samples: Any,
+    counts: AnyArray,
+    up: AnyArray,
+    down: AnyArray,
+    mask: AnyArray,
+    out: Float64Array,
+    begin: Any,
+) -> bool:
+    """Samples of one record into out[begin:]; SPARE more places are overwritten. Whether all add up.
 
-
-@inlined
-def _spread_2(word: Any, nibble: Any, x: Any, out: Float64Array, k: int) -> tuple[Any, int]:
-    """The second is -1 after a code that means nothing."""
-    if nibble == 1:
-        return _spread(word, 4, 8, x, out, k), k + 4
-    code = word >> np.uint32(30)
-    if nibble == 2:
-        if code == 1:
-            return _spread(word, 1, 30, x, out, k), k + 1
-        if code == 2:
-            return _spread(word, 2, 15, x, out, k), k + 2
-        if code == 3:
-            return _spread(word, 3, 10, x, out, k), k + 3
-        return x, -1
-    if code == 0:
-        return _spread(word, 5, 6, x, out, k), k + 5
-    if code == 1:
-        return _spread(word, 6, 5, x, out, k), k + 6
-    if code == 2:
-        return _spread(word, 7, 4, x, out, k), k + 7
-    return x, -1
-
-
-@inlined
-def _has_impossible_code(data: AnyArray, at: Any, codes: Any, first: int) -> bool:
-    """Whether a word of a Steim-2 frame, from `first` on, has a code that means nothing; libmseed looks at them all."""
-    for w in range(first, 16):
-        nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
-        if nibble >= 2:
-            code = _word(data, at + 4 * w) >> np.uint32(30)
-            if (nibble == 2 and code == 0) or (nibble == 3 and code == 3):
-                return True
-    return False
-
-
-@inlined
-def _steim(data: AnyArray, at: Any, end: Any, samples: Any, steim2: bool, out: Float64Array, begin: Any) -> bool:
-    """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up."""
+    No word takes a branch of its own: which it would be, nothing foretells, and a wrong guess costs more than a word.
+    """
     x, last = np.int32(_word(data, at + 4)), np.int32(_word(data, at + 8))
     k, stop = begin, begin + samples
-    first, begins = True, 3  # behind the first and the last sample
+    begins = 3  # behind the first and the last sample
+    first = True
     while at + FRAME_BYTES <= end and k < stop:
         codes = _word(data, at)
+        nothing = False
         for w in range(begins, 16):
-            nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
-            if nibble == 0:
-                continue
             word = _word(data, at + 4 * w)
-            if first:  # the first difference leads to the first sample, which is stated
-                if steim2:
-                    _, reached = _spread_2(word, nibble, np.int32(0), out, k)
-                else:
-                    _, reached = _spread_1(word, nibble, np.int32(0), out, k)
-                if reached < 0:
-                    return False
-                x = np.int32(x - np.int32(out[k]))
-                first = False
-            if steim2:
-                x, k = _spread_2(word, nibble, x, out, k)
-            else:
-                x, k = _spread_1(word, nibble, x, out, k)
-            if k < 0:
-                return False
+            code = ((codes >> np.uint32(30 - 2 * w)) & np.uint32(3)) << np.uint32(2) | word >> np.uint32(30)
+            code = np.uint64(code)
+            n = counts[code]
+            nothing |= n < 0
             if k >= stop:
-                if steim2 and _has_impossible_code(data, at, codes, w + 1):
-                    return False
-                break
+                continue
+            if first and n > 0:  # the first difference leads to the first sample, which is stated
+                x = np.int32(x - (np.int32(word << up[code, 0]) >> down[code]))
+                first = False
+            for j in range(_MOST):
+                x = np.int32(x + ((np.int32(word << up[code, j]) >> down[code]) & mask[code, j]))
+                out[np.uint64(k + j)] = x
+            k += n
+        if nothing:
+            return False
         at += FRAME_BYTES
         begins = 1
     return bool(k >= stop and out[stop - 1] == last)
@@ -219,5 +200,7 @@ def unpack(
                 for k in range(samples):
                     out[begin[i] + k] = np.int32(_word(data, at[i] + 4 * k))
                 whole[i] = True
-        elif (encoding[i] == STEIM2 or encoding[i] == STEIM1) and at[i] + FRAME_BYTES <= end[i]:
-            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] == STEIM2, out, begin[i])
+        elif encoding[i] == STEIM2 and at[i] + FRAME_BYTES <= end[i]:
+            whole[i] = _steim(data, at[i], end[i], samples, _COUNTS_2, _UP_2, _DOWN_2, _MASK_2, out, begin[i])
+        elif encoding[i] == STEIM1 and at[i] + FRAME_BYTES <= end[i]:
+            whole[i] = _steim(data, at[i], end[i], samples, _COUNTS_1, _UP_1, _DOWN_1, _MASK_1, out, begin[i])
