@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"frontend": _frontend, "ingest": _ingest, "training": _training, "fanout": _fanout}
+    return {"frontend": _frontend, "ingest": _ingest, "training": _training, "replay": _replay, "fanout": _fanout}
 
 
 def _frontend() -> Results:
@@ -51,6 +51,12 @@ def _ingest() -> Results:
     from tscc_stream.bench import ingest  # noqa: PLC0415  # loaded where it is needed
 
     return ingest.run()
+
+
+def _replay() -> Results:
+    from tscc_stream.bench import replay  # noqa: PLC0415  # loaded where it is needed
+
+    return replay.run()
 
 
 def _bench(options: argparse.Namespace) -> int:
