@@ -5,7 +5,7 @@ import io
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.saving import save_tensors
+from tscc_stream.learn.time_major import TimeMajorEncoder
 from tscc_stream.messages import AnyArray, Float32Array
 from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
 
@@ -43,7 +44,7 @@ class Inference(nn.Module):
     def __init__(self, encoder: Encoder, head: Head, fuzzifier: float) -> None:
         super().__init__()
         clusters, looked_at = head.centres.shape
-        self.encoder = encoder
+        self.encoder = TimeMajorEncoder(encoder)
         self.mixture, self.bounded, self.turned = (
             part is not None for part in (head.log_weight, head.bounds, head.axes)
         )
@@ -59,7 +60,7 @@ class Inference(nn.Module):
         self.register_buffer(name, (otherwise if part is None else part).detach().clone().float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding = self.encoder(x).amax(dim=1)
+        embedding = self.encoder(x)
         seen = embedding @ self.axes if self.turned else embedding
         if self.bounded:
             seen = torch.tanh((seen - self.bounds[0]) / self.bounds[1])
@@ -121,8 +122,8 @@ def export(trained: Trained, folder: Path) -> Package:
 
     Labels of an earlier package are not kept: its clusters were others. Raises PackageError where it cannot be made.
     """
-    encoder = _on_host(trained.encoder)
-    module = Inference(encoder, trained.head.to("cpu"), trained.fuzzifier).eval()
+    trained = replace(trained, encoder=_on_host(trained.encoder), head=trained.head.to("cpu"))
+    module = Inference(trained.encoder, trained.head, trained.fuzzifier).eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -147,8 +148,8 @@ def _on_host(encoder: Encoder) -> Encoder:
 
 
 def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
-    head = {name: part for name, part in trained.head.to("cpu").state().items() if part is not None}
-    save_tensors({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
+    head = {name: part for name, part in trained.head.state().items() if part is not None}
+    save_tensors({**trained.encoder.state_dict(), **head}, fresh / "weights.pt")
     (fresh / "encoder.ts").write_bytes(script(module))
     x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
     embedding, membership, cluster, squared = infer(module, x)
@@ -190,7 +191,7 @@ def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[s
         **asdict(trained.shape),
         "normalisation": trained.normalisation,
         "clusters": len(module.centres),
-        "embedding": module.encoder.shape[1],
+        "embedding": trained.encoder.shape[1],
         "fuzzifier": trained.fuzzifier,
         "distance": "euclidean" if trained.head.metric is None else "mahalanobis",
         "novelty": novelty,
