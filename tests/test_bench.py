@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tscc_stream import cli
-from tscc_stream.bench import fanout, measure, published_training, training
+from tscc_stream.bench import encoder, encoder_onnx, fanout, measure, published_training, training
 from tscc_stream.bench.measure import FIELD, Figure
 from tscc_stream.learn import views
 from tscc_stream.learn.losses import hierarchical_contrastive_loss
+from tscc_stream.learn.network import make_encoder, pool
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -98,3 +99,43 @@ def test_a_message_that_a_subscriber_of_the_bench_misses_is_an_error() -> None:
         fanout._latencies({1: 100, 2: 200}, [(1, 150)])
     with pytest.raises(fanout.FanoutError, match="out of order"):
         fanout._latencies({1: 100, 2: 200}, [(2, 150), (1, 150)])
+
+
+def test_the_encoder_s_baseline_is_the_published_network() -> None:
+    network = make_encoder(0, 1, 5, 8, 6).eval()
+    x = torch.randn(3, 40, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.published(network, x), pool(network(x)))
+
+
+def test_the_operations_of_a_window_are_counted_exactly() -> None:
+    """By a convolution that counts: one product for each sample and each tap that sees data."""
+    network = make_encoder(0, 2, 5, 8, 4)
+    samples, count = 11, 0
+    for block in network.blocks:
+        for conv in (block.conv1, block.conv2):
+            taps = [(t, k) for t in range(samples) for k in (-1, 0, 1) if 0 <= t + k * conv.reach < samples]
+            count += len(taps) * conv.in_channels * conv.out_channels
+    count += samples * (2 * 8 + 8 * 5)  # projection, and the residual of the last block
+    assert encoder.gigaflop(network, samples, padded=False) == pytest.approx(2e-9 * count)
+    published = make_encoder(0, 1)
+    assert encoder.gigaflop(published, 500, padded=True) == pytest.approx(0.257, abs=1e-3)
+    assert encoder.gigaflop(published, 500, padded=False) == pytest.approx(0.218, abs=1e-3)
+
+
+def test_encoders_are_measured_beside_one_another_and_beside_a_product(capsys: pytest.CaptureFixture[str]) -> None:
+    results = encoder.run(batches=(1, 3), threads=(1, 2), rounds=1, samples=64, depth=2)
+    assert {"encoder_gflop", "encoder_b1_t1", "encoder_b3_t2", "encoder_gflops_b3_t1"} <= set(results)
+    for batch, count in ((1, 1), (3, 2)):
+        speed, done = results[f"encoder_b{batch}_t{count}"], results[f"encoder_gflops_b{batch}_t{count}"]
+        assert {FIELD, "eager_trimmed", "ours", "ours_best"} <= set(speed)
+        assert speed["ours"].ratio == pytest.approx(speed["ours"].value / speed[FIELD].value)
+        assert done["ours_share"].value == pytest.approx(100 * done["ours"].value / done["gemm"].value)
+    said = capsys.readouterr().out
+    assert all(name in said or "onnxruntime" in speed for name in encoder_onnx.missing())
+
+
+def test_a_variant_with_other_results_is_an_error() -> None:
+    variants = {FIELD: lambda: np.zeros((2, 3), np.float32), "ours": lambda: np.full((2, 3), 1e-3, np.float32)}
+    with pytest.raises(encoder.BenchError, match="ours differs from field by 0.001"):
+        encoder._check(variants)

@@ -50,7 +50,8 @@ class Classifier:
     """Both halves of the pipeline over records in order of start time."""
 
     def __init__(self, config: Config, loaded: package.Package) -> None:
-        encoder = TorchScriptEncoder(loaded, config.inference.device, config.inference.threads)
+        settings = config.inference
+        encoder = TorchScriptEncoder(loaded, settings.device, settings.threads, settings.precision)
         self._front = FrontHalf(config, loaded.spec)
         self._back = BackHalf(Infer(encoder), loaded.name_of, calibration_scores(loaded), config)
         self._publish = Publish(config.site, ModelIdentity(loaded.spec.name, loaded.spec.version, loaded.sha256))

@@ -55,6 +55,12 @@ def lower_is_better(spent: Mapping[str, list[float]], scale: float, unit: str) -
     return {name: Figure(scale * median(some), unit, field / median(some)) for name, some in spent.items()}
 
 
+def higher_is_better(spent: Mapping[str, list[float]], work: float, unit: str) -> dict[str, Figure]:
+    """Figures of speeds: `work` in the median round time; ratios are taken of medians."""
+    field = median(spent[FIELD])
+    return {name: Figure(work / median(some), unit, field / median(some)) for name, some in spent.items()}
+
+
 def machine() -> str:
     """What the figures were taken on, in one line."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"

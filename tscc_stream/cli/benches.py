@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"training": _training, "fanout": _fanout}
+    return {"training": _training, "fanout": _fanout, "encoder": _encoder}
 
 
 def _training() -> Results:
@@ -39,6 +39,12 @@ def _fanout() -> Results:
     from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
 
     return fanout.run()
+
+
+def _encoder() -> Results:
+    from tscc_stream.bench import encoder  # noqa: PLC0415 torch takes seconds
+
+    return encoder.run()
 
 
 def _bench(options: argparse.Namespace) -> int:

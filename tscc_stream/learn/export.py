@@ -5,7 +5,9 @@ import io
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
+from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.saving import save_tensors
@@ -26,6 +29,8 @@ from tscc_stream.package import Label, Normalisation, Package, PackageError, loa
 PRECISION_TOLERANCE = 1e-3
 """Largest error of embedding and membership that a load forgives: float32 on any processor, TF32 off."""
 SELFCHECK_WINDOWS = 16
+RECOMPILE_TOLERANCE = 1e-5
+"""Largest change of a membership by another order of work."""
 
 
 class Inference(nn.Module):
@@ -60,7 +65,7 @@ class Inference(nn.Module):
         self.register_buffer(name, (otherwise if part is None else part).detach().clone().float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding = self.encoder(x)
+        embedding = self.encoder(x).to(self.centres.dtype)
         seen = embedding @ self.axes if self.turned else embedding
         if self.bounded:
             seen = torch.tanh((seen - self.bounds[0]) / self.bounds[1])
@@ -218,6 +223,56 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recompile(folder: Path) -> float:
+    """Write a package's encoder.ts anew out of its weights, in the form of this version; returns the largest change of
+    a membership over the self-check windows.
+
+    Weights, clusters, calibration, card and names stay as they are, and so do the recorded outputs that the self-check
+    compares with; the package's sha256 changes with the file. Raises PackageError where the weights do not give what
+    the package recorded, and leaves it untouched then.
+    """
+    old = load(folder)
+    encoder, head = encoder_of(old), _head_of(old)
+    module = Inference(encoder, head, old.spec.fuzzifier).eval()
+    change = _change(old, module)
+    if not change <= RECOMPILE_TOLERANCE:
+        raise PackageError(
+            f"model package {folder}: its weights give memberships that differ by {change:.2g} from what it recorded, "
+            f"expected at most {RECOMPILE_TOLERANCE:g}; it is left as it was"
+        )
+    with _remade(old) as fresh:
+        (fresh / "encoder.ts").write_bytes(script(module))
+        write(fresh, old.spec.model_dump(exclude={"format", "sha256"}), old.labels)
+    return change
+
+
+def _head_of(package: Package) -> Head:
+    state = torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True)
+    return Head(**{part.name: state.get(part.name) for part in fields(Head)})
+
+
+def _change(package: Package, module: Inference) -> float:
+    """Largest difference of a membership from the recorded ones."""
+    with np.load(package.folder / "selfcheck.npz", allow_pickle=False) as recorded:
+        return float(np.abs(infer(module, recorded["x"])[1] - recorded["membership"]).max())
+
+
+@contextmanager
+def _remade(old: Package) -> Iterator[Path]:
+    """A copy of a package's hashed files to change; takes its place at the end, unless something is raised."""
+    folder = old.folder
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name in old.spec.sha256:
+            shutil.copyfile(folder / name, fresh / name)
+        yield fresh
+        load(fresh)
+        fresh.chmod(0o755)
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def annotate(
     folder: Path,
     *,
@@ -230,17 +285,10 @@ def annotate(
     Card and metrics are part of what identifies a package, so its sha256 changes with them; the model does not.
     """
     old = load(folder)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for name in old.spec.sha256:
-            shutil.copyfile(folder / name, fresh / name)
+    with _remade(old) as fresh:
         if card is not None:
             (fresh / "card.md").write_text(card, encoding="utf-8")
         document = old.spec.model_dump(exclude={"format", "sha256"})
         document["metrics"] = {**old.spec.metrics, **(metrics or {})}
         write(fresh, document, old.labels if labels is None else labels)
-        fresh.chmod(0o755)
-        _put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return load(folder)

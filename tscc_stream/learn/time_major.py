@@ -23,7 +23,7 @@ CHUNK = 4
 class TimeMajorEncoder(nn.Module):
     """Windows [B, T, C] float to one vector each, the maximum over time: [B, D].
 
-    Its weights are copies, in the order that the products want.
+    Its weights are copies, in the order that the products want; results are of their type.
     """
 
     chunk: Final[int]
@@ -36,6 +36,7 @@ class TimeMajorEncoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(block) for block in encoder.blocks if isinstance(block, ResidualBlock))
 
     def forward(self, x_btc: Tensor) -> Tensor:
+        x_btc = x_btc.to(self.projection.dtype)
         if x_btc.is_cuda:
             return self._by_convolutions(x_btc).amax(dim=2)
         parts = [self._by_products(part_btc).amax(dim=0) for part_btc in torch.split(x_btc, self.chunk)]
