@@ -137,5 +137,5 @@ def test_encoders_are_measured_beside_one_another_and_beside_a_product(capsys: p
 
 def test_a_variant_with_other_results_is_an_error() -> None:
     variants = {FIELD: lambda: np.zeros((2, 3), np.float32), "ours": lambda: np.full((2, 3), 1e-3, np.float32)}
-    with pytest.raises(encoder.BenchError, match="ours differs from field by 0.001"):
+    with pytest.raises(encoder.BenchError, match=r"ours differs from field by 0\.001"):
         encoder._check(variants)
