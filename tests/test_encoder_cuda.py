@@ -104,7 +104,6 @@ class _Coarse(TorchScriptEncoder):
     error = 0.0
 
     def _take(self, precision: str) -> None:
-        super()._take("float32")
         exact, error = self._module, self.error
         if precision == "tf32":
             raise RuntimeError("no such products\nhere")
@@ -136,8 +135,10 @@ def test_auto_takes_the_lowest_that_agrees_and_else_float32() -> None:
     encoder.error, exact = 100.0, encoder._module
     encoder._lower_precision("auto")
     assert encoder._module is exact
-    assert [line.split(":")[0] for line in encoder.told] == ["inference.precision bf16", "inference.precision tf32"]
-    assert encoder.told[1].endswith("this package cannot be run in it: no such products")
+    assert [line.split(":")[0] for line in encoder.told] == [
+        f"inference.precision {name}" for name in ("fp16", "bf16", "tf32")
+    ]
+    assert encoder.told[2].endswith("this package cannot be run in it: no such products")
     encoder.error, encoder.told = 0.0, []
     encoder._lower_precision("auto")
     assert len(encoder.told) == 1
@@ -168,7 +169,7 @@ def test_graphs_give_what_the_encoder_gives() -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("precision", ["auto", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["auto", "tf32", "bf16", "fp16"])
 def test_a_lower_precision_agrees_or_is_not_used(precision: str) -> None:
     encoder = TorchScriptEncoder(package.load(DEMO), "cuda", precision=precision)
     assert encoder.told

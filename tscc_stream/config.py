@@ -222,7 +222,7 @@ class InferenceConfig(_Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
-    precision: Literal["auto", "float32", "tf32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "float32"
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     most_restarts: Annotated[int, Field(ge=1, le=1000)] = 3
     restart_window_seconds: Positive = 600.0

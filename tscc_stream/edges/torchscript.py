@@ -21,8 +21,8 @@ from tscc_stream.stages.infer import Encoded
 PIECE = 4
 """Windows of a batch that a thread takes at a time; the compiled encoder takes no more at a time, either."""
 TRIAL_WINDOWS = 16
-LOWER = ("bf16", "tf32")
-"""Precisions below float32, the fastest first."""
+LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
+"""Precisions below float32, the fastest first and of those the finer one; the type of the network's weights."""
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -30,8 +30,8 @@ class TorchScriptEncoder:
     """A package's encoder on one device, self-checked when made.
 
     device: "auto" (cuda where there is one), "cpu", "cuda" or "cuda:N". threads: of the CPU; "auto": as a short trial
-    says. precision: what convolutions and products may be taken in on a CUDA device: "float32", "tf32" or "bf16", or
-    "auto" for the lowest whose clusters and p-values agree with float32's; one that does not agree is not used.
+    says. precision: of products on a CUDA device: "float32", "tf32", "bf16" or "fp16", or "auto" for the fastest whose
+    clusters and p-values agree with float32's; one that does not agree is not used.
     `told` says what came of all that. Raises PackageError where the package cannot be run as it was recorded.
     """
 
@@ -115,7 +115,7 @@ class TorchScriptEncoder:
             try:
                 self._take(name)
                 agreed = agreement(exact, self.encode(x), scores)
-            except RuntimeError as error:
+            except (RuntimeError, PackageError) as error:
                 self.told.append(f"inference.precision {name}: this package cannot be run in it: {_first_line(error)}")
             else:
                 self.told.append(f"inference.precision {name}: {'' if agreed.enough else 'not used, '}{agreed}")
@@ -125,8 +125,8 @@ class TorchScriptEncoder:
 
     def _take(self, precision: str) -> None:
         self._tf32 = precision == "tf32"
-        if precision == "bf16":
-            self._module = _load(self._package, self.device, torch.bfloat16)
+        if precision != "tf32":
+            self._module = _load(self._package, self.device, LOWER[precision])
 
     def _self_check(self) -> None:
         """The recorded inputs must still give the recorded outputs, within the package's tolerance."""
@@ -183,7 +183,8 @@ def _load(package: Package, device: torch.device, dtype: torch.dtype = torch.flo
         warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; the seam is Encoder
         try:
             module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            module.encoder.to(dtype)
+            if dtype is not torch.float32:
+                _network_of(module).to(dtype)
             frozen: torch.nn.Module = torch.jit.freeze(module)
         except RuntimeError as error:
             raise PackageError(
@@ -192,7 +193,14 @@ def _load(package: Package, device: torch.device, dtype: torch.dtype = torch.flo
     return frozen
 
 
-def _first_line(error: RuntimeError) -> str:
+def _network_of(module: torch.nn.Module) -> torch.nn.Module:
+    found = dict(module.named_children()).get("encoder")
+    if found is None:
+        raise RuntimeError("no part of it is called encoder")
+    return found
+
+
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 

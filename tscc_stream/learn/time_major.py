@@ -36,7 +36,6 @@ class TimeMajorEncoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(block) for block in encoder.blocks if isinstance(block, ResidualBlock))
 
     def forward(self, x_btc: Tensor) -> Tensor:
-        x_btc = x_btc.to(self.projection.dtype)
         if x_btc.is_cuda:
             return self._by_convolutions(x_btc).amax(dim=2)
         parts = [self._by_products(part_btc).amax(dim=0) for part_btc in torch.split(x_btc, self.chunk)]
@@ -45,15 +44,15 @@ class TimeMajorEncoder(nn.Module):
     def _by_products(self, x_btc: Tensor) -> Tensor:
         """[B, T, C] -> [T, B, D]"""
         batch, time, channels = x_btc.shape
-        x = x_btc.transpose(0, 1).reshape(time * batch, channels)
+        x = x_btc.to(self.projection.dtype).transpose(0, 1).reshape(time * batch, channels)
         h = torch.addmm(self.offset, x, self.projection)
         for block in self.blocks:
             h = block(h, batch)
         return h.view(time, batch, -1)
 
     def _by_convolutions(self, x_btc: Tensor) -> Tensor:
-        """[B, T, C] -> [B, D, T]"""
-        h_bht = (x_btc @ self.projection + self.offset).transpose(1, 2).contiguous()
+        """[B, T, C] -> [B, D, T], the sum over blocks in float32 whatever type the weights are of."""
+        h_bht = (x_btc @ self.projection.float() + self.offset.float()).transpose(1, 2).contiguous()
         for block in self.blocks:
             h_bht = block.by_convolutions(h_bht)  # type: ignore[operator]
         return h_bht
@@ -90,9 +89,10 @@ class _Block(nn.Module):
 
     def by_convolutions(self, h_bht: Tensor) -> Tensor:
         """[B, I, T] -> [B, O, T]"""
-        inner = functional.gelu(_convolved(functional.gelu(h_bht), self.taps1, self.offset1, self.reach))
+        seen = functional.gelu(h_bht).to(self.taps1.dtype)
+        inner = functional.gelu(_convolved(seen, self.taps1, self.offset1, self.reach))
         added = _convolved(inner, self.taps2, self.offset2, self.reach)
-        return added + (functional.conv1d(h_bht, self.residual.T[:, :, None]) if self.adapts else h_bht)
+        return added + (functional.conv1d(h_bht, self.residual.float().T[:, :, None]) if self.adapts else h_bht)
 
 
 def _add_outer_taps(y: Tensor, x: Tensor, taps_3io: Tensor, shift: int) -> None:
