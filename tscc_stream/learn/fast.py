@@ -56,6 +56,22 @@ def _taps(conv: SameConv) -> Tensor:
     return conv.weight.permute(2, 1, 0).contiguous()
 
 
+def extract_laid(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None) -> Tensor:
+    """What `encoder.extract` gives for those samples alone that are there (1, else 0; None: all), for a device.
+
+    Nothing beyond the ends of a part is what zeros after every convolution are, since GELU leaves them zero.
+    """
+    if there_bt1 is None:
+        return encoder.extract(h_bth)
+    there, h = there_bt1.transpose(1, 2), h_bth.transpose(1, 2)
+    h = h * there
+    for block in encoder.blocks:
+        assert isinstance(block, ResidualBlock)  # noqa: S101 what Encoder is made of
+        inner = block.conv1(functional.gelu(h)) * there
+        h = (block.conv2(functional.gelu(inner)) + block.residual(h)) * there
+    return h.transpose(1, 2)
+
+
 class _Blocks(torch.autograd.Function):
     """All residual blocks. Rows of the two-dimensional arrays here are (t, b), with time first."""
 

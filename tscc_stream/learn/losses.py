@@ -135,12 +135,17 @@ def memberships(squared_bk: Tensor, fuzzifier: float) -> Tensor:
     return torch.softmax(-squared_bk.clamp_min(SMALLEST_SQUARED_DISTANCE).log() / (fuzzifier - 1.0), dim=1)
 
 
-def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float) -> Tensor:
+def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float, counted_b: Tensor | None = None) -> Tensor:
     """Mean over the batch of the sum over clusters of membership^m x squared distance: a scalar.
+
+    counted_b: bool, which windows have part in it; 0 where none has.
 
     A mean, not the published sum over the batch: the sum swamps the contrast and collapses the representation.
     """
-    return (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1).mean()
+    each_b = (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1)
+    if counted_b is None:
+        return each_b.mean()
+    return each_b.where(counted_b, 0.0).sum() / counted_b.sum().clamp_min(1)
 
 
 def updated_centres(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:
