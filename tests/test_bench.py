@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +47,35 @@ def test_the_baseline_s_contrast_is_the_value_that_ours_is(shape: tuple[int, int
 
 
 def test_both_phases_are_measured_beside_the_published_loop() -> None:
-    results = training.run(batches=1, rounds=1, samples=24)
+    results = training.on_processor(batches=1, rounds=1, samples=24)
     assert set(results) == {"training_pretrain", "training_finetune"}
     for variants in results.values():
         assert set(variants) == {FIELD, "ours"}
         assert variants[FIELD].ratio == 1.0
         assert variants["ours"].ratio == pytest.approx(variants[FIELD].value / variants["ours"].value)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_is_measured_in_both_precisions_and_beside_the_processor(device: str) -> None:
+    results = training.on_device(device, batches=1, rounds=1, samples=24, there=2)
+    assert set(results) == {"training_pretrain_gpu", "training_finetune_gpu"}
+    for variants in results.values():
+        assert set(variants) == {FIELD, "ours_float32", "ours_bfloat16", "ours_cpu"}
+        assert all(figure.value > 0.0 for figure in variants.values())
+
+
+def test_crops_of_the_bench_cost_what_those_of_an_epoch_do() -> None:
+    x = torch.zeros(1, training.SAMPLES, 1)
+
+    def cost(seeds: Iterable[int]) -> tuple[float, float]:
+        cut = [views.two_crops(x, np.random.Generator(np.random.PCG64(seed))) for seed in seeds]
+        lengths = [crops.a.shape[1] + crops.b.shape[1] for crops in cut]
+        return float(np.mean(lengths)), float(np.mean([crops.overlap**2 for crops in cut]))
+
+    assert cost(training.CROPS) == pytest.approx(cost(range(2000)), rel=0.04)
 
 
 def test_both_see_crops_of_the_same_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +93,7 @@ def test_both_see_crops_of_the_same_lengths(monkeypatch: pytest.MonkeyPatch) -> 
         measure, "seconds_of", lambda variants, rounds: {n: [(one(), 1.0)[1]] for n, one in variants.items()}
     )
     monkeypatch.setattr(training, "seconds_of", measure.seconds_of)
-    training.run(batches=3, rounds=1, samples=24)
+    training.on_processor(batches=3, rounds=1, samples=24)
     field, ours, field_twice, ours_again = seen[:3], seen[3:6], seen[6:12], seen[12:]
     assert field == ours == ours_again == field_twice[::2] == field_twice[1::2]
     assert len(set(field)) > 1
