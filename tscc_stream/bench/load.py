@@ -122,7 +122,7 @@ class Frames:
         self._scene, self._version = scene, version
         self._template = np.stack([_frame(sid, version, scene.rate_hz) for sid in scene.sids])
         self._head = self._template.shape[1] - _RECORD
-        noise = _background(scene.rate_hz, scene.seed)
+        noise = background(scene.rate_hz, scene.seed)
         self._noise = noise.reshape(_PATTERNS, _LOOP, SAMPLES)
         self._before = np.roll(noise, 1, axis=1).reshape(_PATTERNS, _LOOP, SAMPLES)
         self._payload = _steim2(self._noise.reshape(-1, SAMPLES), self._before.reshape(-1, SAMPLES)[:, 0])
@@ -171,7 +171,7 @@ class Frames:
         return out.tobytes()
 
 
-def _background(rate_hz: float, seed: int) -> Int64Array:
+def background(rate_hz: float, seed: int) -> Int64Array:
     """Coloured noise in counts [_PATTERNS, _LOOP * SAMPLES], each track periodic."""
     draw = np.random.Generator(np.random.PCG64(seed))
     n = _LOOP * SAMPLES

@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"training": _training, "fanout": _fanout}
+    return {"training": _training, "fanout": _fanout, "latency": _latency, "memory": _memory}
 
 
 def _training() -> Results:
@@ -39,6 +39,18 @@ def _fanout() -> Results:
     from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
 
     return fanout.run()
+
+
+def _latency() -> Results:
+    from tscc_stream.bench import latency  # noqa: PLC0415  # loaded where it is needed
+
+    return latency.run()
+
+
+def _memory() -> Results:
+    from tscc_stream.bench import memory  # noqa: PLC0415  # loaded where it is needed
+
+    return memory.run()
 
 
 def _bench(options: argparse.Namespace) -> int:
