@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_the_load_is_whole_records_that_follow_one_another_with_the_events_where
     for number, records in enumerate(channels.values()):
         assert records[0].start_ns == scene.time_ns(number, 0)
         assert {record.samples.size for record in records} == {SAMPLES}
-        assert {b.start_ns - a.start_ns for a, b in zip(records, records[1:], strict=False)} == {SAMPLES * 10**6}
+        assert {b.start_ns - a.start_ns for a, b in itertools.pairwise(records)} == {SAMPLES * 10**6}
         runs.append(np.concatenate([record.samples for record in records]).astype(float))
     assert len(scene.planted) > 5
     for event in scene.planted:
