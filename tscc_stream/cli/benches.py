@@ -31,6 +31,8 @@ def _benches() -> dict[str, Callable[[], Results]]:
         "ingest": _ingest,
         "encoder": _encoder,
         "training": _training,
+        "latency": _latency,
+        "memory": _memory,
         "replay": _replay,
         "fanout": _fanout,
     }
@@ -58,6 +60,18 @@ def _training() -> Results:
     from tscc_stream.bench import training  # noqa: PLC0415 torch takes seconds
 
     return training.run()
+
+
+def _latency() -> Results:
+    from tscc_stream.bench import latency  # noqa: PLC0415  # loaded where it is needed
+
+    return latency.run()
+
+
+def _memory() -> Results:
+    from tscc_stream.bench import memory  # noqa: PLC0415  # loaded where it is needed
+
+    return memory.run()
 
 
 def _replay() -> Results:
