@@ -197,3 +197,22 @@ def test_the_encoder_in_one_kernel_gives_the_same(time: int) -> None:
     with torch.inference_mode():
         got = encoder_fused.fused(network, torch.float16, device, programs=2, warps=4)(x.to(device)).cpu()
         torch.testing.assert_close(got, pool(network(x)), atol=1e-2, rtol=1e-2)
+
+
+def test_the_gpu_bench_goes_through_all_its_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On the processor, in small: that figures come of every part, and that nothing in it is misspelt."""
+    small = {"DEVICE": "cpu", "BATCHES": (2,), "SAMPLES": 40, "PRODUCT": 16, "SECONDS": 0.0, "ROUNDS": 1}
+    for name, value in (small | {"graphed": lambda work: work}).items():
+        monkeypatch.setattr(encoder_gpu, name, value)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    network = make_encoder(0, 1, 32, 64, 2).eval()
+    results = encoder_gpu.limits()
+    parts = {"representations": encoder_gpu.representations, "orders": lambda: encoder_gpu.orders(network, 1.0)}
+    for name, part in parts.items():
+        assert encoder_gpu._done(name, part, results, tmp_path / "gpu.json"), capsys.readouterr().err
+    assert {"gpu_gemm", "gpu_error_demo", "gpu_encoder_b2", "gpu_encoder_share_b2"} <= set(results)
+    assert all(FIELD in variants for variants in results.values())
+    speeds = results["gpu_encoder_b2"]
+    assert {f"{p}_{o}_graph" for p in encoder_gpu.PRECISIONS for o in encoder_orders.ORDERS} <= set(speeds)
