@@ -212,11 +212,31 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(capsys: pytest.CaptureFi
     not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET")) or not encoder_fused.available(),
     reason="needs Triton with a CUDA device, or with TRITON_INTERPRET=1",
 )
-@pytest.mark.parametrize("time", [70, 500])
-def test_the_encoder_in_one_kernel_gives_the_same(time: int) -> None:
+@pytest.mark.parametrize(("time", "representation", "hidden"), [(70, 32, 64), (500, 32, 64), (70, 32, 32)])
+def test_the_encoder_in_one_kernel_gives_the_same(time: int, representation: int, hidden: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = make_encoder(0, 1, 32, 64, 8).eval()
+    network = make_encoder(0, 1, representation, hidden, 8).eval()
     x = torch.randn(5, time, 1, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         got = encoder_fused.fused(network, torch.float16, device, programs=2, warps=4)(x.to(device)).cpu()
         torch.testing.assert_close(got, pool(network(x)), atol=1e-2, rtol=1e-2)
+
+
+def test_the_gpu_bench_goes_through_all_its_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On the processor, in small: that figures come of every part, and that nothing in it is misspelt."""
+    small = {"DEVICE": "cpu", "BATCHES": (2,), "SAMPLES": 40, "PRODUCT": 16, "SECONDS": 0.0, "ROUNDS": 1}
+    stand_ins = {"graphed": lambda work: work, "check_windows": lambda x: x[:2]}
+    for name, value in (small | stand_ins).items():
+        monkeypatch.setattr(encoder_gpu, name, value)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    network = make_encoder(0, 1, 32, 64, 2).eval()
+    results = encoder_gpu.limits()
+    parts = {"representations": encoder_gpu.representations, "orders": lambda: encoder_gpu.orders(network, 1.0)}
+    for name, part in parts.items():
+        assert encoder_gpu._done(name, part, results, tmp_path / "gpu.json"), capsys.readouterr().err
+    assert {"gpu_gemm", "gpu_error_demo", "gpu_encoder_b2", "gpu_encoder_share_b2"} <= set(results)
+    assert all(FIELD in variants for variants in results.values())
+    speeds = results["gpu_encoder_b2"]
+    assert {f"{p}_{o}_graph" for p in encoder_gpu.PRECISIONS for o in encoder_orders.ORDERS} <= set(speeds)

@@ -174,3 +174,23 @@ def test_a_lower_precision_agrees_or_is_not_used(precision: str) -> None:
     encoder = TorchScriptEncoder(package.load(DEMO), "cuda", precision=precision)
     assert encoder.told
     assert "cannot be run" not in encoder.told[-1]
+
+
+def test_graphs_that_cannot_be_recorded_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> GraphedEncoder:
+        raise torch.OutOfMemoryError("no memory\nleft")
+
+    monkeypatch.setattr(torchscript, "GraphedEncoder", none)
+    encoder = TorchScriptEncoder(package.load(DEMO), "cpu", 1)
+    encoder._record_graphs(32, (500, 1))
+    assert encoder.told == ["no graphs could be recorded, batches run without: no memory"]
+    assert encoder._graphed is None
+
+
+def test_many_windows_go_through_in_parts_where_there_are_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TorchScriptEncoder(package.load(DEMO), "cpu", 1)
+    x = torch.randn(7, 500, 1, generator=torch.Generator().manual_seed(0))
+    expected = encoder._on_cuda(x)  # on this device
+    monkeypatch.setattr(torchscript, "MOST_AT_ONCE", 3)
+    for got, part in zip(encoder._on_cuda(x), expected, strict=True):
+        torch.testing.assert_close(got, part, atol=1e-4, rtol=1e-4)

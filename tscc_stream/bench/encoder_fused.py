@@ -51,7 +51,7 @@ def _packed(encoder: Encoder) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     hidden = encoder.shape[2]
     weights = torch.zeros(len(encoder.blocks), 2, 3, hidden, hidden)
     offsets = torch.zeros(len(encoder.blocks), 2, hidden)
-    residual = torch.zeros(hidden, hidden)
+    residual = torch.eye(hidden)
     with torch.no_grad():
         for layer, block in enumerate(encoder.blocks):
             assert isinstance(block, ResidualBlock)  # noqa: S101 what Encoder is made of
@@ -60,6 +60,7 @@ def _packed(encoder: Encoder) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 assert conv.bias is not None  # noqa: S101 every layer of Encoder has one
                 offsets[layer, number, : conv.out_channels] = conv.bias
             if isinstance(block.residual, torch.nn.Conv1d) and block.residual.bias is not None:
+                residual = torch.zeros(hidden, hidden)
                 residual[:, : block.residual.out_channels] = block.residual.weight[:, :, 0].T
                 offsets[layer, 1, : block.residual.out_channels] += block.residual.bias
         projection = torch.stack([encoder.projection.weight[:, 0], encoder.projection.bias])

@@ -36,8 +36,8 @@ class Weights:
     projection_ch: Tensor
     offset_h: Tensor
     blocks: list[tuple[_Convolution, _Convolution]]
-    residual_hd: Tensor
-    residual_offset_d: Tensor
+    residual_hd: Tensor | None
+    residual_offset_d: Tensor | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,14 +50,13 @@ def weights_of(encoder: Encoder, device: torch.device | str, dtype: torch.dtype)
         assert isinstance(block, ResidualBlock)  # noqa: S101 what Encoder is made of
         first, second = (_Convolution(conv, device, dtype) for conv in (block.conv1, block.conv2))
         blocks.append((first, second))
-        residual = block.residual
-    assert isinstance(residual, torch.nn.Conv1d)  # noqa: S101 the last one changes the channels
+    last = block.residual
     return Weights(
         encoder.projection.weight.detach().T.contiguous().to(device),
         _bias(encoder.projection).to(device),
         blocks,
-        residual.weight.detach()[:, :, 0].T.contiguous().to(device),
-        _bias(residual).to(device),
+        last.weight.detach()[:, :, 0].T.contiguous().to(device) if isinstance(last, torch.nn.Conv1d) else None,
+        _bias(last).to(device) if isinstance(last, torch.nn.Conv1d) else None,
     )
 
 
@@ -138,7 +137,9 @@ def by_wide_products(w: Weights, x_btc: Tensor) -> Tensor:
 
 def _adapted(w: Weights, h: Tensor, second: _Convolution) -> Tensor:
     """What a block adds its result to: its input, or that brought to the width of the representation."""
-    return h if second.outputs == h.shape[-1] else h @ w.residual_hd + w.residual_offset_d
+    if second.outputs == h.shape[-1] or w.residual_hd is None or w.residual_offset_d is None:
+        return h
+    return h @ w.residual_hd + w.residual_offset_d
 
 
 ORDERS: dict[str, Callable[[Weights, Tensor], Tensor]] = {

@@ -18,6 +18,8 @@ from tscc_stream.stages.infer import Encoded
 
 GRAPH_SIZES = (1, 8, 32, 128, 512)
 """Batches that graphs are recorded for; a batch is padded up to the next."""
+MOST_AT_ONCE = 2048
+"""Windows that go through at a time without a graph: some gigabytes."""
 LEAST_AGREEMENT = 0.995
 """Share of the windows whose cluster a lower precision must give as float32 does."""
 MOST_SHIFT = 0.02
@@ -111,7 +113,8 @@ class _Slot:
                 run(self._on_device)
         stream.synchronize()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream):
+        # Another model may be at work in another thread meanwhile, and must not spoil what is recorded here.
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._results = run(self._on_device)
         self._out = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in self._results]
 

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from tscc_stream.drift import Reference
-from tscc_stream.edges.encoder_cuda import GraphedEncoder, agreement, check_windows, sizes_for, tensor_float_32
+from tscc_stream.edges.encoder_cuda import (
+    MOST_AT_ONCE,
+    GraphedEncoder,
+    agreement,
+    check_windows,
+    sizes_for,
+    tensor_float_32,
+)
 from tscc_stream.edges.encoder_threads import EncoderThreads, choose, counts_to_try, piece_size
 from tscc_stream.messages import Float32Array, Float64Array
 from tscc_stream.package import Package, PackageError
@@ -67,12 +74,18 @@ class TorchScriptEncoder:
         """The first calls of a shape compile: make them before anything waits for an answer."""
         spec = self._package.spec
         if self.device.type == "cuda":
-            with tensor_float_32(self._tf32):
-                window = (spec.samples, spec.channels)
-                self._graphed = GraphedEncoder(self._run, window, sizes_for(max_batch), self.device)
+            self._record_graphs(max_batch, (spec.samples, spec.channels))
         for size in sorted({1, 2, max_batch}):
             for _ in range(2):
                 self.encode(np.zeros((size, spec.samples, spec.channels), np.float32))
+
+    def _record_graphs(self, max_batch: int, window: tuple[int, int]) -> None:
+        """Where that fails, as for want of memory, it goes on without."""
+        try:
+            with tensor_float_32(self._tf32):
+                self._graphed = GraphedEncoder(self._run, window, sizes_for(max_batch), self.device)
+        except RuntimeError as error:
+            self.told.append(f"no graphs could be recorded, batches run without: {_first_line(error)}")
 
     def _run(self, x_btc: Tensor) -> Results:
         with torch.inference_mode():
@@ -87,7 +100,8 @@ class TorchScriptEncoder:
         if self._graphed is not None:
             return self._graphed(x_btc)
         with tensor_float_32(self._tf32):
-            return [part.cpu() for part in self._run(x_btc.to(self.device))]
+            parts = [self._run(part.to(self.device)) for part in torch.split(x_btc, MOST_AT_ONCE)]
+            return [part.cpu() for part in _joined(parts)]
 
     def _choose_threads(self) -> None:
         crews = {count: EncoderThreads(count) for count in counts_to_try(len(os.sched_getaffinity(0)))}
