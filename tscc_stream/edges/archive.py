@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import tempfile
 import weakref
 from array import array
@@ -28,7 +29,8 @@ from tscc_stream.kernels import records as kernel
 from tscc_stream.messages import QUALITIES, AnyArray, Float64Array, Int64Array, Record, RecordBatch, read_only
 from tscc_stream.sampling import NS_PER_SECOND
 
-_OPEN_FILES = 64
+_OPEN_FILES = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+"""Mapped at a time, each of which holds a descriptor; files that all have data at the same time are best all mapped."""
 _REMEMBERED_FAULTS = 100
 _TEXT = 0  # encoding of records that hold text
 
@@ -147,7 +149,7 @@ class ArchiveIndex:
         return int(np.maximum(0, end - np.maximum(begin, before)).sum())
 
     def payload(self, row: int) -> memoryview:
-        """The bytes of one record, valid until some dozens of other files have been read."""
+        """The bytes of one record, valid until some hundreds of other files have been read."""
         offset, length = int(self.rows["offset"][row]), int(self.rows["length"][row])
         return memoryview(self._map(int(self.rows["file"][row])))[offset : offset + length]
 
