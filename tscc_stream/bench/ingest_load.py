@@ -22,7 +22,7 @@ from tscc_stream.messages import AnyArray
 SAMPLES = 350
 """Of each record: so many of this noise fit into 512 bytes of Steim-2."""
 RECORD_BYTES = 512
-TICK_S = 0.01
+TICK_S = 0.001
 _NOISE_COUNTS = 40.0
 _GREETING = b"SeedLink v4.0 (ringserver-like load) :: SLPROTO:4.0\r\nbench\r\n"
 _SEQUENCE, _BTIME = 8, 20

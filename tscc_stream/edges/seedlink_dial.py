@@ -22,7 +22,9 @@ from tscc_stream import credentials
 from tscc_stream.config import SeedLinkConfig, split_host_port
 from tscc_stream.sampling import seconds_to_ns
 
-KERNEL_BUFFER_BYTES: Final = 1 << 20  # holds a second of 500 channels at 1 kHz while the pipeline is busy
+KERNEL_BUFFER_BYTES: Final = (
+    4 << 20
+)  # as far as the system lets us: a server's ring is read at twice the speed of 1 MiB
 TURN_NS: Final = 1_000_000_000  # the longest wait in one turn of the loop, so that the heartbeat never looks stopped
 
 _Address = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]

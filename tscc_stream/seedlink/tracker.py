@@ -33,7 +33,7 @@ class Tracker:
         self._start, self._name = start, position.server
         self._server = Server(position.protocol)
         self._last, self._time_ns = position.last, position.time_ns
-        self._stations, self._times = dict(position.stations), dict(position.times)
+        self._stations, self._times = _by_name(position.stations), _by_name(position.times)
         self._failures, self._refused = position.failures, position.refused
         self._resumed: dict[str, int] = {}
         self._forms: dict[Form, None] = {}
@@ -43,12 +43,12 @@ class Tracker:
         return Position(
             self._server.protocol,
             self._last,
-            tuple(self._stations.items()),
+            tuple(self._stations.values()),
             self._time_ns,
             self._failures,
             self._refused,
             self._name,
-            tuple(self._times.items()),
+            tuple(self._times.values()),
         )
 
     @property
@@ -71,7 +71,7 @@ class Tracker:
 
     def forget_sequences(self) -> None:
         position = self.position.by_time()
-        self._last, self._stations, self._failures = position.last, dict(position.stations), 0
+        self._last, self._stations, self._failures = position.last, _by_name(position.stations), 0
 
     def request(self, station: str) -> tuple[Form, str]:
         """The DATA command for a station or pattern."""
@@ -87,7 +87,8 @@ class Tracker:
     def _mark(self, station: str) -> Mark | None:
         if self._server.shared_sequence or self._last is None:
             return self._last
-        return self._stations.get(station) or Mark(None, self._time_ns)
+        known = self._stations.get(station)
+        return known[1] if known else Mark(None, self._time_ns)
 
     def _key(self, station: str) -> str:
         return "" if self._server.shared_sequence else station
@@ -163,7 +164,7 @@ class Tracker:
 
     def _step(self, steps: int) -> None:
         self._last = self._last and self._beyond(self._last, steps)
-        self._stations = {name: self._beyond(mark, steps) for name, mark in self._stations.items()}
+        self._stations = {name: (name, self._beyond(mark, steps)) for name, mark in self._stations.values()}
 
     def _beyond(self, mark: Mark, steps: int) -> Mark:
         if mark.sequence is None:
@@ -171,8 +172,13 @@ class Tracker:
         return Mark(next_sequence(mark.sequence + steps - 1, self._server.protocol), None)
 
 
-def _keep(table: dict[str, _Kept], station: str, value: _Kept) -> None:
+def _by_name(pairs: Iterable[tuple[str, _Kept]]) -> dict[str, tuple[str, _Kept]]:
+    """As they are kept: a position is made with every read, of pairs most of which are the same as before."""
+    return {pair[0]: pair for pair in pairs}
+
+
+def _keep(table: dict[str, tuple[str, _Kept]], station: str, value: _Kept) -> None:
     """Beyond the limit the oldest goes: by time from then on, as a station without a mark does."""
     if station not in table and len(table) >= MOST_STATIONS:
         del table[next(iter(table))]
-    table[station] = value
+    table[station] = station, value
