@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ rows = st.lists(
 turns = st.lists(st.tuples(st.sampled_from(SERVERS), st.booleans(), rows), max_size=8)
 
 
-def batch_of(sids: list[str], some: list[Row]) -> RecordBatch:
+def batch_of(sids: Sequence[str], some: list[Row]) -> RecordBatch:
     channel, start_s, rate, count = zip(*some, strict=True) if some else ((), (), (), ())
     begin = np.concatenate(([0], np.cumsum(np.array(count, np.int64)))).astype(np.int64)
     return RecordBatch(
@@ -107,6 +109,8 @@ def test_beyond_the_most_channels_are_counted_together_and_not_watched(monkeypat
     assert 'tscc_samples_total{sid="other"} 30.0' in scrape(many)
     assert 'tscc_last_sample_timestamp_seconds{sid="other"} 4.09' in scrape(many)
     assert ages.streams == 2
+    ages.arrived_batch(SERVERS[0], batch_of(batch.sids, [(number, 0, 100.0, 10) for number in (3, 4)]), 5 * SECOND)
+    assert list(ages.silent(5 * SECOND)) == ["s0", "s1"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 28), st.sampled_from(RATES)), min_size=1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tscc_stream.learn import fast, losses
+from tscc_stream.learn import fast, losses, views
 from tscc_stream.learn.network import make_encoder, pool
 
 
@@ -16,7 +16,7 @@ def _gradients(encoder: torch.nn.Module, x: torch.Tensor, r_btd: torch.Tensor) -
 
 
 @pytest.mark.parametrize("length", [1, 3, 17, 64])
-@pytest.mark.parametrize("batch", [1, 5, fast.CHUNK + 3])
+@pytest.mark.parametrize("batch", [1, 5, 19])
 def test_results_and_gradients_are_those_of_the_plain_network(length: int, batch: int) -> None:
     encoder = make_encoder(0, 2, 5, 8, 6)
     x = torch.randn(batch, length, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -46,3 +46,53 @@ def test_the_pairing_loss_has_the_gradient_of_its_definition() -> None:
     ours = losses._pairing_loss(z)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(torch.autograd.grad(ours, z)[0], torch.autograd.grad(plain, z)[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 40), (1, 1, 1), (2, 30, 3), (5, 12, 4)])
+def test_the_pairing_loss_is_the_same_by_whatever_blocks(shape: tuple[int, int, int]) -> None:
+    number, half, width = shape
+    draw = torch.Generator().manual_seed(4)
+    z = torch.randn(number, 2 * half, width, dtype=torch.float64, generator=draw).requires_grad_()
+    found = []
+    for block in (1, 50, 1 << 18):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "_BLOCK", block)
+            loss = losses._pairing_loss(z)
+            found.append((loss.detach(), torch.autograd.grad(loss, z)[0]))
+    for loss, slope in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(slope, found[0][1])
+
+
+@pytest.mark.parametrize("rows", [1, 40, 100, 10_000])
+def test_windows_may_go_through_in_any_parts(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder(0, 1, 4, 6, 5).double()
+    x = torch.randn(7, 20, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    expected = _gradients(encoder, x, encoder(x))
+    monkeypatch.setattr(fast, "CHUNK_ROWS", rows)
+    got = _gradients(encoder, x, fast.extract(encoder, encoder.projection(x)))
+    assert all(float((a - b).abs().max()) < 1e-11 for a, b in zip(got, expected, strict=True))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_parts_laid_in_whole_windows_give_what_each_gives_alone(device: str) -> None:
+    """As a device takes crops and whole windows through the network at once."""
+    encoder = make_encoder(0, 2, 4, 8, 5).double().to(device)
+    draw = torch.Generator().manual_seed(5)
+    begins = [0, 6, 11, 0]
+    parts = [
+        torch.randn(3, length, 2, dtype=torch.float64, generator=draw).to(device).requires_grad_()
+        for length in (17, 14, 9, 20)
+    ]
+    together = views._at_once(encoder, [encoder.projection(part) for part in parts], begins, 20, half=False)
+    for part, begin, found in zip(parts, begins, together, strict=True):
+        alone = encoder(part)
+        assert found.shape == alone.shape, begin
+        torch.testing.assert_close(found, alone.float(), atol=1e-6, rtol=1e-6)
+    slopes = torch.autograd.grad(sum(found.square().sum() for found in together), parts)
+    for part, slope in zip(parts, slopes, strict=True):
+        (alone,) = torch.autograd.grad(encoder(part).square().sum(), part)
+        torch.testing.assert_close(slope, alone, atol=1e-4, rtol=1e-4)

@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "inference.device": "cpu",
     "inference.max_batch": 8,
     "inference.threads": 1,
+    "inference.precision": "auto",
     "inference.timeout_seconds": 5.0,
     "inference.most_restarts": 7,
     "inference.restart_window_seconds": 60.0,

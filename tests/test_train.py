@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tscc_stream import cli, package
 from tscc_stream.learn import clusters, commands, dataset, run, views
+from tscc_stream.learn.averaging import AveragedEncoder
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.network import make_encoder, pool
@@ -224,6 +226,20 @@ def test_the_trainer_s_clustering_term_moves_the_network(changed: dict[str, obje
     assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+def test_weights_are_averaged_as_torch_does(kept: float) -> None:
+    encoder = make_encoder(0, 1, 3, 4, 2)
+    ours = AveragedEncoder(encoder, kept)
+    theirs = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(kept) if kept else None)
+    for number in range(4):
+        for weight in encoder.parameters():
+            weight.data.add_(0.1 * number * weight.data + 0.1)
+        ours.update(encoder)
+        theirs.update_parameters(encoder)
+    for one, other in zip(ours.encoder.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("length", [2, 3, 32])
 def test_two_crops_overlap_where_they_say(length: int) -> None:
     rng = np.random.default_rng(0)
@@ -253,7 +269,8 @@ def test_the_mask_hides_whole_samples_at_the_stated_rate() -> None:
     encoder = make_encoder(0, 1, 4, 6, 0)
     x, generator = torch.ones(8, 500, 1), torch.Generator().manual_seed(0)
     plain = encoder(x)
-    torch.testing.assert_close(views.represent_noisily(encoder, x, generator, 0.0, 0.0), plain)
+    (seen,) = views.represent_all(encoder, [views.Shown(x)], 500, views.Losses(generator, 0.0, 0.0))
+    torch.testing.assert_close(seen, plain)
     lost = 1.0 - views._kept(x, 0.3, generator)
     assert float(lost.mean()) == pytest.approx(0.3, abs=0.03)
 

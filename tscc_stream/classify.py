@@ -95,7 +95,8 @@ class Classifier:
         from tscc_stream.edges import torchscript  # noqa: PLC0415 torch takes a second
 
         loaded, inference = self._loaded, self._config.inference
-        encoder = torchscript.TorchScriptEncoder(loaded, inference.device, inference.threads)
+        settings = inference.device, inference.threads, inference.precision
+        encoder = torchscript.TorchScriptEncoder(loaded, *settings)
         return BackHalf(Infer(encoder), loaded.name_of, torchscript.calibration_scores(loaded), self._config)
 
     def _hold(self, results: list[BackMessage]) -> None:

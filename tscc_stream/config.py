@@ -215,13 +215,14 @@ class ChannelConfig(_Section):
 
 
 class InferenceConfig(_Section):
-    """timeout_seconds: longest that one batch may take. More failures than most_restarts within
-    restart_window_seconds end the process.
+    """precision: of the network on a CUDA device. timeout_seconds: longest that one batch may take. More failures than
+    most_restarts within restart_window_seconds end the process.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "float32"
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     most_restarts: Annotated[int, Field(ge=1, le=1000)] = 3
     restart_window_seconds: Positive = 600.0

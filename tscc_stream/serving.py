@@ -97,15 +97,22 @@ def prepare(folder: Path, config: Config, running: PackageSpec | None = None) ->
         _log.warning("novelty: model %s has too few calibration windows for alpha %g: no window is called unknown",
                      loaded.spec.name, config.novelty.alpha)  # fmt: skip
     _log.info("model %s %s (%s) on %s", loaded.spec.name, loaded.spec.version, loaded.sha256[:12], encoder.device)
+    for line in encoder.told:
+        _log.info("%s", line)
     if config.inference.device == "auto" and encoder.device.type == "cpu":
         _log.info("inference.device auto: torch finds no CUDA device here, so the CPU does the work")
     return Served(loaded, encoder, scores, reference_of(loaded))
 
 
 def _warm(loaded: Package, settings: InferenceConfig) -> TorchScriptEncoder:
-    encoder = TorchScriptEncoder(loaded, settings.device, settings.threads)
+    encoder = TorchScriptEncoder(loaded, settings.device, settings.threads, settings.precision)
     encoder.warm_up(settings.max_batch)
     return encoder
+
+
+def _in_one_thread(config: Config) -> Config:
+    """For a candidate: further threads would not have the low priority that its own has."""
+    return config.model_copy(update={"inference": config.inference.model_copy(update={"threads": 1})})
 
 
 def renewed(served: Served, settings: InferenceConfig) -> Encoder:
@@ -190,9 +197,9 @@ class ModelKeeper:
         if told := reloaded.told():
             self.orders.put(Told(told, kind="config"))
 
-    def _prepared(self, folder: Path) -> Served:
+    def _prepared(self, folder: Path, config: Config) -> Served:
         """In a thread that may get stuck: a model that never ends must not serve. Raises PackageError."""
-        config, spec = self._config, self._live.spec
+        spec = self._live.spec
         try:
             return Aside("loading").call(lambda: prepare(folder, config, spec), PREPARE_SECONDS, self._alive)
         except StuckError as error:
@@ -207,7 +214,7 @@ class ModelKeeper:
         try:
             if self._is(self._live, folder):
                 return False
-            served = self._prepared(folder)
+            served = self._prepared(folder, self._config)
         except PackageError as error:
             self._refuse("live", error)
             self._take_back(folder)
@@ -229,7 +236,7 @@ class ModelKeeper:
                 return self._end_shadow()
             if self._shadow is not None and self._is(self._shadow, folder):
                 return False
-            served = self._prepared(folder)
+            served = self._prepared(folder, _in_one_thread(self._config))
         except (ActivationError, PackageError) as error:
             return self._refuse("shadow", error)
         self._shadow = served.package

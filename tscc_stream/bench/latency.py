@@ -32,6 +32,7 @@ CHANNELS = (10, 100, 1000)
 SECONDS = (30.0, 75.0, 45.0)
 TRIGGERS_PER_SECOND = (1.0, 1.0, 5.0)
 BLAST_CHANNELS = 100
+RATE_HZ = 1000.0
 _NEAR_NS = 100_000_000
 """A detection is of a planted event whose onset is no farther."""
 
@@ -45,7 +46,7 @@ def run(
     seconds: Sequence[float] = SECONDS,
     triggers_per_second: Sequence[float] = TRIGGERS_PER_SECOND,
     blast_channels: int = BLAST_CHANNELS,
-    quiet_s: float = 8.0,
+    quiet_s: float = 14.0,
 ) -> Results:
     """Percentiles by number of channels, the slowest of a blast, and CPU and memory of the daemon meanwhile.
 
@@ -56,15 +57,16 @@ def run(
     field = _watch_field(scenes[0])
     ours = {f"channels_{scene.channels}": live.watch_daemon(scene) for scene in scenes}
     shaken = live.watch_daemon(blast)
-    after = _reach() if field else 0
-    times = {FIELD: latencies_ms(field, after), **{name: latencies_ms(one, _reach()) for name, one in ours.items()}}
-    slowest = latencies_ms(shaken, _reach()).max()
+    after, reach = _needed()
+    times = {FIELD: latencies_ms(field, after), **{name: latencies_ms(one, reach) for name, one in ours.items()}}
+    slowest = latencies_ms(shaken, reach).max()
     return {
         **{f"latency_{name}": _figures(times, share) for name, share in _PERCENTILES.items()},
         "latency_blast_slowest": _slowest(times, slowest, blast_channels),
         "cores_per_1000_channels": _per_channel({FIELD: field, **ours}),
         **{f"cores_{name}": _cores(watched) for name, watched in ours.items()},
         **{f"stages_{name}": _stages(watched) for name, watched in ours.items()},
+        "waited_or_shed": {name: _pressure(one) for name, one in {**ours, "blast": shaken}.items()},
         "rss": {
             name: Figure(one.rss_mib, "MiB", field.rss_mib / one.rss_mib)
             for name, one in {FIELD: field, **ours}.items()
@@ -75,16 +77,18 @@ def run(
 _PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 
 
-def _reach() -> int:
+def _needed() -> tuple[int, int]:
+    """Samples after an onset that a window needs: of the field, and of ours with its anti-alias filter."""
     spec = package.load(package.find(f"models/{live.MODEL}")).spec
-    return plan_windows(spec, 1000.0).reach
+    after = (spec.samples - spec.onset_sample) / spec.sample_rate_hz
+    return round(after * RATE_HZ), plan_windows(spec, RATE_HZ).reach
 
 
 def _watch_field(scene: Scene) -> Watched:
     settings = {
         "band_hz": live.BAND_HZ,
         "sta_seconds": live.STA_SECONDS,
-        "lta_seconds": live.LTA_SECONDS,
+        "lta_seconds": live.lta_seconds(scene),
         "trigger_on": live.TRIGGER_ON,
         "trigger_off": live.TRIGGER_OFF,
         "sids": scene.sids,
@@ -139,6 +143,16 @@ def _cores(watched: Watched) -> dict[str, Figure]:
     return {FIELD: Figure(whole, "cores", 1.0)} | {
         name.replace(" ", "_"): Figure(cores, "cores", whole / cores) for name, cores in told.items()
     }
+
+
+def _pressure(watched: Watched) -> Figure:
+    """Seconds in which nothing was read for want of room, and windows that were shed, together: 0 in real time."""
+    waited = sum(
+        value
+        for name, value in watched.counters.items()
+        if name.startswith("tscc_seedlink_waiting_seconds_total") or name == "tscc_windows_dropped_total shed"
+    )
+    return Figure(waited, "s or windows", float(waited == 0))
 
 
 def _stages(watched: Watched) -> dict[str, Figure]:

@@ -25,7 +25,8 @@ from tscc_stream.messages import Int64Array
 
 MODEL = "rutford"
 BAND_HZ = (10.0, 120.0)
-STA_SECONDS, LTA_SECONDS, TRIGGER_ON, TRIGGER_OFF = 0.1, 2.0, 6.0, 1.5
+STA_SECONDS, TRIGGER_ON, TRIGGER_OFF = 0.1, 6.0, 1.5
+MOST_LTA_SECONDS = 10.0
 START_SECONDS = 120.0
 SETTLE_SECONDS = 2.0
 """How long after the last record a window may come."""
@@ -102,6 +103,11 @@ def child(*arguments: str, out: IO[bytes] | int = subprocess.PIPE, log: IO[bytes
         one.end()
 
 
+def lta_seconds(scene: Scene) -> float:
+    """Full well before the first event."""
+    return min(MOST_LTA_SECONDS, scene.quiet_s - 4.0)
+
+
 def settings(scene: Scene, port: int, folder: Path) -> dict[str, object]:
     """The daemon's configuration for a scene: free ports, state in the folder."""
     return {
@@ -111,7 +117,7 @@ def settings(scene: Scene, port: int, folder: Path) -> dict[str, object]:
         "condition": {"band_hz": list(BAND_HZ)},
         "trigger": {
             "sta_seconds": STA_SECONDS,
-            "lta_seconds": LTA_SECONDS,
+            "lta_seconds": lta_seconds(scene),
             "trigger_on": TRIGGER_ON,
             "trigger_off": TRIGGER_OFF,
         },

@@ -41,7 +41,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is sent. triggers_per_second: over all channels, at random from quiet_s on; blast_s: when all of them see
+    """What is sent. triggers_per_second: over all channels, from quiet_s on; blast_s: when all of them see
     one (None: never). begin_ns: data time at which the sending begins, a whole number of milliseconds.
 
     Record n of all, in the order in which they end, is of channel `n % channels`, its `n // channels`-th.
@@ -88,13 +88,12 @@ class Scene:
 
     @cached_property
     def planted(self) -> list[Planted]:
-        """In order of time: as a Poisson process, each channel as seldom as can be; then the blast."""
+        """In order of time, one anywhere in each interval, every channel as seldom as can be; then the blast."""
         draw = np.random.Generator(np.random.PCG64(self.seed))
         turns = draw.permutation(self.channels)
         events: list[Planted] = []
-        at_s = self.quiet_s
-        while self.triggers_per_second and at_s < self.seconds:
-            at_s += draw.exponential(1 / self.triggers_per_second)
+        for interval in range(int((self.seconds - self.quiet_s) * self.triggers_per_second)):
+            at_s = self.quiet_s + (interval + draw.uniform()) / self.triggers_per_second
             if self.blast_s is None or abs(at_s - self.blast_s) > _APART_SECONDS:
                 events.append(Planted(int(turns[len(events) % self.channels]), int(at_s * self.rate_hz)))
         if self.blast_s is not None:
@@ -122,7 +121,7 @@ class Frames:
         self._scene, self._version = scene, version
         self._template = np.stack([_frame(sid, version, scene.rate_hz) for sid in scene.sids])
         self._head = self._template.shape[1] - _RECORD
-        noise = _background(scene.rate_hz, scene.seed)
+        noise = background(scene.rate_hz, scene.seed)
         self._noise = noise.reshape(_PATTERNS, _LOOP, SAMPLES)
         self._before = np.roll(noise, 1, axis=1).reshape(_PATTERNS, _LOOP, SAMPLES)
         self._payload = _steim2(self._noise.reshape(-1, SAMPLES), self._before.reshape(-1, SAMPLES)[:, 0])
@@ -171,7 +170,7 @@ class Frames:
         return out.tobytes()
 
 
-def _background(rate_hz: float, seed: int) -> Int64Array:
+def background(rate_hz: float, seed: int) -> Int64Array:
     """Coloured noise in counts [_PATTERNS, _LOOP * SAMPLES], each track periodic."""
     draw = np.random.Generator(np.random.PCG64(seed))
     n = _LOOP * SAMPLES

@@ -68,7 +68,7 @@ class PublishedLoop:
 
     def _noisily(self, x_btc: Tensor) -> Tensor:
         h_bth = self.encoder.projection(x_btc)
-        kept_bt = torch.bernoulli(torch.full(h_bth.shape[:2], 1.0 - self.mask)).bool()
+        kept_bt = torch.bernoulli(torch.full(h_bth.shape[:2], 1.0 - self.mask, device=h_bth.device)).bool()
         dropped: Tensor = self.dropout(self.encoder.extract(h_bth * kept_bt[:, :, None]))
         return dropped
 

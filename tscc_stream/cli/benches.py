@@ -26,7 +26,16 @@ def add(commands: Commands) -> None:
 
 
 def _benches() -> dict[str, Callable[[], Results]]:
-    return {"frontend": _frontend, "ingest": _ingest, "training": _training, "fanout": _fanout, "replay": _replay}
+    return {
+        "frontend": _frontend,
+        "ingest": _ingest,
+        "encoder": _encoder,
+        "training": _training,
+        "latency": _latency,
+        "memory": _memory,
+        "replay": _replay,
+        "fanout": _fanout,
+    }
 
 
 def _frontend() -> Results:
@@ -35,28 +44,46 @@ def _frontend() -> Results:
     return frontend.run()
 
 
-def _training() -> Results:
-    from tscc_stream.bench import training  # noqa: PLC0415 torch takes seconds
-
-    return training.run()
-
-
-def _fanout() -> Results:
-    from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
-
-    return fanout.run()
-
-
 def _ingest() -> Results:
     from tscc_stream.bench import ingest  # noqa: PLC0415  # loaded where it is needed
 
     return ingest.run()
 
 
+def _encoder() -> Results:
+    from tscc_stream.bench import encoder  # noqa: PLC0415 torch takes seconds
+
+    return encoder.run()
+
+
+def _training() -> Results:
+    from tscc_stream.bench import training  # noqa: PLC0415 torch takes seconds
+
+    return training.run()
+
+
+def _latency() -> Results:
+    from tscc_stream.bench import latency  # noqa: PLC0415  # loaded where it is needed
+
+    return latency.run()
+
+
+def _memory() -> Results:
+    from tscc_stream.bench import memory  # noqa: PLC0415  # loaded where it is needed
+
+    return memory.run()
+
+
 def _replay() -> Results:
     from tscc_stream.bench import replay  # noqa: PLC0415  # loaded where it is needed
 
     return replay.run()
+
+
+def _fanout() -> Results:
+    from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
+
+    return fanout.run()
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -154,7 +154,9 @@ class JournalFile:
         with explained(self.path, "write to it"), transaction(self._db):
             numbered = number(group, self._head, self._heads, self)
             self._insert(numbered.committed)
-            self._db.executemany("INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items())
+            self._db.executemany(
+                "INSERT OR REPLACE INTO head VALUES (?, ?)", numbered.heads.items() - self._heads.items()
+            )
             done = self._spilled.held(one.uid for one in group if one.kind == "detection")
             self._note(gaps)
             if snapshot is not None:

@@ -5,46 +5,128 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tscc_stream.drift import Reference
+from tscc_stream.edges.encoder_cuda import GraphedEncoder, agreement, check_windows, sizes_for, tensor_float_32
+from tscc_stream.edges.encoder_threads import EncoderThreads, choose, counts_to_try, piece_size
 from tscc_stream.messages import Float32Array, Float64Array
 from tscc_stream.package import Package, PackageError
 from tscc_stream.stages.infer import Encoded
+
+PIECE = 4
+"""Windows of a batch that a thread takes at a time; the compiled encoder takes no more at a time, either."""
+TRIAL_WINDOWS = 16
+LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
+"""Precisions below float32, the fastest first and of those the finer one; the type of the network's weights."""
+Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class TorchScriptEncoder:
     """A package's encoder on one device, self-checked when made.
 
-    device: "auto" (cuda where there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads for torch; "auto" takes
-    half of the cores, since threads that wait for one another on a busy core cost a hundredfold (measured: 560 ms
-    instead of 5 ms a window with two threads on two cores that two other programs use). Raises PackageError where the
-    package cannot be run as it was recorded.
+    device: "auto" (cuda where there is one), "cpu", "cuda" or "cuda:N". threads: of the CPU; "auto": as a short trial
+    says. precision: of products on a CUDA device: "float32", "tf32", "bf16" or "fp16", or "auto" for the fastest whose
+    clusters and p-values agree with float32's; one that does not agree is not used.
+    `told` says what came of all that. Raises PackageError where the package cannot be run as it was recorded.
     """
 
-    def __init__(self, package: Package, device: str = "auto", threads: int | str = "auto") -> None:
+    def __init__(
+        self, package: Package, device: str = "auto", threads: int | str = "auto", precision: str = "float32"
+    ) -> None:
         self.device = _device(device)
+        self.told: list[str] = []
         self._package = package
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(threads if isinstance(threads, int) else max(1, cores // 2))
+        torch.set_num_threads(1)  # those of torch wait for one another too often: see encoder_threads
         self._module = _load(package, self.device)
+        self._threads = EncoderThreads(threads if isinstance(threads, int) else 1)
+        self._graphed: GraphedEncoder | None = None
+        self._tf32 = False
         self._self_check()
+        if self.device.type == "cuda":
+            self._lower_precision(precision)
+        elif precision not in ("auto", "float32"):
+            self.told.append(f"inference.precision {precision}: for a CUDA device alone, the CPU takes float32")
+        if threads == "auto" and self.device.type == "cpu":
+            self._choose_threads()
+
+    @property
+    def threads(self) -> int:
+        return self._threads.count
 
     def encode(self, normalised: Float32Array) -> Encoded:
         """[B, samples, channels] float32 -> results on the host."""
-        with torch.inference_mode():
-            x_btc = torch.from_numpy(np.require(normalised, np.float32, ["C", "W"])).to(self.device)
-            embedding, membership, cluster, squared_distance = (out.cpu().numpy() for out in self._module(x_btc))
-        return Encoded(embedding, membership, cluster, squared_distance)
+        x_btc = torch.from_numpy(np.require(normalised, np.float32, ["C", "W"]))
+        return _encoded(self._on_cuda(x_btc) if self.device.type == "cuda" else self._on_cpu(x_btc))
 
     def warm_up(self, max_batch: int) -> None:
         """The first calls of a shape compile: make them before anything waits for an answer."""
         spec = self._package.spec
+        if self.device.type == "cuda":
+            with tensor_float_32(self._tf32):
+                window = (spec.samples, spec.channels)
+                self._graphed = GraphedEncoder(self._run, window, sizes_for(max_batch), self.device)
         for size in sorted({1, 2, max_batch}):
             for _ in range(2):
                 self.encode(np.zeros((size, spec.samples, spec.channels), np.float32))
+
+    def _run(self, x_btc: Tensor) -> Results:
+        with torch.inference_mode():
+            results: Results = self._module(x_btc)
+        return results
+
+    def _on_cpu(self, x_btc: Tensor) -> Sequence[Tensor]:
+        pieces = torch.split(x_btc, piece_size(len(x_btc), self._threads.count, PIECE))
+        return _joined(self._threads.each(self._run, pieces))
+
+    def _on_cuda(self, x_btc: Tensor) -> Sequence[Tensor]:
+        if self._graphed is not None:
+            return self._graphed(x_btc)
+        with tensor_float_32(self._tf32):
+            return [part.cpu() for part in self._run(x_btc.to(self.device))]
+
+    def _choose_threads(self) -> None:
+        crews = {count: EncoderThreads(count) for count in counts_to_try(len(os.sched_getaffinity(0)))}
+        spec = self._package.spec
+        x_btc = torch.zeros(TRIAL_WINDOWS, spec.samples, spec.channels)
+
+        def trial(count: int) -> None:
+            self._threads = crews[count]
+            self._on_cpu(x_btc)
+
+        trial(1)  # the first calls compile
+        chosen, seconds = choose(trial, list(crews))
+        self._threads = crews[chosen]
+        tried = ", ".join(f"{count}: {1000 * some:.3g} ms" for count, some in seconds.items())
+        self.told.append(f"inference.threads auto: {chosen} ({TRIAL_WINDOWS} windows with {tried})")
+
+    def _lower_precision(self, wanted: str) -> None:
+        """Take the precision that is wanted if its results agree with those of float32, which are in use so far."""
+        if wanted == "float32":
+            return
+        with np.load(self._package.folder / "selfcheck.npz", allow_pickle=False) as recorded:
+            x = check_windows(recorded["x"])
+        exact, exact_module, scores = self.encode(x), self._module, calibration_scores(self._package)
+        for name in LOWER if wanted == "auto" else (wanted,):
+            try:
+                self._take(name)
+                agreed = agreement(exact, self.encode(x), scores)
+            except (RuntimeError, PackageError) as error:
+                self.told.append(f"inference.precision {name}: this package cannot be run in it: {_first_line(error)}")
+            else:
+                self.told.append(f"inference.precision {name}: {'' if agreed.enough else 'not used, '}{agreed}")
+                if agreed.enough:
+                    return
+            self._module, self._tf32 = exact_module, False
+
+    def _take(self, precision: str) -> None:
+        self._tf32 = precision == "tf32"
+        if precision != "tf32":
+            self._module = _load(self._package, self.device, LOWER[precision])
 
     def _self_check(self) -> None:
         """The recorded inputs must still give the recorded outputs, within the package's tolerance."""
@@ -94,15 +176,38 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load(package: Package, device: torch.device) -> torch.nn.Module:
-    """Load, move, then freeze: a frozen module silently ignores being moved."""
+def _load(package: Package, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """Load, move, then freeze: a frozen module silently ignores being moved. dtype: of the network, not of its head."""
     payload = io.BytesIO((package.folder / "encoder.ts").read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; the seam is Encoder
         try:
             module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            if dtype is not torch.float32:
+                _network_of(module).to(dtype)
             frozen: torch.nn.Module = torch.jit.freeze(module)
         except RuntimeError as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise PackageError(f"model package {package.folder}: encoder.ts cannot be loaded: {first_line}") from error
+            raise PackageError(
+                f"model package {package.folder}: encoder.ts cannot be loaded: {_first_line(error)}"
+            ) from error
     return frozen
+
+
+def _network_of(module: torch.nn.Module) -> torch.nn.Module:
+    found = dict(module.named_children()).get("encoder")
+    if found is None:
+        raise RuntimeError("no part of it is called encoder")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _joined(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    return [torch.cat(some) for some in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+
+
+def _encoded(results: Sequence[Tensor]) -> Encoded:
+    embedding, membership, cluster, squared_distance = (part.numpy() for part in results)
+    return Encoded(embedding, membership, cluster, squared_distance)

@@ -18,8 +18,15 @@ INT32, STEIM1, STEIM2 = 3, 10, 11
 HEADER_BYTES = 64
 """With blockettes 1000 and 1001."""
 FRAME_BYTES = 64
-SPARE = 16
+SPARE = 8
 """Places that are overwritten behind the samples."""
+_MOST_IN_WORD = 7
+_COUNT = np.array([[0] * 4 + [4] * 4 + [2] * 4 + [1] * 4, [0] * 4 + [4] * 4 + [-1, 1, 2, 3] + [5, 6, 7, -1]], np.int64)
+_BITS = np.array(
+    [[0] * 4 + [8] * 4 + [16] * 4 + [32] * 4, [0] * 4 + [8] * 4 + [0, 30, 15, 10] + [6, 5, 4, 0]], np.uint64
+)
+"""Of Steim-1 and Steim-2, by a word's packing (see _packing): how many differences it holds (-1: such a code means
+nothing) and how long each is."""
 _US_AT = 61
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
 _DAY_NS = 86_400_000_000_000
@@ -32,12 +39,11 @@ def _u16(data: AnyArray, at: Any) -> Any:
 
 @inlined
 def _word(data: AnyArray, at: Any) -> Any:
-    o = np.uint64(at)  # else each index is looked at whether it counts from the end
     return (
-        (np.uint32(data[o]) << np.uint32(24))
-        | (np.uint32(data[o + np.uint64(1)]) << np.uint32(16))
-        | (np.uint32(data[o + np.uint64(2)]) << np.uint32(8))
-        | np.uint32(data[o + np.uint64(3)])
+        (np.uint32(data[at]) << np.uint32(24))
+        | (np.uint32(data[at + 1]) << np.uint32(16))
+        | (np.uint32(data[at + 2]) << np.uint32(8))
+        | np.uint32(data[at + 3])
     )
 
 
@@ -104,76 +110,70 @@ def walk(data: AnyArray, first: int, at: Int64Array, length: Int64Array, fresh: 
     return at.size
 
 
-def _layouts(words: list[tuple[int, int, int]]) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
-    """Of words [16] by nibble * 4 + the highest two bits: how many differences, -1 where that means nothing; shifts up
-    [16, 7], then down [16], that leave one of them; and a mask [16, 7] of those that there are.
-
-    words: nibble * 4 + bits, number of differences, width of each; the first has the highest place of those used.
-    """
-    counts, down = np.zeros(16, np.int64), np.zeros(16, np.int64)
-    up, mask = np.zeros((16, _MOST), np.int64), np.zeros((16, _MOST), np.int32)
-    for word, n, width in words:
-        counts[word], down[word] = n, 32 - width
-        up[word, : max(0, n)] = 32 - width * np.arange(n, 0, -1)
-        mask[word, : max(0, n)] = -1
-    return counts, up, down, mask
-
-
-_MOST = 7
-"""Differences in a word."""
-_IN_BYTES = [(4, 4, 8), (5, 4, 8), (6, 4, 8), (7, 4, 8)]
-_COUNTS_1, _UP_1, _DOWN_1, _MASK_1 = _layouts(
-    [*_IN_BYTES, *((8 + bits, 2, 16) for bits in range(4)), *((12 + bits, 1, 32) for bits in range(4))]
-)
-_COUNTS_2, _UP_2, _DOWN_2, _MASK_2 = _layouts(
-    [*_IN_BYTES, (8, -1, 32), (9, 1, 30), (10, 2, 15), (11, 3, 10), (12, 5, 6), (13, 6, 5), (14, 7, 4), (15, -1, 32)]
-)
+@inlined
+def _word_at(data: AnyArray, at: Any) -> Any:
+    """The same as `_word` for an unsigned place, which costs no look at its sign."""
+    return (
+        (np.uint32(data[at]) << np.uint32(24))
+        | (np.uint32(data[at + np.uint64(1)]) << np.uint32(16))
+        | (np.uint32(data[at + np.uint64(2)]) << np.uint32(8))
+        | np.uint32(data[at + np.uint64(3)])
+    )
 
 
 @inlined
-def _steim(
-    data: AnyArray,
-    at: Any,
-    end: Any,
-    samples: Any,
-    counts: AnyArray,
-    up: AnyArray,
-    down: AnyArray,
-    mask: AnyArray,
-    out: Float64Array,
-    begin: Any,
-) -> bool:
-    """Samples of one record into out[begin:]; SPARE more places are overwritten. Whether all add up.
+def _packing(codes: Any, w: Any, word: Any) -> Any:
+    """A word's place in _COUNT and _BITS: the two bits of it in its frame's first word, then its own first two."""
+    nibble = (codes >> np.uint32(30 - 2 * w)) & np.uint32(3)
+    return np.uint64((nibble << np.uint32(2)) | (word >> np.uint32(30)))
 
-    No word takes a branch of its own: which it would be, nothing foretells, and a wrong guess costs more than a word.
+
+@inlined
+def _spread(word: Any, count: Any, bits: Any, x: Any, out: Float64Array, k: Any) -> Any:
+    """Differences of some bits each, the first in the highest place, added up from x into out[k:]; x after the last.
+
+    Without a branch: seven places are written, those behind the last difference with what comes after it, since no
+    bits are left of the word then.
     """
-    x, last = np.int32(_word(data, at + 4)), np.int32(_word(data, at + 8))
-    k, stop = begin, begin + samples
-    begins = 3  # behind the first and the last sample
-    first = True
-    while at + FRAME_BYTES <= end and k < stop:
-        codes = _word(data, at)
-        nothing = False
+    down = np.int64(64) - np.int64(bits)
+    left = np.uint64(word) << (np.uint64(64) - np.uint64(count) * bits)
+    total = np.int64(x)
+    for j in range(_MOST_IN_WORD):
+        total += np.int64(left) >> down
+        left <<= bits
+        out[k + np.uint64(j)] = np.int32(total)
+    return np.int32(total)
+
+
+@inlined
+def _steim(data: AnyArray, at: Any, end: Any, samples: Any, version: int, out: Float64Array, begin: Any) -> bool:
+    """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up.
+
+    libmseed looks at all words of the last frame, too, so a code that means nothing is one behind the samples as well.
+    """
+    o, stop_at, k = np.uint64(at), np.uint64(end), np.uint64(begin)
+    stop = k + np.uint64(samples)
+    x, last = np.int32(_word_at(data, o + np.uint64(4))), np.int32(_word_at(data, o + np.uint64(8)))
+    first, begins = True, 3  # behind the first and the last sample
+    while o + np.uint64(FRAME_BYTES) <= stop_at and k < stop:
+        codes = _word_at(data, o)
         for w in range(begins, 16):
-            word = _word(data, at + 4 * w)
-            code = ((codes >> np.uint32(30 - 2 * w)) & np.uint32(3)) << np.uint32(2) | word >> np.uint32(30)
-            code = np.uint64(code)
-            n = counts[code]
-            nothing |= n < 0
-            if k >= stop:
+            word = _word_at(data, o + np.uint64(4) * np.uint64(w))
+            packing = _packing(codes, w, word)
+            count, bits = _COUNT[version, packing], _BITS[version, packing]
+            if count < 0:
+                return False
+            if count == 0 or k >= stop:
                 continue
-            if first and n > 0:  # the first difference leads to the first sample, which is stated
-                x = np.int32(x - (np.int32(word << up[code, 0]) >> down[code]))
+            if first:  # the first difference leads to the first sample, which is stated
+                x = np.int32(np.int64(x) - (np.int64(np.uint64(word) << (np.uint64(64) - np.uint64(count) * bits))
+                                            >> (np.int64(64) - np.int64(bits))))  # fmt: skip
                 first = False
-            for j in range(_MOST):
-                x = np.int32(x + ((np.int32(word << up[code, j]) >> down[code]) & mask[code, j]))
-                out[np.uint64(k + j)] = x
-            k += n
-        if nothing:
-            return False
-        at += FRAME_BYTES
+            x = _spread(word, count, bits, x, out, k)
+            k += np.uint64(count)
+        o += np.uint64(FRAME_BYTES)
         begins = 1
-    return bool(k >= stop and out[stop - 1] == last)
+    return bool(k >= stop and out[stop - np.uint64(1)] == last)
 
 
 @compiled
@@ -200,7 +200,5 @@ def unpack(
                 for k in range(samples):
                     out[begin[i] + k] = np.int32(_word(data, at[i] + 4 * k))
                 whole[i] = True
-        elif encoding[i] == STEIM2 and at[i] + FRAME_BYTES <= end[i]:
-            whole[i] = _steim(data, at[i], end[i], samples, _COUNTS_2, _UP_2, _DOWN_2, _MASK_2, out, begin[i])
-        elif encoding[i] == STEIM1 and at[i] + FRAME_BYTES <= end[i]:
-            whole[i] = _steim(data, at[i], end[i], samples, _COUNTS_1, _UP_1, _DOWN_1, _MASK_1, out, begin[i])
+        elif (encoding[i] == STEIM2 or encoding[i] == STEIM1) and at[i] + FRAME_BYTES <= end[i]:
+            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] - STEIM1, out, begin[i])

@@ -57,10 +57,13 @@ class Head:
             return losses.memberships(squared_bk, fuzzifier)
         return torch.softmax(self.log_weight - 0.5 * squared_bk, dim=1)
 
-    def fuzziness(self, r_bd: Tensor, fuzzifier: float) -> Tensor:
-        """The clustering loss of representations, a scalar; its gradient runs through distances and memberships."""
+    def fuzziness(self, r_bd: Tensor, fuzzifier: float, counted_b: Tensor | None = None) -> Tensor:
+        """The clustering loss of representations, a scalar; its gradient runs through distances and memberships.
+
+        counted_b: as losses.fuzziness.
+        """
         squared_bk = self.squared(r_bd)
-        return losses.fuzziness(self.memberships(squared_bk, fuzzifier), squared_bk, fuzzifier)
+        return losses.fuzziness(self.memberships(squared_bk, fuzzifier), squared_bk, fuzzifier, counted_b)
 
     def assign(self, r_nd: Tensor) -> Tensor:
         """The cluster of each window, [N]."""

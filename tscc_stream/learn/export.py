@@ -5,7 +5,9 @@ import io
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,19 @@ from torch import Tensor, nn
 
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
+from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.losses import SMALLEST_SQUARED_DISTANCE
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.saving import save_tensors
+from tscc_stream.learn.time_major import TimeMajorEncoder
 from tscc_stream.messages import AnyArray, Float32Array
 from tscc_stream.package import Label, Normalisation, Package, PackageError, load, write
 
 PRECISION_TOLERANCE = 1e-3
 """Largest error of embedding and membership that a load forgives: float32 on any processor, TF32 off."""
 SELFCHECK_WINDOWS = 16
+RECOMPILE_TOLERANCE = 1e-5
+"""Largest change of a membership by another order of work."""
 
 
 class Inference(nn.Module):
@@ -43,7 +49,7 @@ class Inference(nn.Module):
     def __init__(self, encoder: Encoder, head: Head, fuzzifier: float) -> None:
         super().__init__()
         clusters, looked_at = head.centres.shape
-        self.encoder = encoder
+        self.encoder = TimeMajorEncoder(encoder)
         self.mixture, self.bounded, self.turned = (
             part is not None for part in (head.log_weight, head.bounds, head.axes)
         )
@@ -59,7 +65,7 @@ class Inference(nn.Module):
         self.register_buffer(name, (otherwise if part is None else part).detach().clone().float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding = self.encoder(x).amax(dim=1)
+        embedding = self.encoder(x).to(self.centres.dtype)
         seen = embedding @ self.axes if self.turned else embedding
         if self.bounded:
             seen = torch.tanh((seen - self.bounds[0]) / self.bounds[1])
@@ -121,8 +127,8 @@ def export(trained: Trained, folder: Path) -> Package:
 
     Labels of an earlier package are not kept: its clusters were others. Raises PackageError where it cannot be made.
     """
-    encoder = _on_host(trained.encoder)
-    module = Inference(encoder, trained.head.to("cpu"), trained.fuzzifier).eval()
+    trained = replace(trained, encoder=_on_host(trained.encoder), head=trained.head.to("cpu"))
+    module = Inference(trained.encoder, trained.head, trained.fuzzifier).eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -147,8 +153,8 @@ def _on_host(encoder: Encoder) -> Encoder:
 
 
 def _fill(fresh: Path, trained: Trained, module: Inference) -> None:
-    head = {name: part for name, part in trained.head.to("cpu").state().items() if part is not None}
-    save_tensors({**module.encoder.state_dict(), **head}, fresh / "weights.pt")
+    head = {name: part for name, part in trained.head.state().items() if part is not None}
+    save_tensors({**trained.encoder.state_dict(), **head}, fresh / "weights.pt")
     (fresh / "encoder.ts").write_bytes(script(module))
     x = trained.selfcheck_x[:SELFCHECK_WINDOWS]
     embedding, membership, cluster, squared = infer(module, x)
@@ -190,7 +196,7 @@ def _spec(trained: Trained, module: Inference, calibrated: int | None) -> dict[s
         **asdict(trained.shape),
         "normalisation": trained.normalisation,
         "clusters": len(module.centres),
-        "embedding": module.encoder.shape[1],
+        "embedding": trained.encoder.shape[1],
         "fuzzifier": trained.fuzzifier,
         "distance": "euclidean" if trained.head.metric is None else "mahalanobis",
         "novelty": novelty,
@@ -217,6 +223,56 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recompile(folder: Path) -> float:
+    """Write a package's encoder.ts anew out of its weights, in the form of this version; returns the largest change of
+    a membership over the self-check windows.
+
+    Weights, clusters, calibration, card and names stay as they are, and so do the recorded outputs that the self-check
+    compares with; the package's sha256 changes with the file. Raises PackageError where the weights do not give what
+    the package recorded, and leaves it untouched then.
+    """
+    old = load(folder)
+    encoder, head = encoder_of(old), _head_of(old)
+    module = Inference(encoder, head, old.spec.fuzzifier).eval()
+    change = _change(old, module)
+    if not change <= RECOMPILE_TOLERANCE:
+        raise PackageError(
+            f"model package {folder}: its weights give memberships that differ by {change:.2g} from what it recorded, "
+            f"expected at most {RECOMPILE_TOLERANCE:g}; it is left as it was"
+        )
+    with _remade(old) as fresh:
+        (fresh / "encoder.ts").write_bytes(script(module))
+        write(fresh, old.spec.model_dump(exclude={"format", "sha256"}), old.labels)
+    return change
+
+
+def _head_of(package: Package) -> Head:
+    state = torch.load(package.folder / "weights.pt", map_location="cpu", weights_only=True)
+    return Head(**{part.name: state.get(part.name) for part in fields(Head)})
+
+
+def _change(package: Package, module: Inference) -> float:
+    """Largest difference of a membership from the recorded ones."""
+    with np.load(package.folder / "selfcheck.npz", allow_pickle=False) as recorded:
+        return float(np.abs(infer(module, recorded["x"])[1] - recorded["membership"]).max())
+
+
+@contextmanager
+def _remade(old: Package) -> Iterator[Path]:
+    """A copy of a package's hashed files to change; takes its place at the end, unless something is raised."""
+    folder = old.folder
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name in old.spec.sha256:
+            shutil.copyfile(folder / name, fresh / name)
+        yield fresh
+        load(fresh)
+        fresh.chmod(0o755)
+        _put_in_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def annotate(
     folder: Path,
     *,
@@ -229,17 +285,10 @@ def annotate(
     Card and metrics are part of what identifies a package, so its sha256 changes with them; the model does not.
     """
     old = load(folder)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for name in old.spec.sha256:
-            shutil.copyfile(folder / name, fresh / name)
+    with _remade(old) as fresh:
         if card is not None:
             (fresh / "card.md").write_text(card, encoding="utf-8")
         document = old.spec.model_dump(exclude={"format", "sha256"})
         document["metrics"] = {**old.spec.metrics, **(metrics or {})}
         write(fresh, document, old.labels if labels is None else labels)
-        fresh.chmod(0o755)
-        _put_in_place(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return load(folder)

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 SMALLEST_SQUARED_DISTANCE = 1e-12
+_BLOCK = 1 << 18
+"""Similarities at a time, about: what the processor's cache holds."""
+_BLOCK_DEVICE = 1 << 28  # a gibibyte, so that memory bounds no batch
 
 
 def hierarchical_contrastive_loss(a_btd: Tensor, b_btd: Tensor, instance_share: float = 0.5) -> Tensor:
@@ -53,31 +56,52 @@ def _pairing_loss(z_nmd: Tensor) -> Tensor:
 
 
 class _Pairing(torch.autograd.Function):
-    """The loss and its gradient, in one array [N, M, M] that holds similarities first and shares P last.
+    """The loss, and with it at once its gradient, so that similarities [N, M, M] never exist but for a block at a time.
 
-    d loss / d similarity = (P - 1 at the partner) / (N M); similarity is symmetric in z, so both sides receive it.
+    d loss / d similarity = (P - 1 at the partner) / (N M), where P are each row's shares; similarity is symmetric in z,
+    so both sides receive it.
     """
 
     @staticmethod
     def forward(ctx: Any, z_nmd: Tensor) -> Tensor:  # noqa: ANN401 torch gives it no type
-        share = z_nmd @ z_nmd.transpose(1, 2)
-        share.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-        place = torch.arange(z_nmd.shape[1], device=z_nmd.device)
-        partner = (place + z_nmd.shape[1] // 2) % z_nmd.shape[1]
-        likeness = share[:, place, partner]
-        largest = share.amax(dim=2, keepdim=True)
-        total = share.sub_(largest).exp_().sum(dim=2, keepdim=True)
-        share.div_(total)
-        ctx.save_for_backward(z_nmd, share, partner)
-        return (total.log() + largest).squeeze(2).sub_(likeness).mean()
+        z_nmd = z_nmd.contiguous()
+        number, times = z_nmd.shape[:2]
+        d_z = z_nmd.roll(times // 2, dims=1)  # partners, which are mutual
+        likeness = (z_nmd * d_z).sum()
+        d_z *= -2.0
+        logs = torch.empty_like(z_nmd[:, :, :1])
+        together, rows = _blocks(times, z_nmd.device)
+        for at in range(0, number, together):
+            for row in range(0, times, rows):
+                some = slice(at, at + together), slice(row, row + rows)
+                logs[some] = _shares(z_nmd[some[0]], row, rows, d_z[some[0]])
+        ctx.save_for_backward(d_z)
+        return (logs.sum() - likeness) / (number * times)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 torch gives it no type
-        z_nmd, share, partner = ctx.saved_tensors
-        d_z: Tensor = share @ z_nmd
-        d_z += share.transpose(1, 2) @ z_nmd
-        d_z -= 2.0 * z_nmd[:, partner]  # partners are mutual
-        return d_z.mul_(gradients[0] / (share.shape[0] * share.shape[1]))
+        (d_z,) = ctx.saved_tensors
+        scaled: Tensor = d_z * (gradients[0] / (d_z.shape[0] * d_z.shape[1]))
+        return scaled
+
+
+def _blocks(times: int, device: torch.device) -> tuple[int, int]:
+    """How many of N, and how many rows of M, are worked on at a time."""
+    if device.type != "cpu":
+        return _BLOCK_DEVICE // times**2 + 1, times
+    return max(1, _BLOCK // times**2), max(1, _BLOCK // times)
+
+
+def _shares(z_nmd: Tensor, row: int, rows: int, d_z: Tensor) -> Tensor:
+    """Adds to d_z what P of so many rows gives; returns the logarithms of the rows' sums, [N, rows, 1]."""
+    z_nrd = z_nmd[:, row : row + rows]
+    share = torch.bmm(z_nrd, z_nmd.transpose(1, 2))
+    share.diagonal(offset=row, dim1=1, dim2=2).fill_(-torch.inf)
+    largest = share.amax(dim=2, keepdim=True)
+    total = share.sub_(largest).exp_().sum(dim=2, keepdim=True)
+    d_z[:, row : row + rows].addcdiv_(torch.bmm(share, z_nmd), total)
+    d_z.baddbmm_(share.transpose(1, 2), z_nrd / total)
+    return total.log_().add_(largest)
 
 
 def _halved(z_btd: Tensor) -> Tensor:
@@ -111,12 +135,17 @@ def memberships(squared_bk: Tensor, fuzzifier: float) -> Tensor:
     return torch.softmax(-squared_bk.clamp_min(SMALLEST_SQUARED_DISTANCE).log() / (fuzzifier - 1.0), dim=1)
 
 
-def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float) -> Tensor:
+def fuzziness(membership_bk: Tensor, squared_bk: Tensor, fuzzifier: float, counted_b: Tensor | None = None) -> Tensor:
     """Mean over the batch of the sum over clusters of membership^m x squared distance: a scalar.
+
+    counted_b: bool, which windows have part in it; 0 where none has.
 
     A mean, not the published sum over the batch: the sum swamps the contrast and collapses the representation.
     """
-    return (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1).mean()
+    each_b = (membership_bk.pow(fuzzifier) * squared_bk).sum(dim=1)
+    if counted_b is None:
+        return each_b.mean()
+    return each_b.where(counted_b, 0.0).sum() / counted_b.sum().clamp_min(1)
 
 
 def updated_centres(r_bd: Tensor, centres_kd: Tensor, fuzzifier: float, metric: Tensor | None = None) -> Tensor:

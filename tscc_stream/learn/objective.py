@@ -10,12 +10,13 @@
 - clustering: fuzzy compactness of the whole, unmasked windows (losses.fuzziness).
 
 The judge is one linear layer on pooled representations, with an output for each of the middle four. Every draw comes
-from the two generators, whose state is part of a checkpoint.
+from the two generators, whose state is part of a checkpoint. Nothing here waits for a device.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from tscc_stream.learn import losses, views
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.network import Encoder, pool
 from tscc_stream.learn.settings import Settings
+from tscc_stream.learn.views import Crops, Shown
 
 JUDGED = ("surrogate", "background", "coincidence", "strength")
 """What the judge says, in the order of its outputs."""
@@ -67,9 +69,13 @@ class Circumstances:
     coincidence: Tensor | None = None
     strength: Tensor | None = None
 
-    def of(self, rows: Tensor, device: torch.device) -> Circumstances:
-        """Of some windows, on a device."""
-        return Circumstances(*(None if part is None else part[rows].to(device) for part in self.parts))
+    def of(self, rows: Tensor) -> Circumstances:
+        """Of some windows."""
+        return Circumstances(*(None if part is None else part[rows] for part in self.parts))
+
+    def to(self, device: torch.device) -> Circumstances:
+        """The same on a device."""
+        return Circumstances(*(None if part is None else part.to(device) for part in self.parts))
 
     @property
     def parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -84,26 +90,27 @@ class Objective:
         self.settings = settings
         self.judge = _judge(settings.representation).to(settings.device)
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator(settings.device).manual_seed(settings.seed)
 
     def terms(self, encoder: Encoder, x_btc: Tensor, known: Circumstances, head: Head | None) -> Terms:
         """For one batch. head: the clusters, None before there are any."""
+        chosen, used = self.settings, self._used(known)
         nothing = torch.zeros((), device=x_btc.device)
-        contrast = self._contrast(encoder, x_btc) if self.settings.contrast_share else nothing
-        surrogate = self._against_surrogates(encoder, x_btc) if self.settings.surrogate_share else nothing
-        used = self._used(known)
-        if not (used or head):
+        crops = self._crops(x_btc) if chosen.contrast_share else None
+        against = self._beside_surrogates(x_btc) if chosen.surrogate_share else None
+        whole = self._whole(x_btc) if used or head else None
+        shown = [] if crops is None else [Shown(crops.a), Shown(crops.b, begin=crops.a.shape[1] - crops.overlap)]
+        shown += [] if against is None else [Shown(against)]
+        shown += [] if whole is None else [Shown(whole, plain=True)]
+        seen = iter(self._represent(encoder, shown, x_btc.shape[1]))
+        contrast = nothing if crops is None else _contrast(next(seen), next(seen), crops.overlap)
+        surrogate = nothing if against is None else self._told_from_surrogates(next(seen))
+        if whole is None:
             return Terms(contrast, surrogate, nothing, nothing, nothing, nothing)
-        r_bd = self._whole(encoder, x_btc)
-        says_bj = self.judge(r_bd)
-        foreseen = [nothing, nothing, nothing]
-        for output in used:
-            truth_b = known.parts[output - 1]
-            assert truth_b is not None  # noqa: S101 what _used says
-            apart = _missing if JUDGED[output] == "strength" else _telling
-            foreseen[output - 1] = apart(says_bj[:, output], truth_b)
+        r_bd = pool(next(seen))
+        background, coincidence, strength = self._foreseen(r_bd, known, used)
         clustering = nothing if head is None else self._clustering(r_bd, known, head)
-        return Terms(contrast, surrogate, foreseen[0], foreseen[1], foreseen[2], clustering)
+        return Terms(contrast, surrogate, background, coincidence, strength, clustering)
 
     def _used(self, known: Circumstances) -> list[int]:
         """Which outputs of the judge, beside the one for surrogates, have something to learn."""
@@ -111,38 +118,45 @@ class Objective:
         shares = (chosen.background_share, chosen.coincidence_share, chosen.strength_share)
         return [1 + i for i, part in enumerate(known.parts) if part is not None and shares[i] > 0.0]
 
-    def _contrast(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+    def _crops(self, x_btc: Tensor) -> Crops:
+        """Two crops, each of another view."""
         channels = x_btc.shape[2]
         both = torch.cat([self._view(x_btc), self._view(x_btc)], dim=2)
         crops = views.two_crops(both, self.rng)
-        a_btd = self._represent(encoder, crops.a[:, :, :channels])[:, -crops.overlap :]
-        b_btd = self._represent(encoder, crops.b[:, :, channels:])[:, : crops.overlap]
-        return losses.hierarchical_contrastive_loss(a_btd, b_btd)
+        return crops._replace(a=crops.a[:, :, :channels], b=crops.b[:, :, channels:])
 
-    def _against_surrogates(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+    def _beside_surrogates(self, x_btc: Tensor) -> Tensor:
         """Windows with noise, and then their surrogates."""
         how = self.settings.normalisation
         seen = views.with_noise(views.standardised(x_btc, how), self.settings.noise, self.rng)
         both = torch.cat([seen, views.surrogates(seen, self.rng)])
         if self.settings.flip:
             both = views.flipped(both, self.rng)
-        says_b = self.judge(pool(self._represent(encoder, views.normalised(both, how))))[:, 0]
-        return _telling(says_b, torch.arange(len(both), device=x_btc.device) < len(x_btc))
+        return views.normalised(both, how)
 
-    def _whole(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
-        """Pooled representations [B, D] of whole windows, unmasked and without noise, as they will be clustered, but
-        for the polarity.
-        """
-        seen = views.flipped(x_btc, self.rng) if self.settings.flip else x_btc
-        return pool(views.represent(encoder, seen, self.settings.half))
+    def _told_from_surrogates(self, r_btd: Tensor) -> Tensor:
+        says_b = self.judge(pool(r_btd))[:, 0]
+        return _telling(says_b, torch.arange(len(says_b), device=says_b.device) < len(says_b) // 2)
+
+    def _whole(self, x_btc: Tensor) -> Tensor:
+        """Whole windows as they will be clustered, without noise, but for the polarity."""
+        return views.flipped(x_btc, self.rng) if self.settings.flip else x_btc
+
+    def _foreseen(self, r_bd: Tensor, known: Circumstances, used: list[int]) -> list[Tensor]:
+        """The terms of what is known of windows, in the order of JUDGED."""
+        says_bj = self.judge(r_bd)
+        foreseen = [r_bd.new_zeros(())] * len(known.parts)
+        for output in used:
+            truth_b = known.parts[output - 1]
+            assert truth_b is not None  # noqa: S101 what _used says
+            apart = _missing if JUDGED[output] == "strength" else _telling
+            foreseen[output - 1] = apart(says_bj[:, output], truth_b)
+        return foreseen
 
     def _clustering(self, r_bd: Tensor, known: Circumstances, head: Head) -> Tensor:
         """Of the windows that clusters were found among; 0 where a batch has none."""
-        if self.settings.among == "triggered" and known.triggered is not None:
-            r_bd = r_bd[known.triggered]
-        if not len(r_bd):
-            return r_bd.sum()
-        return head.fuzziness(r_bd, self.settings.fuzzifier)
+        counted_b = known.triggered if self.settings.among == "triggered" else None
+        return head.fuzziness(r_bd, self.settings.fuzzifier, counted_b)
 
     def _view(self, x_btc: Tensor) -> Tensor:
         """A window as it might have been recorded: other noise, other polarity."""
@@ -152,9 +166,11 @@ class Objective:
             x_btc = views.normalised(linear, chosen.normalisation)
         return views.flipped(x_btc, self.rng) if chosen.flip else x_btc
 
-    def _represent(self, encoder: Encoder, x_btc: Tensor) -> Tensor:
+    def _represent(self, encoder: Encoder, shown: Sequence[Shown], length: int) -> list[Tensor]:
+        """Representations [B, T, D] of each."""
         chosen = self.settings
-        return views.represent_noisily(encoder, x_btc, self.generator, chosen.mask, chosen.dropout, chosen.half)
+        noise = views.Losses(self.generator, chosen.mask, chosen.dropout)
+        return views.represent_all(encoder, shown, length, noise, chosen.half)
 
     def directions(self, known: Circumstances) -> Tensor | None:
         """[D, J]: the directions in a representation by which the judge tells from one another what was recorded; by
@@ -178,6 +194,11 @@ class Objective:
         self.rng.bit_generator.state = json.loads(state["rng"])
 
 
+def _contrast(a_btd: Tensor, b_btd: Tensor, overlap: int) -> Tensor:
+    """Where the two crops overlap."""
+    return losses.hierarchical_contrastive_loss(a_btd[:, -overlap:], b_btd[:, :overlap])
+
+
 def _telling(says_b: Tensor, truth_b: Tensor) -> Tensor:
     """Cross-entropy of logits with truths, or shares, from 0 to 1."""
     return functional.binary_cross_entropy_with_logits(says_b, truth_b.to(says_b.dtype))
@@ -186,7 +207,7 @@ def _telling(says_b: Tensor, truth_b: Tensor) -> Tensor:
 def _missing(says_b: Tensor, truth_b: Tensor) -> Tensor:
     """Mean squared difference where the truth is known; 0 where it nowhere is."""
     known = ~truth_b.isnan()
-    return (says_b - truth_b)[known].square().sum() / known.sum().clamp_min(1)
+    return (says_b - truth_b).where(known, 0.0).square().sum() / known.sum().clamp_min(1)
 
 
 def _judge(representation: int) -> nn.Linear:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tscc_stream.learn import choose, clusters, losses, views
+from tscc_stream.learn.averaging import AveragedEncoder
 from tscc_stream.learn.choose import Measured
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.network import Encoder, make_encoder, pool
@@ -34,6 +34,10 @@ Arrange = Callable[[Head, Tensor, Tensor | None], list[int]]
 of them becomes cluster 0, 1, ..."""
 
 _POOL_BATCH = 64
+_LOOK_EVERY = 16
+"""Steps between two looks at whether the loss is finite; a look waits for the device. Always before an epoch ends, and
+so before a checkpoint is written.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Trainer:
         self.x_ntc = torch.from_numpy(np.require(x, np.float32, ["C", "W"]))
         self.known = known
         self.device = torch.device(settings.device)
+        self._there_ntc, self._known_there = self.x_ntc.to(self.device), known.to(self.device)
         self.encoder = self._first_encoder(start).to(self.device)
         self.objective = Objective(settings)
         self.head: Head | None = None
@@ -98,16 +103,13 @@ class Trainer:
         return self.settings.epochs_pretrain + self.settings.epochs_finetune
 
     def _start_phase(self, rate: float) -> None:
-        kept = self.settings.averaging
-        average = get_ema_multi_avg_fn(kept) if kept else None  # type: ignore[no-untyped-call]  # torch's
-        self.averaged = AveragedModel(self.encoder, multi_avg_fn=average)
-        self.optimiser = torch.optim.AdamW([*self.encoder.parameters(), *self.objective.judge.parameters()], lr=rate)
+        self.averaged = AveragedEncoder(self.encoder, self.settings.averaging)
+        weights = [*self.encoder.parameters(), *self.objective.judge.parameters()]
+        self.optimiser = torch.optim.AdamW(weights, lr=rate, fused=True)
 
     def averaged_encoder(self) -> Encoder:
         """The network of averaged weights, which is what is clustered and saved (the start where no step was made)."""
-        module = self.averaged.module
-        assert isinstance(module, Encoder)  # noqa: S101 what AveragedModel copied
-        return module
+        return self.averaged.encoder
 
     def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[], None] = lambda: None) -> None:
         """Train from wherever the state stands to the end; on_epoch after each epoch, when a checkpoint may be made."""
@@ -122,33 +124,38 @@ class Trainer:
     def _epoch(self, number: int, on_step: Callable[[], None]) -> Epoch:
         phase = "pretrain" if number < self.settings.epochs_pretrain else "finetune"
         order = self.objective.rng.permutation(len(self.x_ntc))
-        sums, size = np.zeros(len(Terms._fields)), self.settings.batch_size
-        for at in range(0, len(order), size):
-            rows = torch.from_numpy(order[at : at + size])
-            sums += np.array(self.step(rows)) * len(rows)
+        batches = torch.split(torch.from_numpy(order).to(self.device), self.settings.batch_size)
+        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
+        for done, rows in enumerate(batches, start=1):
+            sums += self.step(rows).double() * len(rows)
+            if done % _LOOK_EVERY == 0 or done == len(batches):
+                self._look_at(sums)
             on_step()
         terms = dict(zip(Terms._fields, (sums / len(order)).tolist(), strict=True))
         return Epoch(phase, number, **terms)
 
-    def step(self, rows: Tensor) -> list[float]:
-        """One step on a batch of windows, by number [B]; returns the terms of the loss before it."""
-        x_btc = self.x_ntc[rows].to(self.device)
-        known = self.known.of(rows, self.device)
-        terms = self.objective.terms(self.encoder, x_btc, known, self.head)
+    def step(self, rows: Tensor) -> Tensor:
+        """One step on a batch of windows, by number [B] on the device; returns the terms of the loss before it, there
+        too, so that nobody waits for the device.
+        """
+        known = self._known_there.of(rows)
+        terms = self.objective.terms(self.encoder, self._there_ntc[rows], known, self.head)
         loss = terms.total(self.settings)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {float(loss.detach())} in epoch {len(self.history)}: lower the learning rate"
-            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimiser.step()
-        self.averaged.update_parameters(self.encoder)
-        return [float(term.detach()) for term in terms]
+        self.averaged.update(self.encoder)
+        return torch.stack([term.detach() for term in terms])
+
+    def _look_at(self, sums: Tensor) -> None:
+        """Raises TrainingError where a term of any step so far was not finite: it never leaves the sums again."""
+        if not torch.isfinite(sums).all():
+            said = ", ".join(f"{name} {value:g}" for name, value in zip(Terms._fields, sums.tolist(), strict=True))
+            raise TrainingError(f"the loss became {said} in epoch {len(self.history)}: lower the learning rate")
 
     def embed(self, x: Tensor | Float32Array | None = None) -> Tensor:
         """Pooled representations [n, D] by the averaged encoder, on the host; of the training windows by default."""
-        x_ntc = self.x_ntc if x is None else torch.as_tensor(x)
+        x_ntc = self._there_ntc if x is None else torch.as_tensor(x)
         encoder = self.averaged_encoder()
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # float32, as what is exported
             parts = [
@@ -179,7 +186,7 @@ class Trainer:
 
     def _clustered_x(self) -> Tensor:
         """The windows that clusters are found among."""
-        return self.x_ntc if self._clustered_n is None else self.x_ntc[self._clustered_n]
+        return self._there_ntc if self._clustered_n is None else self._there_ntc[self._clustered_n.to(self.device)]
 
     def _view_of(self, r_nd: Tensor) -> Head:
         """How distances shall see representations: a head without centres yet."""
@@ -244,7 +251,7 @@ class Trainer:
         return {
             "settings": asdict(self.settings),
             "encoder": self.encoder.state_dict(),
-            "averaged": self.averaged.state_dict(),
+            "averaged": self.averaged.state(),
             "optimiser": self.optimiser.state_dict(),
             "objective": self.objective.state(),
             "head": None if self.head is None else self.head.state(),
@@ -261,7 +268,7 @@ class Trainer:
         fine = len(self.history) > self.settings.epochs_pretrain
         self.encoder.load_state_dict(state["encoder"])
         self._start_phase(self.settings.rate_finetune if fine else self.settings.rate_pretrain)
-        self.averaged.load_state_dict(state["averaged"])
+        self.averaged.restore(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.objective.restore(state["objective"])
         self.head = None if state["head"] is None else Head(**state["head"]).to(self.device)

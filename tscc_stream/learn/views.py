@@ -5,11 +5,13 @@ Every draw comes from a generator that is passed in. Shapes: B windows, T sample
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tscc_stream.learn import fast
 from tscc_stream.learn.network import Encoder
@@ -41,13 +43,13 @@ def two_crops(x_btc: Tensor, rng: np.random.Generator) -> Crops:
 
 
 def _slices(x_btc: Tensor, begin: np.ndarray, length: int) -> Tensor:
-    at_bt = torch.from_numpy(begin[:, None] + np.arange(length)[None, :]).to(x_btc.device)
+    at_bt = _placed(begin[:, None] + np.arange(length)[None, :], x_btc.device)
     return x_btc[torch.arange(len(x_btc), device=x_btc.device)[:, None], at_bt]
 
 
 def flipped(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
     """Half of the windows upside down: polarity says where a sensor stands, not what happened."""
-    sign = torch.from_numpy(rng.choice(np.array([-1.0, 1.0], np.float32), size=len(x_btc))).to(x_btc.device)
+    sign = _placed(rng.choice(np.array([-1.0, 1.0], np.float32), size=len(x_btc)), x_btc.device)
     return x_btc * sign[:, None, None]
 
 
@@ -74,8 +76,8 @@ def surrogates(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
     For windows on a linear scale. All channels of a window get the same phases, so that what they share remains.
     """
     spectrum = torch.fft.rfft(x_btc.float(), dim=1)
-    turn = torch.from_numpy(rng.uniform(0.0, 2 * np.pi, (len(x_btc), spectrum.shape[1], 1)).astype(np.float32))
-    turned: Tensor = torch.fft.irfft(spectrum * torch.exp(1j * turn.to(x_btc.device)), n=x_btc.shape[1], dim=1)
+    turn = rng.uniform(0.0, 2 * np.pi, (len(x_btc), spectrum.shape[1], 1)).astype(np.float32)
+    turned: Tensor = torch.fft.irfft(spectrum * torch.exp(1j * _placed(turn, x_btc.device)), n=x_btc.shape[1], dim=1)
     return turned
 
 
@@ -87,41 +89,99 @@ def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """
     if share == 0.0:
         return x_btc
-    other = torch.from_numpy(rng.permutation(len(x_btc))).to(x_btc.device)
+    other = _placed(rng.permutation(len(x_btc)), x_btc.device)
     noise = normalised(surrogates(x_btc[other], rng), "z")
-    amount = torch.from_numpy(rng.uniform(0.0, share, len(x_btc)).astype(np.float32)).to(x_btc.device)
+    amount = _placed(rng.uniform(0.0, share, len(x_btc)).astype(np.float32), x_btc.device)
     mixed: Tensor = x_btc + amount[:, None, None] * noise
     return mixed
+
+
+class Shown(NamedTuple):
+    """Windows or parts of them [B, T, C] that the encoder shall see. plain: without mask and dropout.
+
+    begin: where in a whole window they may be laid down.
+    """
+
+    x_btc: Tensor
+    begin: int = 0
+    plain: bool = False
+
+
+class Losses(NamedTuple):
+    """What training hides. mask: share of samples hidden by the binomial mask on the projected input; dropout: on the
+    representation. generator: whose device draws it.
+    """
+
+    generator: torch.Generator
+    mask: float
+    dropout: float
 
 
 def represent(encoder: Encoder, x_btc: Tensor, half: bool = False) -> Tensor:
     """Representations [B, T, D] float32 of whole windows; half: the network works in bfloat16, as pays on a graphics
     card.
     """
-    return _extracted(encoder, encoder.projection(x_btc), half)
-
-
-def represent_noisily(
-    encoder: Encoder, x_btc: Tensor, generator: torch.Generator, mask: float, dropout: float, half: bool = False
-) -> Tensor:
-    """Representations [B, T, D] as training sees them.
-
-    mask: share of samples hidden by the binomial mask on the projected input; dropout: on the representation.
-    """
     h_bth = encoder.projection(x_btc)
-    if mask > 0.0:
-        h_bth = h_bth * _kept(h_bth[:, :, :1], mask, generator)
-    r_btd = _extracted(encoder, h_bth, half)
-    return r_btd * (_kept(r_btd, dropout, generator) / (1.0 - dropout)) if dropout > 0.0 else r_btd
+    return fast.extract(encoder, h_bth) if _on_processor(h_bth, half) else _extracted(encoder, h_bth, None, half)
 
 
-def _extracted(encoder: Encoder, h_bth: Tensor, half: bool) -> Tensor:
-    if h_bth.device.type == "cpu" and not half:
-        return fast.extract(encoder, h_bth)
+def represent_all(
+    encoder: Encoder, shown: Sequence[Shown], length: int, hidden: Losses, half: bool = False
+) -> list[Tensor]:
+    """Representations [B, T, D] of each as training sees them; length: of a whole window.
+
+    A processor takes one after the other. For a device all go through the network at once, each laid down in whole
+    windows, beyond whose ends there is nothing: one shape for all steps, and each kernel started once.
+    """
+    if not shown or _on_processor(shown[0].x_btc, half):
+        return [_thinned(fast.extract(encoder, _projected(encoder, part, hidden)), part, hidden) for part in shown]
+    projected = [_projected(encoder, part, hidden) for part in shown]
+    found = _at_once(encoder, projected, [part.begin for part in shown], length, half)
+    return [_thinned(r_btd, part, hidden) for r_btd, part in zip(found, shown, strict=True)]
+
+
+def _projected(encoder: Encoder, part: Shown, hidden: Losses) -> Tensor:
+    h_bth: Tensor = encoder.projection(part.x_btc)
+    if part.plain or hidden.mask == 0.0:
+        return h_bth
+    return h_bth * _kept(h_bth[:, :, :1], hidden.mask, hidden.generator)
+
+
+def _thinned(r_btd: Tensor, part: Shown, hidden: Losses) -> Tensor:
+    if part.plain or hidden.dropout == 0.0:
+        return r_btd
+    return r_btd * (_kept(r_btd, hidden.dropout, hidden.generator) / (1.0 - hidden.dropout))
+
+
+def _at_once(encoder: Encoder, parts: Sequence[Tensor], begins: Sequence[int], length: int, half: bool) -> list[Tensor]:
+    """Representations of projected parts [B, T, H] of windows, each T its own."""
+    laid = [_laid(h_bth, begin, length) for h_bth, begin in zip(parts, begins, strict=True)]
+    there = [_laid(torch.ones_like(h[:, :, :1]), begin, length) for h, begin in zip(parts, begins, strict=True)]
+    r_btd = _extracted(encoder, torch.cat(laid), torch.cat(there), half)
+    found = torch.split(r_btd, [len(h_bth) for h_bth in parts])
+    return [r[:, begin : begin + h.shape[1]] for r, h, begin in zip(found, parts, begins, strict=True)]
+
+
+def _laid(part_bth: Tensor, begin: int, length: int) -> Tensor:
+    """Zeros before and after, up to the length of a window."""
+    return functional.pad(part_bth, (0, 0, begin, length - begin - part_bth.shape[1]))
+
+
+def _on_processor(like: Tensor, half: bool) -> bool:
+    return like.device.type == "cpu" and not half
+
+
+def _extracted(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None, half: bool) -> Tensor:
     with torch.autocast(h_bth.device.type, torch.bfloat16, enabled=half):
-        return encoder.extract(h_bth).float()
+        return fast.extract_laid(encoder, h_bth, there_bt1).float()
 
 
 def _kept(like: Tensor, lost: float, generator: torch.Generator) -> Tensor:
-    """1 with probability 1 - lost, else 0. Drawn on the host, so that a device changes no draw."""
-    return (torch.rand(like.shape, generator=generator) >= lost).to(like.device, like.dtype)
+    """1 with probability 1 - lost, else 0."""
+    drawn = torch.rand(like.shape, generator=generator, device=generator.device)
+    return (drawn >= lost).to(like.device, like.dtype)
+
+
+def _placed(values: np.ndarray, device: torch.device) -> Tensor:
+    """Small arrays of draws on a device, without waiting for what it does."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
