@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.signal import butter, lfilter, sosfilt
+import math
 
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.signal import butter, firwin, lfilter, resample_poly, sosfilt
+
+from tscc_stream import windows
 from tscc_stream.kernels import filters
 
 CUTS = st.lists(st.integers(0, 400), max_size=4)
@@ -43,3 +46,21 @@ def test_average_is_lfilter(seed: int, length: int, cuts: list[int]) -> None:
         filters.average(share, memory, part, out)
     np.testing.assert_array_equal(np.concatenate(got), expected)
     np.testing.assert_array_equal(memory, after)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 40), st.integers(1, 40), st.integers(1, 400))
+@example(0, 1, 20, 400)
+@example(0, 10, 1, 1)
+def test_resample_is_resample_poly(seed: int, up: int, down: int, n: int) -> None:
+    divisor = math.gcd(up, down)
+    up, down = up // divisor, down // divisor
+    slow = max(up, down)
+    if slow == 1:
+        return
+    x, low_pass = signal(seed)[:n] / 7.0, windows._anti_aliasing(slow)
+    np.testing.assert_array_equal(low_pass, firwin(20 * slow + 1, 1.0 / slow, window="hamming"))
+    expected = resample_poly(x, up, down, window=low_pass)
+    out = np.empty(-(-n * up // down))
+    filters.resample(up * low_pass, up, down, x, out)
+    np.testing.assert_array_equal(out, expected)

@@ -94,10 +94,11 @@ def _make_plan(spec: PackageSpec, rate_hz: float) -> WindowPlan:
 @lru_cache(maxsize=256)
 def _anti_aliasing(slow: int) -> Float64Array:
     """Zero-phase low-pass between two rates, the larger term of whose ratio is `slow`."""
-    from scipy.signal import firwin  # noqa: PLC0415 takes half a second, which only windows are worth
-
-    low_pass: Float64Array = firwin(2 * FIR_HALF_LENGTH * slow + 1, 1.0 / slow, window="hamming")
-    return low_pass
+    half = FIR_HALF_LENGTH * slow
+    at = np.arange(2 * half + 1) - float(half)
+    hamming = 0.54 + (1.0 - 0.54) * np.cos(np.linspace(-np.pi, np.pi, at.size))
+    low_pass: Float64Array = 1.0 / slow * np.sinc(1.0 / slow * at) * hamming
+    return low_pass / np.sum(low_pass)
 
 
 def _simple_ratio(spec: PackageSpec, rate_hz: float) -> Fraction:
@@ -124,9 +125,10 @@ def cut_window(samples: Float64Array, onset: int, plan: WindowPlan) -> Float32Ar
     banded = np.empty(raw.size)
     filters.sections(plan.sections, np.zeros((len(plan.sections), 2)), raw - raw[0], banded)
     if plan.half:
-        from scipy.signal import resample_poly  # noqa: PLC0415 takes half a second, which only windows are worth
-
-        banded = resample_poly(banded, plan.up, plan.down, window=_anti_aliasing(max(plan.up, plan.down)))
+        low_pass = plan.up * _anti_aliasing(max(plan.up, plan.down))
+        resampled = np.empty(-(-banded.size * plan.up // plan.down))
+        filters.resample(low_pass, plan.up, plan.down, banded, resampled)
+        banded = resampled
     first = (onset - begin) * plan.up // plan.down - plan.spec.onset_sample
     cut: Float32Array = banded[first : first + plan.spec.samples].astype(np.float32)
     return cut

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tscc_stream import config, package, passwords
-from tscc_stream.bus.keys import CurveKeys, write_new_pair
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+
+if TYPE_CHECKING:
+    from tscc_stream.config import Config
+    from tscc_stream.package import Package
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +26,7 @@ def _add_run(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
     settings, folder = config_of(options)
@@ -82,6 +85,7 @@ def _sequence(text: str) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
+    from tscc_stream.bus.keys import CurveKeys  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.tail import tail  # noqa: PLC0415  # loaded where it is needed
 
     if (options.server_key is None) != (options.key is None):
@@ -111,6 +115,8 @@ def _add_bus_key(commands: Commands) -> None:
 
 
 def _bus_key(options: argparse.Namespace) -> int:
+    from tscc_stream.bus.keys import write_new_pair  # noqa: PLC0415  # loaded where it is needed
+
     path, public = options.out, f"{options.out}.pub"
     pair = write_new_pair(path)
     print(f"secret key: {path} (for its owner only; keep it on the machine that uses it)")
@@ -129,7 +135,9 @@ def _add_check_config(commands: Commands) -> None:
     parser.add_argument("--example", action="store_true", help="print the shipped configuration, to start from")
 
 
-def _check_shadow(settings: config.Config, folder: Path, served: package.Package) -> None:
+def _check_shadow(settings: Config, folder: Path, served: Package) -> None:
+    from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
+
     if settings.shadow is None:
         return
     try:
@@ -143,6 +151,8 @@ def _check_shadow(settings: config.Config, folder: Path, served: package.Package
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
+
     if options.example:
         print(config.shipped_text(), end="")
         return 0
@@ -177,16 +187,20 @@ def _add_http_user(commands: Commands) -> None:
 
 def _http_user(options: argparse.Namespace) -> int:
     """The password comes from the terminal, unseen, or as the first line of standard input; never as an argument."""
+    from tscc_stream import passwords  # noqa: PLC0415  # loaded where it is needed
+
     try:
-        print(passwords.line_for(options.name, _new_password()))
+        print(passwords.line_for(options.name, _new_password(passwords.LONGEST)))
     except ValueError as error:
         raise UsageError(f"http-user: {error}") from error
     return 0
 
 
-def _new_password() -> str:
+def _new_password(longest: int) -> str:
     if not sys.stdin.isatty():
-        return sys.stdin.readline(2 * passwords.LONGEST).rstrip("\r\n")
+        return sys.stdin.readline(2 * longest).rstrip("\r\n")
+    import getpass  # noqa: PLC0415  # loaded where it is needed
+
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
         raise UsageError("http-user: the two passwords differ")

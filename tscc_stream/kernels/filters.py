@@ -1,4 +1,4 @@
-"""The recursive filters of one channel, with carried state: bitwise scipy.signal's, which takes long to import."""
+"""The filters of one channel, some with carried state: bitwise those of scipy.signal, which takes long to import."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def average(share: float, memory: Float64Array, x: Float64Array, out: Float64Arr
     for i in range(x.size):
         out[i] = share * x[i] + memory[0]
         memory[0] = kept * out[i]
+
+
+@compiled
+def resample(low_pass: Float64Array, up: int, down: int, x: Float64Array, out: Float64Array) -> None:
+    """Every `down`-th of the samples between which `up` - 1 were put, as `resample_poly` has it: x [n] to out.
+
+    low_pass [2 h + 1]: at the rate in between, with the gain `up`; out has ceil(n * up / down) samples.
+    """
+    half = low_pass.size // 2
+    for i in range(out.size):
+        middle = i * down + half
+        first = max(0, -((low_pass.size - 1 - middle) // up))
+        total = 0.0
+        for k in range(first, min(x.size - 1, middle // up) + 1):
+            total += x[k] * low_pass[middle - k * up]
+        out[i] = total

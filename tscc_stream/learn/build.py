@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tscc_stream.ahead import one_ahead
 from tscc_stream.components import NEVER_NS, Sensor, cut_together
 from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.learn import truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
-from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, Window
+from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, RecordBatch, Window
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
 from tscc_stream.pipeline import FrontHalf
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in
@@ -22,6 +23,7 @@ from tscc_stream.source_id import sensor_of, split_component, to_nslc, with_comp
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.windows import cut_window, plan_windows
 
+_ROUNDING_NS = 10_000
 _TRIES = 50  # random times looked at for each that is wanted
 
 Progress = Callable[[float], None]
@@ -101,23 +103,39 @@ def _data_set(cuts: list[_Cut], shape: WindowShape, paths: Sequence[Path]) -> Da
     return replace(data, y=y, y_names=names)
 
 
-def _records(job: _Job, progress: Progress) -> Iterator[Record]:
+def _batches(job: _Job, progress: Progress) -> Iterator[RecordBatch]:
     """The archive's records, cut to the job's span."""
     low, high = job.span_ns
-    for record in archive.iter_records(job.found):
-        rate = record.sample_rate_hz
-        skip = max(0, -(-(low - record.start_ns) * rate // NS_PER_SECOND)) if record.start_ns < low else 0
-        first, last = int(skip), min(record.samples.size, samples_in(high - record.start_ns, rate))
-        progress(min(1.0, max(0.0, (record.start_ns - low) / max(1, high - low))))
-        if first < last:
-            yield replace(record, start_ns=record.start_ns + offset_ns(first, rate), samples=record.samples[first:last])
+    for batch in one_ahead(archive.iter_batches(job.found)):
+        begin_ns = int(batch.start_ns.min())
+        progress(min(1.0, max(0.0, (begin_ns - low) / max(1, high - low))))
+        if low <= begin_ns and _ends_before(batch, high):
+            yield batch
+        elif records := [record for place in range(len(batch)) for record in _cut(batch.record(place), low, high)]:
+            yield RecordBatch.of(records)
+
+
+def _ends_before(batch: RecordBatch, high_ns: int) -> bool:
+    """All of its records, with room for rounding."""
+    lasting_ns = np.diff(batch.begin) / batch.sample_rate_hz * NS_PER_SECOND
+    return bool((batch.start_ns + lasting_ns).max() < high_ns - _ROUNDING_NS)
+
+
+def _cut(record: Record, low: int, high: int) -> list[Record]:
+    """What of a record lies in a span; at most one."""
+    rate = record.sample_rate_hz
+    skip = max(0, -(-(low - record.start_ns) * rate // NS_PER_SECOND)) if record.start_ns < low else 0
+    first, last = int(skip), min(record.samples.size, samples_in(high - record.start_ns, rate))
+    if first >= last:
+        return []
+    return [replace(record, start_ns=record.start_ns + offset_ns(first, rate), samples=record.samples[first:last])]
 
 
 def _triggered(job: _Job, progress: Progress) -> list[_Cut]:
     front = FrontHalf(job.config.model_copy(update={"network": None}), job.spec)
     cuts: list[_Cut] = []
-    for record in _records(job, progress):
-        cuts += _windows(front.feed(record))
+    for batch in _batches(job, progress):
+        cuts += _windows(front.feed_batch(batch))
     return cuts + _windows(front.flush())
 
 
@@ -167,7 +185,7 @@ def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> lis
     assemble = Assemble(lambda sid: job.config.for_channel(to_nslc(sid))[0])
     cutters = _cutters(job, wanted)
     cuts: list[_Cut] = []
-    for record in _records(job, progress):
+    for record in (batch.record(place) for batch in _batches(job, progress) for place in range(len(batch))):
         if record.sid in cutters:
             for part in assemble.feed(record):
                 cuts += cutters[record.sid].feed(part)
