@@ -27,7 +27,9 @@ def fused(
     from tscc_stream.bench.encoder_fused_kernel import encode  # noqa: PLC0415  # needs Triton
 
     _, representation, hidden, _ = encoder.shape
-    weights, offsets, projection, residual = (part.to(device) for part in _packed(encoder))
+    host = encoder.like()
+    host.load_state_dict({name: value.cpu() for name, value in encoder.state_dict().items()})
+    weights, offsets, projection, residual = (part.to(device) for part in _packed(host))
     weights, residual = weights.to(dtype), residual.to(dtype)
 
     def run(x_btc: Tensor) -> Tensor:

@@ -187,6 +187,7 @@ def live() -> Iterator[Results]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The encoder on a CUDA device, measured.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="{bench: {variant: {value, unit, ratio}}}")
+    parser.add_argument("--only", metavar="PART", help="representations, orders, fused or live")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch finds no CUDA device here")
@@ -202,7 +203,8 @@ def main() -> int:
         "fused": partial(fused, network, peak),
         "live": live,
     }
-    failed = [name for name, part in parts.items() if not _done(name, part, results, options.json)]
+    chosen = {name: part for name, part in parts.items() if options.only in (None, name)}
+    failed = [name for name, part in chosen.items() if not _done(name, part, results, options.json)]
     if failed:
         print(f"failed: {', '.join(failed)}")  # noqa: T201
     return 1 if failed else 0
