@@ -38,8 +38,10 @@ def test_double_precision_agrees_to_rounding() -> None:
     assert all(float((a - b).abs().max()) < 1e-11 for a, b in pairs)
 
 
-def test_the_pairing_loss_has_the_gradient_of_its_definition() -> None:
-    z = torch.randn(3, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+@pytest.mark.parametrize("scale", [1.0, 15.0], ids=["near", "far apart, where shares vanish"])
+def test_the_pairing_loss_has_the_gradient_of_its_definition(scale: float) -> None:
+    draw = torch.Generator().manual_seed(3)
+    z = (scale * torch.randn(3, 8, 5, dtype=torch.float64, generator=draw)).requires_grad_()
     place = torch.arange(8)
     similarity = (z @ z.transpose(1, 2)).masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf)
     plain = -functional.log_softmax(similarity, dim=2)[:, place, (place + 4) % 8].mean()
@@ -62,6 +64,17 @@ def test_the_pairing_loss_is_the_same_by_whatever_blocks(shape: tuple[int, int, 
     for loss, slope in found[1:]:
         torch.testing.assert_close(loss, found[0][0])
         torch.testing.assert_close(slope, found[0][1])
+
+
+def test_gelu_and_its_slope_are_those_of_torch() -> None:
+    x = torch.cat([torch.linspace(-20, 20, 100_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e4, -1e4])])
+    found, slope = fast._gelu_and_slope(x)
+    wide = x.double().requires_grad_()
+    expected = functional.gelu(wide)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), wide)
+    torch.testing.assert_close(found.double(), expected.detach(), atol=3e-7, rtol=3e-7)
+    torch.testing.assert_close(slope.double(), expected_slope, atol=3e-7, rtol=3e-7)
+    assert fast._gelu_and_slope(torch.tensor([torch.nan]))[0].isnan().all()
 
 
 @pytest.mark.parametrize("rows", [1, 40, 100, 10_000])

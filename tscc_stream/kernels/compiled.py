@@ -23,6 +23,15 @@ def compiled(loop: _Loop) -> _Loop:
     return cast("_Loop", made)
 
 
+def compiled_contracting(loop: _Loop) -> _Loop:
+    """As `compiled`, but products and sums may be taken in one instruction: for what promises no equal bits."""
+    try:
+        made = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(loop)
+    except RuntimeError:  # no place to keep it
+        made = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(loop)
+    return cast("_Loop", made)
+
+
 def inlined(loop: _Loop) -> _Loop:
     """A piece of compiled loops, without a call."""
     return cast("_Loop", numba.njit(inline="always", error_model="numpy")(loop))

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tscc_stream.learn.network import Encoder
 
@@ -24,7 +25,8 @@ class AveragedEncoder:
     @torch.no_grad()
     def update(self, encoder: Encoder) -> None:
         """After a step of `encoder`."""
-        averaged, stepped = list(self.encoder.parameters()), list(encoder.parameters())
+        averaged: list[Tensor] = list(self.encoder.parameters())
+        stepped: list[Tensor] = list(encoder.parameters())
         share = 1.0 if self._steps == 0 else 1.0 - self._kept if self._kept else 1.0 / (self._steps + 1)
         torch._foreach_lerp_(averaged, stepped, share)
         self._steps += 1

@@ -3,29 +3,31 @@
 Arrays are time-major, [T, B, channels], so that each tap of a convolution is one matrix product over a contiguous
 slice, without padding. A few windows at a time go through all blocks, so that what one block works on stays in the
 processor's cache. The backward pass is written out: of the forward pass it keeps what enters each GELU and nothing
-else, and computes the GELU again, which costs less than to store it and fetch it back. `network.Encoder.extract` stays
-the reference: results and gradients differ from it by rounding alone (tests/test_fast.py).
+else, and computes the GELU again together with its slope, which costs less than to store it and fetch it back.
+`network.Encoder.extract` stays the reference: results and gradients differ from it by rounding alone
+(tests/test_fast.py).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tscc_stream.kernels.gelu import gelu_and_slope
 from tscc_stream.learn.network import Encoder, ResidualBlock, SameConv
 
 CHUNK_ROWS = 2048
-"""Samples of all windows at a time, about: what keeps one block's arrays in the processor's cache."""
-_OF_A_BLOCK = 5  # tensors of _Block
+"""Samples of all windows at a time and thread, about: what keeps one block's arrays in the processor's cache."""
 
 
 class _Block(NamedTuple):
-    """The weights of a residual block as products use them. residual [I, O]: None where the input is added as it is.
+    """The weights of a residual block as products use them, or what they receive. residual [I, O]: None where the input
+    is added as it is.
 
-    taps of kernel 3, one matrix [I, O] each; bias2 has the bias of `residual` in it.
+    taps of kernel 3, [3, I, O]; bias2 has the bias of `residual` in it.
     """
 
     taps1: Tensor
@@ -37,23 +39,11 @@ class _Block(NamedTuple):
 
 def extract(encoder: Encoder, h_bth: Tensor) -> Tensor:
     """What `encoder.extract` gives: [B, T, H] -> [B, T, D]."""
-    blocks = [_weights(block) for block in encoder.blocks]
-    reaches = [block.conv1.reach for block in encoder.blocks]
-    every = [tensor for block in blocks for tensor in block]
-    result: Tensor = _Blocks.apply(h_bth, reaches, torch.is_grad_enabled(), *every)  # type: ignore[no-untyped-call]
+    found = cast("list[ResidualBlock]", list(encoder.blocks))
+    reaches = [block.conv1.reach for block in found]
+    weights = [tensor for block in found for tensor in _weights(block)]
+    result: Tensor = _Blocks.apply(h_bth, reaches, torch.is_grad_enabled(), *weights)  # type: ignore[no-untyped-call]
     return result
-
-
-def _weights(block: torch.nn.Module) -> _Block:
-    assert isinstance(block, ResidualBlock)  # noqa: S101 what Encoder is made of
-    bias2, residual = block.conv2.bias, None
-    if isinstance(block.residual, torch.nn.Conv1d):
-        bias2, residual = bias2 + block.residual.bias, block.residual.weight[:, :, 0].T.contiguous()
-    return _Block(_taps(block.conv1), block.conv1.bias, _taps(block.conv2), bias2, residual)
-
-
-def _taps(conv: SameConv) -> Tensor:
-    return conv.weight.permute(2, 1, 0).contiguous()
 
 
 def extract_laid(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None) -> Tensor:
@@ -65,11 +55,22 @@ def extract_laid(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None) -> T
         return encoder.extract(h_bth)
     there, h = there_bt1.transpose(1, 2), h_bth.transpose(1, 2)
     h = h * there
-    for block in encoder.blocks:
-        assert isinstance(block, ResidualBlock)  # noqa: S101 what Encoder is made of
+    for block in cast("list[ResidualBlock]", list(encoder.blocks)):
         inner = block.conv1(functional.gelu(h)) * there
         h = (block.conv2(functional.gelu(inner)) + block.residual(h)) * there
     return h.transpose(1, 2)
+
+
+def _weights(block: ResidualBlock) -> _Block:
+    bias1, bias2, residual = cast("Tensor", block.conv1.bias), cast("Tensor", block.conv2.bias), None
+    if isinstance(block.residual, torch.nn.Conv1d):
+        bias2 = bias2 + cast("Tensor", block.residual.bias)
+        residual = block.residual.weight[:, :, 0].T.contiguous()
+    return _Block(_taps(block.conv1), bias1, _taps(block.conv2), bias2, residual)
+
+
+def _taps(conv: SameConv) -> Tensor:
+    return conv.weight.permute(2, 1, 0).contiguous()
 
 
 class _Blocks(torch.autograd.Function):
@@ -84,18 +85,16 @@ class _Blocks(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         blocks = _blocks(weights)
-        r_btd = h_bth.new_empty((*h_bth.shape[:2], blocks[-1].bias2.shape[0]))
+        r_btd = h_bth.new_empty((*h_bth.shape[:2], len(blocks[-1].bias2)))
         kept: list[Tensor] = []
         for some in _chunks(h_bth):
-            h = h_bth[some].transpose(0, 1)
-            shape, h = h.shape, h.reshape(-1, h.shape[2])
+            h, batch = _rows(h_bth[some])
             for block, reach in zip(blocks, reaches, strict=True):
-                shift = reach * shape[1]
-                inner = _products(functional.gelu(h), block.taps1, block.bias1, shift)
-                y = _products(functional.gelu(inner), block.taps2, block.bias2, shift)
+                inner = _products(functional.gelu(h), block.taps1, block.bias1, reach * batch)
+                y = _products(functional.gelu(inner), block.taps2, block.bias2, reach * batch)
                 kept += [h, inner] if keep else []
                 h = y.add_(h) if block.residual is None else y.addmm_(h, block.residual)
-            r_btd[some] = h.view(*shape[:2], -1).transpose(0, 1)
+            r_btd[some] = _windows(h, batch)
         ctx.save_for_backward(*kept)
         ctx.reaches, ctx.weights = reaches, weights
         return r_btd
@@ -105,30 +104,40 @@ class _Blocks(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 torch gives it no type
         *gradients: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        blocks, kept = _blocks(ctx.weights), ctx.saved_tensors
-        dr_btd = gradients[0]
+        blocks, kept, (dr_btd,) = _blocks(ctx.weights), iter(ctx.saved_tensors), gradients
+        sums = [_Block(*(None if part is None else torch.zeros_like(part) for part in block)) for block in blocks]  # type: ignore[arg-type]
         dh_bth = dr_btd.new_empty((*dr_btd.shape[:2], blocks[0].taps1.shape[1]))
-        sums = [_Block(*(None if part is None else torch.zeros_like(part) for part in block)) for block in blocks]
-        for number, some in enumerate(_chunks(dh_bth)):
-            at = 2 * len(blocks) * number
-            dy = dr_btd[some].transpose(0, 1)
-            batch, dy = dy.shape[1], dy.reshape(-1, dy.shape[2])
-            for i in range(len(blocks) - 1, -1, -1):
-                h, inner = kept[at + 2 * i : at + 2 * i + 2]
-                dy = _back(blocks[i], sums[i], ctx.reaches[i] * batch, h, inner, dy)
-            dh_bth[some] = dy.view(-1, batch, dy.shape[1]).transpose(0, 1)
+        for some in _chunks(dh_bth):
+            dy, batch = _rows(dr_btd[some])
+            entered = [(next(kept), next(kept)) for _ in blocks]
+            for block, received, reach, at in zip(
+                blocks[::-1], sums[::-1], ctx.reaches[::-1], entered[::-1], strict=True
+            ):
+                dy = _back(block, received, reach * batch, at, dy)
+            dh_bth[some] = _windows(dy, batch)
         return dh_bth, None, None, *(part for block in sums for part in block)
 
 
-def _blocks(weights: tuple[Tensor | None, ...]) -> list[_Block]:
-    return [_Block(*weights[at : at + _OF_A_BLOCK]) for at in range(0, len(weights), _OF_A_BLOCK)]  # type: ignore[arg-type]
+def _blocks(weights: tuple[Tensor, ...]) -> list[_Block]:
+    size = len(_Block._fields)
+    return [_Block(*weights[at : at + size]) for at in range(0, len(weights), size)]
 
 
 def _chunks(h_bth: Tensor) -> list[slice]:
     """Which windows go together."""
     batch, time = h_bth.shape[:2]
-    size = max(1, CHUNK_ROWS // max(1, time))
+    size = max(1, CHUNK_ROWS * torch.get_num_threads() // max(1, time))
     return [slice(at, at + size) for at in range(0, batch, size)]
+
+
+def _rows(h_bth: Tensor) -> tuple[Tensor, int]:
+    """[T * B, H] and B."""
+    return h_bth.transpose(0, 1).reshape(-1, h_bth.shape[2]), len(h_bth)
+
+
+def _windows(h: Tensor, batch: int) -> Tensor:
+    """[B, T, H]"""
+    return h.view(-1, batch, h.shape[1]).transpose(0, 1)
 
 
 def _products(x: Tensor, taps_3io: Tensor, bias_o: Tensor, shift: int) -> Tensor:
@@ -156,14 +165,29 @@ def _products_back(x: Tensor, dy: Tensor, taps_3io: Tensor, shift: int, d_taps: 
     return dx
 
 
-def _back(block: _Block, sums: _Block, shift: int, h: Tensor, inner: Tensor, dy: Tensor) -> Tensor:
-    """The gradient by a block's input h, from that by its output; `inner` lies between its convolutions."""
-    d = _products_back(functional.gelu(inner), dy, block.taps2, shift, sums.taps2, sums.bias2)
-    d = torch.ops.aten.gelu_backward(d, inner)
-    d = _products_back(functional.gelu(h), d, block.taps1, shift, sums.taps1, sums.bias1)
-    d = torch.ops.aten.gelu_backward(d, h)
-    if block.residual is None:
+def _back(block: _Block, sums: _Block, shift: int, entered: tuple[Tensor, Tensor], dy: Tensor) -> Tensor:
+    """The gradient by a block's input, from that by its output; `entered` its two GELUs: the input, and what lies
+    between the convolutions.
+    """
+    h, inner = entered
+    x, slope = _gelu_and_slope(inner)
+    d = _products_back(x, dy, block.taps2, shift, sums.taps2, sums.bias2).mul_(slope)
+    x, slope = _gelu_and_slope(h)
+    d = _products_back(x, d, block.taps1, shift, sums.taps1, sums.bias1).mul_(slope)
+    if block.residual is None or sums.residual is None:
         return d.add_(dy)
-    assert sums.residual is not None  # noqa: S101 as block.residual
     sums.residual.addmm_(h.T, dy)
     return d.addmm_(dy, block.residual.T)
+
+
+def _gelu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
+    """The compiled loop knows one precision and one thread."""
+    if h.dtype == torch.float32 and torch.get_num_threads() <= _FEW_THREADS:
+        x, slope = torch.empty_like(h), torch.empty_like(h)
+        gelu_and_slope(h.view(-1).numpy(), x.view(-1).numpy(), slope.view(-1).numpy())
+        return x, slope
+    return functional.gelu(h), torch.ops.aten.gelu_backward(torch.ones_like(h), h)
+
+
+_FEW_THREADS = 2
+"""Up to which one thread of the compiled loop is faster than as many of torch's two."""

@@ -15,6 +15,8 @@ from torch.nn import functional
 SMALLEST_SQUARED_DISTANCE = 1e-12
 _BLOCK = 1 << 18
 """Similarities at a time, about: what the processor's cache holds."""
+_LEAST_EXPONENT = -80.0
+"""exp(-80) is nothing beside 1 in either precision, and a normal number: below those, exp is 40 times slower."""
 _BLOCK_DEVICE = 1 << 28  # a gibibyte, so that memory bounds no batch
 
 
@@ -98,7 +100,7 @@ def _shares(z_nmd: Tensor, row: int, rows: int, d_z: Tensor) -> Tensor:
     share = torch.bmm(z_nrd, z_nmd.transpose(1, 2))
     share.diagonal(offset=row, dim1=1, dim2=2).fill_(-torch.inf)
     largest = share.amax(dim=2, keepdim=True)
-    total = share.sub_(largest).exp_().sum(dim=2, keepdim=True)
+    total = share.sub_(largest).clamp_(min=_LEAST_EXPONENT).exp_().sum(dim=2, keepdim=True)
     d_z[:, row : row + rows].addcdiv_(torch.bmm(share, z_nmd), total)
     d_z.baddbmm_(share.transpose(1, 2), z_nrd / total)
     return total.log_().add_(largest)

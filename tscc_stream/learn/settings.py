@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.network import REPRESENTATION
 from tscc_stream.package import Normalisation
@@ -126,8 +128,6 @@ def _below(high: float) -> str:
 
 def settings_of(values: Mapping[str, object]) -> Settings:
     """Settings of named values. Raises TrainingError, naming each that is unknown or of the wrong kind."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 where only training runs, it need not be there
-
     names = [field.name for field in fields(Settings)]
     unknown = [name for name in values if name not in names]
     if unknown:

@@ -43,7 +43,7 @@ def two_crops(x_btc: Tensor, rng: np.random.Generator) -> Crops:
 
 
 def _slices(x_btc: Tensor, begin: np.ndarray, length: int) -> Tensor:
-    at_bt = _placed(begin[:, None] + np.arange(length)[None, :], x_btc.device)
+    at_bt = _placed(begin[:, None], x_btc.device) + torch.arange(length, device=x_btc.device)
     return x_btc[torch.arange(len(x_btc), device=x_btc.device)[:, None], at_bt]
 
 
@@ -172,6 +172,8 @@ def _on_processor(like: Tensor, half: bool) -> bool:
 
 
 def _extracted(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None, half: bool) -> Tensor:
+    if there_bt1 is not None and half:
+        there_bt1 = there_bt1.bfloat16()  # else every product with it would be float32 again
     with torch.autocast(h_bth.device.type, torch.bfloat16, enabled=half):
         return fast.extract_laid(encoder, h_bth, there_bt1).float()
 
