@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -330,3 +332,19 @@ def test_history_stays_short() -> None:
     channel = extract._channels[SID]
     assert channel.history.size == channel.ratios.size < 2 * channel.plan.history
     assert len(channel.flags) < 6
+
+
+def test_after_the_warm_up_the_first_window_loads_nothing_more() -> None:
+    """It would wait for half a second for scipy.signal, and all channels with it."""
+    program = """if True:
+        import sys, numpy as np
+        from tscc_stream import package, windows
+        spec = package.load(package.find("models/rutford")).spec
+        windows.warm_up(spec)
+        before = set(sys.modules)
+        plan = windows.plan_windows(spec, 1000.0)
+        cut = windows.cut_window(np.ones(plan.history + plan.reach + 1), plan.history, plan)
+        print(cut.size, sorted(set(sys.modules) - before))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split(maxsplit=1) == ["500", "[]\n"]

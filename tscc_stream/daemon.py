@@ -25,7 +25,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tscc_stream import __version__, lanes, package, recovery
+from tscc_stream import __version__, lanes, package, recovery, windows
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
@@ -132,6 +132,7 @@ class Daemon:
             stack.callback(http.stop)
             acquire.warm_up()
             lanes.warm_up()
+            windows.warm_up(served.package.spec)
             beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
             resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)

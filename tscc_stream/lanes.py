@@ -121,8 +121,14 @@ class _Group:
 
     def cut(self, row: int, first: int, end: int) -> tuple[Float64Array, Float64Array]:
         """Copies of samples and ratios [end - first] out of the rings."""
-        places = np.arange(first, end) % self.ring
-        return self.history[row, places], self.ratios[row, places]
+        return self._cut(self.history[row], first, end), self._cut(self.ratios[row], first, end)
+
+    def _cut(self, values: Float64Array, first: int, end: int) -> Float64Array:
+        begin = first % self.ring
+        beyond = begin + end - first - self.ring
+        if beyond <= 0:
+            return values[begin : begin + end - first].copy()
+        return np.concatenate((values[begin : self.ring], values[:beyond]))
 
 
 def warm_up() -> None:

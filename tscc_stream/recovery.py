@@ -246,9 +246,12 @@ def _packed(value: object) -> object:
     raise NotImplementedError(f"{type(value)} in a snapshot")
 
 
+_FEW = 32  # values, of which half the room is not worth the look
+
+
 def _narrow(array: AnyArray) -> AnyArray:
     """Counts of recorders are 32-bit integers: half the room, where every bit comes back."""
-    if array.dtype != np.float64:
+    if array.dtype != np.float64 or array.size < _FEW:
         return array
     counts = array.astype(np.int32)
     same = (counts.astype(np.float64).view(np.int64) == np.ascontiguousarray(array).view(np.int64)).all()

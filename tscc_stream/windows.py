@@ -101,6 +101,12 @@ def _anti_aliasing(slow: int) -> Float64Array:
     return low_pass / np.sum(low_pass)
 
 
+def warm_up(spec: PackageSpec) -> None:
+    """Load what windows are cut with: the first one would wait for it for half a second."""
+    plan = plan_windows(spec, 2.0 * spec.sample_rate_hz)
+    cut_window(np.zeros(plan.history + plan.reach + 1), plan.history, plan)
+
+
 def _simple_ratio(spec: PackageSpec, rate_hz: float) -> Fraction:
     exact = exact_rate(spec.sample_rate_hz) / exact_rate(rate_hz)
     for largest in RATIO_TERMS:

@@ -10,7 +10,12 @@ import triton.language as tl
 
 @triton.jit
 def _gelu(x):
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    """With the error function to 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26): less work than the device's own."""
+    z = tl.abs(x) * 0.7071067811865476
+    t = 1.0 / (1.0 + 0.3275911 * z)
+    series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
+    beyond = series * tl.exp(-z * z)
+    return 0.5 * x * tl.where(x < 0.0, beyond, 2.0 - beyond)
 
 
 @triton.jit

@@ -2,7 +2,8 @@
 
 On a processor arrays are time-major and flat, sample t of window b in row t * B + b, so that each tap of a convolution
 is one matrix product over contiguous rows, added in place where it belongs. A tap is taken over those rows alone where
-it sees data, so nothing is padded. On a CUDA device, where few large steps count, the convolutions are torch's own.
+it sees data, so nothing is padded. On a CUDA device the products may be taken in a lower precision than the sum over
+blocks, and all windows go together.
 
 Written so that TorchScript takes it (see export.py). `fast` is the form that training runs.
 """
@@ -37,7 +38,7 @@ class TimeMajorEncoder(nn.Module):
 
     def forward(self, x_btc: Tensor) -> Tensor:
         if x_btc.is_cuda:
-            return self._by_convolutions(x_btc).amax(dim=2)
+            return self._by_mixed_products(x_btc).amax(dim=0)
         parts = [self._by_products(part_btc).amax(dim=0) for part_btc in torch.split(x_btc, self.chunk)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -50,12 +51,14 @@ class TimeMajorEncoder(nn.Module):
             h = block(h, batch)
         return h.view(time, batch, -1)
 
-    def _by_convolutions(self, x_btc: Tensor) -> Tensor:
-        """[B, T, C] -> [B, D, T], the sum over blocks in float32 whatever type the weights are of."""
-        h_bht = (x_btc @ self.projection.float() + self.offset.float()).transpose(1, 2).contiguous()
+    def _by_mixed_products(self, x_btc: Tensor) -> Tensor:
+        """[B, T, C] -> [T, B, D], the sum over blocks in float32 whatever type the weights are of."""
+        batch, time, channels = x_btc.shape
+        x = x_btc.transpose(0, 1).reshape(time * batch, channels)
+        h = torch.addmm(self.offset.float(), x, self.projection.float())
         for block in self.blocks:
-            h_bht = block.by_convolutions(h_bht)  # type: ignore[operator]
-        return h_bht
+            h = block.mixed(h, batch)  # type: ignore[operator]
+        return h.view(time, batch, -1)
 
 
 class _Block(nn.Module):
@@ -87,12 +90,16 @@ class _Block(nn.Module):
         _add_outer_taps(h, inner, self.taps2, shift)
         return h
 
-    def by_convolutions(self, h_bht: Tensor) -> Tensor:
-        """[B, I, T] -> [B, O, T]"""
-        seen = functional.gelu(h_bht).to(self.taps1.dtype)
-        inner = functional.gelu(_convolved(seen, self.taps1, self.offset1, self.reach))
-        added = _convolved(inner, self.taps2, self.offset2, self.reach)
-        return added + (functional.conv1d(h_bht, self.residual.float().T[:, :, None]) if self.adapts else h_bht)
+    def mixed(self, h: Tensor, batch: int) -> Tensor:
+        """[T * B, I] float32 -> [T * B, O] float32, the convolutions in the type of their weights."""
+        shift = self.reach * batch
+        seen = functional.gelu(h).to(self.taps1.dtype)
+        inner = torch.addmm(self.offset1, seen, self.taps1[1])
+        _add_outer_taps(inner, seen, self.taps1, shift)
+        inner = functional.gelu(inner)
+        added = torch.addmm(self.offset2, inner, self.taps2[1])
+        _add_outer_taps(added, inner, self.taps2, shift)
+        return added + (h @ self.residual.float() if self.adapts else h)
 
 
 def _add_outer_taps(y: Tensor, x: Tensor, taps_3io: Tensor, shift: int) -> None:
@@ -101,13 +108,6 @@ def _add_outer_taps(y: Tensor, x: Tensor, taps_3io: Tensor, shift: int) -> None:
     if rest > 0:
         y[shift:].addmm_(x[:rest], taps_3io[0])
         y[:rest].addmm_(x[shift:], taps_3io[2])
-
-
-def _convolved(h_bit: Tensor, taps_3io: Tensor, offset_o: Tensor, reach: int) -> Tensor:
-    weight_oi3 = taps_3io.permute(2, 1, 0)
-    if reach >= h_bit.shape[2]:
-        return functional.conv1d(h_bit, weight_oi3[:, :, 1:2], offset_o)
-    return functional.conv1d(h_bit, weight_oi3, offset_o, padding=reach, dilation=reach)
 
 
 def _kept(weight: Tensor | None) -> nn.Parameter:
