@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from tscc_stream.learn import fast, losses, views
 from tscc_stream.learn.network import make_encoder, pool
+from tscc_stream.learn.side_by_side import side_by_side
 
 
 def _gradients(encoder: torch.nn.Module, x: torch.Tensor, r_btd: torch.Tensor) -> list[torch.Tensor]:
@@ -85,6 +86,36 @@ def test_windows_may_go_through_in_any_parts(rows: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(fast, "CHUNK_ROWS", rows)
     got = _gradients(encoder, x, fast.extract(encoder, encoder.projection(x)))
     assert all(float((a - b).abs().max()) < 1e-11 for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_windows_and_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder(0, 1, 4, 6, 5).double()
+    x = torch.randn(7, 20, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    expected = _gradients(encoder, x, encoder(x))
+    monkeypatch.setattr(fast, "CHUNK_ROWS", 40)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runs = [_gradients(encoder, x, fast.extract(encoder, encoder.projection(x))) for _ in range(3)]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for got in runs:
+        assert all(float((a - b).abs().max()) < 1e-11 for a, b in zip(got, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(got, runs[0], strict=True))
+
+
+def test_what_one_thread_meets_is_what_the_caller_sees() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda share: 1 // share.start, 4)
+        assert side_by_side(lambda share: (share.start, share.stop), 5) == [(0, 2), (2, 5)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]

@@ -10,6 +10,7 @@ else, and computes the GELU again together with its slope, which costs less than
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,9 +19,10 @@ from torch.nn import functional
 
 from tscc_stream.kernels.gelu import gelu_and_slope
 from tscc_stream.learn.network import Encoder, ResidualBlock, SameConv
+from tscc_stream.learn.side_by_side import side_by_side
 
 CHUNK_ROWS = 2048
-"""Samples of all windows at a time and thread, about: what keeps one block's arrays in the processor's cache."""
+"""Samples of all windows at a time, about: what keeps one block's arrays in the processor's cache."""
 
 
 class _Block(NamedTuple):
@@ -86,17 +88,23 @@ class _Blocks(torch.autograd.Function):
     ) -> Tensor:
         blocks = _blocks(weights)
         r_btd = h_bth.new_empty((*h_bth.shape[:2], len(blocks[-1].bias2)))
-        kept: list[Tensor] = []
-        for some in _chunks(h_bth):
-            h, batch = _rows(h_bth[some])
-            for block, reach in zip(blocks, reaches, strict=True):
-                inner = _products(functional.gelu(h), block.taps1, block.bias1, reach * batch)
-                y = _products(functional.gelu(inner), block.taps2, block.bias2, reach * batch)
-                kept += [h, inner] if keep else []
-                h = y.add_(h) if block.residual is None else y.addmm_(h, block.residual)
-            r_btd[some] = _windows(h, batch)
-        ctx.save_for_backward(*kept)
-        ctx.reaches, ctx.weights = reaches, weights
+        chunks = _chunks(h_bth)
+
+        def through(share: slice) -> list[Tensor]:
+            kept: list[Tensor] = []
+            for some in chunks[share]:
+                h, batch = _rows(h_bth[some])
+                for block, reach in zip(blocks, reaches, strict=True):
+                    inner = _products(functional.gelu(h), block.taps1, block.bias1, reach * batch)
+                    y = _products(functional.gelu(inner), block.taps2, block.bias2, reach * batch)
+                    kept += [h, inner] if keep else []
+                    h = y.add_(h) if block.residual is None else y.addmm_(h, block.residual)
+                r_btd[some] = _windows(h, batch)
+            return kept
+
+        shares = side_by_side(through, len(chunks))
+        ctx.save_for_backward(*(tensor for kept in shares for tensor in kept))
+        ctx.reaches, ctx.weights, ctx.chunks = reaches, weights, chunks
         return r_btd
 
     @staticmethod
@@ -104,30 +112,40 @@ class _Blocks(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 torch gives it no type
         *gradients: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        blocks, kept, (dr_btd,) = _blocks(ctx.weights), iter(ctx.saved_tensors), gradients
-        sums = [_Block(*(None if part is None else torch.zeros_like(part) for part in block)) for block in blocks]  # type: ignore[arg-type]
+        blocks, kept, (dr_btd,) = _blocks(ctx.weights), ctx.saved_tensors, gradients
         dh_bth = dr_btd.new_empty((*dr_btd.shape[:2], blocks[0].taps1.shape[1]))
-        for some in _chunks(dh_bth):
-            dy, batch = _rows(dr_btd[some])
-            entered = [(next(kept), next(kept)) for _ in blocks]
-            for block, received, reach, at in zip(
-                blocks[::-1], sums[::-1], ctx.reaches[::-1], entered[::-1], strict=True
-            ):
-                dy = _back(block, received, reach * batch, at, dy)
-            dh_bth[some] = _windows(dy, batch)
-        return dh_bth, None, None, *(part for block in sums for part in block)
+        entered = [kept[at : at + 2] for at in range(0, len(kept), 2)]  # of each block, chunk by chunk
+
+        def back(share: slice) -> list[Tensor | None]:
+            sums = [None if weight is None else torch.zeros_like(weight) for weight in ctx.weights]
+            received = _blocks(sums)
+            for number in range(len(ctx.chunks))[share]:
+                some, at = ctx.chunks[number], number * len(blocks)
+                dy, batch = _rows(dr_btd[some])
+                for i in range(len(blocks) - 1, -1, -1):
+                    dy = _back(blocks[i], received[i], ctx.reaches[i] * batch, entered[at + i], dy)
+                dh_bth[some] = _windows(dy, batch)
+            return sums
+
+        first, *others = side_by_side(back, len(ctx.chunks))
+        for sums in others:
+            for total, part in zip(first, sums, strict=True):
+                if total is not None and part is not None:
+                    total.add_(part)
+        return dh_bth, None, None, *first
 
 
-def _blocks(weights: tuple[Tensor, ...]) -> list[_Block]:
+def _blocks(weights: Sequence[Tensor | None]) -> list[_Block]:
     size = len(_Block._fields)
-    return [_Block(*weights[at : at + size]) for at in range(0, len(weights), size)]
+    return [_Block(*cast("list[Tensor]", weights[at : at + size])) for at in range(0, len(weights), size)]
 
 
 def _chunks(h_bth: Tensor) -> list[slice]:
-    """Which windows go together."""
+    """Which windows go together: about CHUNK_ROWS samples, as many for each thread."""
     batch, time = h_bth.shape[:2]
-    size = max(1, CHUNK_ROWS * torch.get_num_threads() // max(1, time))
-    return [slice(at, at + size) for at in range(0, batch, size)]
+    threads = torch.get_num_threads()
+    number = min(batch, -(-batch * time // (CHUNK_ROWS * threads)) * threads)
+    return [slice(batch * i // number, batch * (i + 1) // number) for i in range(number)]
 
 
 def _rows(h_bth: Tensor) -> tuple[Tensor, int]:
@@ -181,13 +199,8 @@ def _back(block: _Block, sums: _Block, shift: int, entered: tuple[Tensor, Tensor
 
 
 def _gelu_and_slope(h: Tensor) -> tuple[Tensor, Tensor]:
-    """The compiled loop knows one precision and one thread."""
-    if h.dtype == torch.float32 and torch.get_num_threads() <= _FEW_THREADS:
-        x, slope = torch.empty_like(h), torch.empty_like(h)
-        gelu_and_slope(h.view(-1).numpy(), x.view(-1).numpy(), slope.view(-1).numpy())
-        return x, slope
-    return functional.gelu(h), torch.ops.aten.gelu_backward(torch.ones_like(h), h)
-
-
-_FEW_THREADS = 2
-"""Up to which one thread of the compiled loop is faster than as many of torch's two."""
+    if h.dtype != torch.float32:  # which the compiled loop knows
+        return functional.gelu(h), torch.ops.aten.gelu_backward(torch.ones_like(h), h)
+    x, slope = torch.empty_like(h), torch.empty_like(h)
+    gelu_and_slope(h.view(-1).numpy(), x.view(-1).numpy(), slope.view(-1).numpy())
+    return x, slope
