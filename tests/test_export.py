@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from tscc_stream import package
-from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores
+from tscc_stream.calibration import calibration_scores
+from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.learn import export as exporting
 from tscc_stream.learn import losses
 from tscc_stream.learn.clusters import Head

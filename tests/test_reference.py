@@ -23,14 +23,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tscc_stream import cli, package
+from tscc_stream import cli, package, pickled
 from tscc_stream.edges.torchscript import TorchScriptEncoder
-from tscc_stream.learn import pickled
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder, make_encoder, pool
-from tscc_stream.learn.pickled import Module, PickledError, StoredTensor
 from tscc_stream.learn.reference import WeightsError, import_reference
 from tscc_stream.package import PackageError
+from tscc_stream.pickled import Module, PickledError, StoredTensor
 
 REFERENCE = Path(os.environ.get("TSCC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "tscc_reference"
 WEIGHTS, CENTRES = "Micrseismic_Timeseries_Finetuning_phase", "Micrseismic_Timeseries_Centers"

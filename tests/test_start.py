@@ -52,9 +52,9 @@ def unloadable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package whose hashes hold, and whose encoder is none."""
     folder = tmp_path_factory.mktemp("models") / "broken"
     shutil.copytree(package.find("models/demo"), folder)
-    (folder / "encoder.ts").write_bytes(b"no encoder")
+    (folder / "weights.pt").write_bytes(b"no weights")
     document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    document["sha256"]["encoder.ts"] = package.sha256_of(folder / "encoder.ts")
+    document["sha256"]["weights.pt"] = package.sha256_of(folder / "weights.pt")
     (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
     return folder
 
@@ -83,7 +83,7 @@ def test_a_package_that_cannot_be_loaded_is_one_sentence_before_any_output(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert "encoder.ts cannot be loaded" in said.err
+    assert "weights.pt: " in said.err
 
 
 def test_every_command_is_in_the_group_that_adds_it(capsys: pytest.CaptureFixture[str]) -> None:

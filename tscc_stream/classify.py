@@ -14,13 +14,15 @@ from typing import IO, Any, Literal
 
 from tscc_stream import package
 from tscc_stream.ahead import one_ahead
+from tscc_stream.calibration import calibration_scores
 from tscc_stream.config import Config
 from tscc_stream.edges import archive, obspy_formats
+from tscc_stream.edges.numpy_encoder import NumpyEncoder, UntilMany
 from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal, Released
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages.infer import Infer
+from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 Output = Literal["jsonl", "csv", "quakeml"]
@@ -63,7 +65,7 @@ class Classifier:
         """Messages in order of onset; network events only with their last word.
 
         No record starts before the batch before it does. expected: (source id, first sample) of the channels to come,
-        so that network events wait for them. Raises PackageError before the first message, or never.
+        so that network events wait for them. Raises PackageError, where the encoder cannot be loaded.
         """
         for sid, start_ns in expected:
             self._front.expect(sid, start_ns)
@@ -92,12 +94,16 @@ class Classifier:
                 self._hold(self._back.feed(message))
 
     def _back_half(self) -> BackHalf:
-        from tscc_stream.edges import torchscript  # noqa: PLC0415 torch takes a second
+        loaded, device = self._loaded, self._config.inference.device
+        by_torch = device not in ("auto", "cpu")
+        encoder = self._torch_encoder() if by_torch else UntilMany(NumpyEncoder(loaded), self._torch_encoder)
+        return BackHalf(Infer(encoder), loaded.name_of, calibration_scores(loaded), self._config)
 
-        loaded, inference = self._loaded, self._config.inference
-        settings = inference.device, inference.threads, inference.precision
-        encoder = torchscript.TorchScriptEncoder(loaded, *settings)
-        return BackHalf(Infer(encoder), loaded.name_of, torchscript.calibration_scores(loaded), self._config)
+    def _torch_encoder(self) -> Encoder:
+        from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415 torch takes a second
+
+        inference = self._config.inference
+        return TorchScriptEncoder(self._loaded, inference.device, inference.threads, inference.precision)
 
     def _hold(self, results: list[BackMessage]) -> None:
         for result in results:

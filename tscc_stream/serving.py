@@ -16,9 +16,10 @@ from typing import Any
 from tscc_stream import activation, package
 from tscc_stream.activation import ActivationError
 from tscc_stream.aside import TURN_SECONDS, Aside, StuckError
+from tscc_stream.calibration import calibration_scores, reference_of
 from tscc_stream.config import Config, InferenceConfig
 from tscc_stream.drift import Reference
-from tscc_stream.edges.torchscript import TorchScriptEncoder, calibration_scores, reference_of
+from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.health import Health
 from tscc_stream.messages import Float64Array
 from tscc_stream.package import Package, PackageError, PackageSpec

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tscc_stream.drift import Reference
+from tscc_stream.calibration import calibration_scores, self_check
 from tscc_stream.edges.encoder_cuda import (
     MOST_AT_ONCE,
     GraphedEncoder,
@@ -21,7 +21,7 @@ from tscc_stream.edges.encoder_cuda import (
     tensor_float_32,
 )
 from tscc_stream.edges.encoder_threads import EncoderThreads, choose, counts_to_try, piece_size
-from tscc_stream.messages import Float32Array, Float64Array
+from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
 from tscc_stream.stages.infer import Encoded
 
@@ -53,7 +53,7 @@ class TorchScriptEncoder:
         self._threads = EncoderThreads(threads if isinstance(threads, int) else 1)
         self._graphed: GraphedEncoder | None = None
         self._tf32 = False
-        self._self_check()
+        self_check(package, self.encode, f"on {self.device}")
         if self.device.type == "cuda":
             self._lower_precision(precision)
         elif precision not in ("auto", "float32"):
@@ -141,44 +141,6 @@ class TorchScriptEncoder:
         self._tf32 = precision == "tf32"
         if precision != "tf32":
             self._module = _load(self._package, self.device, LOWER[precision])
-
-    def _self_check(self) -> None:
-        """The recorded inputs must still give the recorded outputs, within the package's tolerance."""
-        package = self._package
-        with np.load(package.folder / "selfcheck.npz", allow_pickle=False) as recorded:
-            expected = {name: recorded[name] for name in ("x", "embedding", "membership", "cluster")}
-        got = self.encode(expected["x"])
-        tolerance = package.spec.precision_tolerance
-        for name, value in (("embedding", got.embedding), ("membership", got.membership)):
-            error = float(np.abs(value - expected[name]).max()) if value.shape == expected[name].shape else np.inf
-            if not error <= tolerance:
-                raise PackageError(
-                    f"model package {package.folder}: self-check failed on {self.device}: "
-                    f"{name} differs by {error:.2g}, expected at most {tolerance:.2g}"
-                )
-        margin = np.diff(np.sort(expected["membership"], axis=1)[:, -2:], axis=1)[:, 0]
-        if np.any((got.cluster != expected["cluster"]) & (margin > 2 * tolerance)):
-            raise PackageError(f"model package {package.folder}: self-check failed on {self.device}: clusters differ")
-
-
-def calibration_scores(package: Package) -> Float64Array | None:
-    """Ascending nearest squared distances of the calibration windows [n]; None for an uncalibrated package."""
-    if package.spec.novelty is None:
-        return None
-    with np.load(package.folder / "novelty.npz", allow_pickle=False) as stored:
-        return np.sort(stored["scores"].astype(np.float64))
-
-
-def reference_of(package: Package) -> Reference | None:
-    """What drift compares with; None for an uncalibrated package. Packages may state less than all of it."""
-    if package.spec.novelty is None:
-        return None
-    with np.load(package.folder / "novelty.npz", allow_pickle=False) as stored:
-        return Reference(
-            stored["scores"].astype(np.float64),
-            stored["clusters"].astype(np.int64) if "clusters" in stored.files else None,
-            stored["memberships"].astype(np.float64) if "memberships" in stored.files else None,
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -6,11 +6,28 @@ made anew in each process.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import numba
 
+
+def _load_without_blas() -> None:
+    """Numba looks for matrix products in scipy.linalg, which takes longer to load than numba; no loop here has any."""
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    name = "scipy.linalg.cython_blas"
+    before = modules.get(name)
+    if before is None:
+        modules[name] = None
+    import_module("numba.np.arraymath")
+    if before is None:
+        del modules[name]
+
+
+_load_without_blas()
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 

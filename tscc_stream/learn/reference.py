@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tscc_stream.learn import pickled
+from tscc_stream import pickled
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.network import DEPTH, HIDDEN, REPRESENTATION, Encoder
-from tscc_stream.learn.pickled import Module, Stored, StoredTensor
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, sha256_of
+from tscc_stream.pickled import Module, Stored, StoredTensor
 
 SAMPLES, CHANNELS, FUZZIFIER = 500, 1, 1.5
 """Published settings."""
