@@ -129,6 +129,14 @@ def batches(items: Sequence[Record], cuts: Iterable[int]) -> list[RecordBatch]:
     return [RecordBatch.of(items[a:b]) for a, b in pairwise(bounds)]
 
 
+def front_of(config: Config) -> FrontHalf:
+    """It knows its channels: which network events there are does not depend on who came first then."""
+    front = FrontHalf(config, package_spec())
+    for number in range(3):
+        front.expect(sid_of(number), T0)
+    return front
+
+
 def told(messages: Iterable[FrontMessage]) -> dict[str, list[object]]:
     """By channel, in order; network triggers by themselves, in their own."""
     found: dict[str, list[object]] = {}
@@ -170,7 +178,7 @@ def state_of(front: FrontHalf) -> dict[str, object]:
 @settings(max_examples=250, deadline=None)
 @given(config=configs(), items=streams(), cuts=st.lists(st.integers(1, 200), max_size=30))
 def test_a_batch_gives_what_its_records_give_one_by_one(config: Config, items: list[Record], cuts: list[int]) -> None:
-    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    plain, fast = front_of(config), front_of(config)
     expected = [message for record in items for message in plain.feed(record)]
     got = [message for batch in batches(items, cuts) for message in fast.feed_batch(batch)]
     assert told(got) == told(expected)
@@ -188,7 +196,7 @@ def test_a_batch_gives_what_its_records_give_one_by_one(config: Config, items: l
 def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
     config: Config, items: list[Record], cuts: list[int], order: random.Random
 ) -> None:
-    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    plain, fast = front_of(config), front_of(config)
     expected = [message for record in items for message in plain.feed(record)]
     got = []
     for batch in batches(items, cuts):
@@ -197,7 +205,7 @@ def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
             written = encode(fast.snapshot())
             if order.random() < 0.5:
                 counts = fast.counts
-                fast = FrontHalf(config, package_spec())
+                fast = front_of(config)
                 fast.restore(decode(written, FrontState), 0)
                 fast.counts = counts
     assert told(got + fast.flush()) == told(expected + plain.flush())

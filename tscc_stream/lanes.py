@@ -33,9 +33,9 @@ from tscc_stream.stages.condition import Condition, FilterState, RatioMemory, ba
 from tscc_stream.stages.detect import Detect, TriggerState
 from tscc_stream.stages.extract import Extract, History
 
-_SLACK = 1024
+_SLACK = 512
 """Samples, at least, by which a channel moves on before its events are looked at."""
-_RING_STEP = 1024
+_RING_STEP = 64
 """Rings have a length of a multiple of this, so that channels of one kind share arrays."""
 _FIRST_LANES = 16
 _EVENTS = 2 * kernel.FEWEST_EVENTS
@@ -93,6 +93,7 @@ class _Group:
         self.history = np.zeros((0, ring))
         self.ratios = np.zeros((0, ring))
         self.events = np.zeros((_EVENTS, kernel.EVENT_COLUMNS), np.int64)
+        self.flights, self.columns, self.tile = kernel.room()
 
     def take(self) -> int:
         """A free row, whatever it holds."""
@@ -209,13 +210,20 @@ class Lanes:
             self._flag(group, batch, places, rows)
         group.state["odd"][touched] = False
         taken = np.zeros(len(places), np.bool_)
-        at, within = 0, 0
-        while at < len(places):
+        at, flights = 0, group.flights
+        flights[:] = -1
+        while at < len(places) or (flights[:, 0] >= 0).any():
             group.state["moved"][touched] = 0
-            at, within, found = kernel.advance(
+            at, found = kernel.advance(
                 *(places, rows, batch.start_ns, batch.sample_rate_hz, batch.begin, batch.samples),
                 *(group.state, group.sections, group.memory, group.history, group.ratios),
-                *(_SLACK, taken, group.events, at, within),
+                slack=_SLACK,
+                taken=taken,
+                events=group.events,
+                flights=flights,
+                columns=group.columns,
+                tile=group.tile,
+                place=at,
             )
             if found:
                 self._look(group, found)

@@ -19,9 +19,17 @@ SECTIONS = 4
 OPENED, CLOSED = 0, 1
 EVENT_COLUMNS = 6
 """row, OPENED or CLOSED, index and time (ns) of the onset, index and time of the last sample (of CLOSED)."""
-_STRETCH = 1024
-"""Samples between two looks at whether the events have room; at most three events a sample."""
-FEWEST_EVENTS = 3 * _STRETCH
+WIDE = 8
+"""Lanes that go on together, sample by sample, in the widest registers there are."""
+STRETCH = 128
+"""Samples by which they do so at a time; at most three events a sample."""
+FEWEST_EVENTS = 3 * STRETCH * WIDE
+_PER_SECTION, _CENTRE, _STATES = 5, 0, 1 + 5 * SECTIONS
+_STA, _LTA = _STATES + 2 * SECTIONS, _STATES + 2 * SECTIONS + 1
+_STA_SHARE, _LTA_SHARE, _STA_KEPT, _LTA_KEPT = _LTA + 1, _LTA + 2, _LTA + 3, _LTA + 4
+COLUMN_ROWS = _LTA_KEPT + 1
+"""Of a column: centre, sections, memories, averages, their shares and what is kept of them."""
+_ROW = tuple(np.uint64(WIDE * row) for row in range(COLUMN_ROWS))
 _LARGEST = 1e15
 _STRIDE = 16
 
@@ -93,9 +101,9 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
     ahead_ns = start_ns - lane.next_ns
     if rate != lane.rate or end - begin > lane.longest_record or ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
         return False
-    valid = True
-    for k in range(begin, end):
-        valid &= -_LARGEST <= samples[k] <= _LARGEST
+    first, valid = np.uint64(begin), True  # unsigned places are not looked at whether they count from the end
+    for k in range(end - begin):
+        valid &= abs(samples[first + np.uint64(k)]) <= _LARGEST
     if not valid:
         return False
     # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th.
@@ -115,6 +123,139 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
     return True
 
 
+@inlined
+def _load(columns: Float64Array, j: int, lane: Any, sections: Float64Array, memory: Float64Array) -> None:
+    """A lane's filter and averages into column j."""
+    columns[WIDE * _CENTRE + j] = lane.first
+    for section in range(SECTIONS):
+        for i in range(_PER_SECTION):
+            columns[WIDE * (1 + _PER_SECTION * section + i) + j] = sections[section, i]
+        columns[WIDE * (_STATES + 2 * section) + j] = memory[section, 0]
+        columns[WIDE * (_STATES + 2 * section + 1) + j] = memory[section, 1]
+    columns[WIDE * _STA + j], columns[WIDE * _LTA + j] = lane.sta, lane.lta
+    columns[WIDE * _STA_SHARE + j], columns[WIDE * _LTA_SHARE + j] = lane.sta_share, lane.lta_share
+    columns[WIDE * _STA_KEPT + j], columns[WIDE * _LTA_KEPT + j] = -(lane.sta_share - 1.0), -(lane.lta_share - 1.0)
+
+
+@inlined
+def _store(columns: Float64Array, j: int, lane: Any, memory: Float64Array) -> None:
+    for section in range(SECTIONS):
+        memory[section, 0] = columns[WIDE * (_STATES + 2 * section) + j]
+        memory[section, 1] = columns[WIDE * (_STATES + 2 * section + 1) + j]
+    lane.sta, lane.lta = columns[WIDE * _STA + j], columns[WIDE * _LTA + j]
+
+
+@compiled
+def filter_columns(c: Float64Array, x: Float64Array, ratio: Float64Array, stretch: Any, wide: int) -> None:
+    """Samples x [stretch, wide] to ratios [stretch, wide], column by column; the columns c go on.
+
+    All three are flat, rows are WIDE numbers apart and places unsigned: only so does LLVM see that the inner loop may
+    be taken in a few instructions on whole rows (3 times as fast). wide is WIDE; a constant would be unrolled.
+    """
+    for k in range(stretch):
+        at = np.uint64(k) * np.uint64(WIDE)
+        for column in range(wide):
+            j = np.uint64(column)
+            v = x[at + j] - c[_ROW[0] + j]
+            w = c[_ROW[1] + j] * v + c[_ROW[21] + j]
+            c[_ROW[21] + j] = c[_ROW[2] + j] * v - c[_ROW[4] + j] * w + c[_ROW[22] + j]
+            c[_ROW[22] + j] = c[_ROW[3] + j] * v - c[_ROW[5] + j] * w
+            v = c[_ROW[6] + j] * w + c[_ROW[23] + j]
+            c[_ROW[23] + j] = c[_ROW[7] + j] * w - c[_ROW[9] + j] * v + c[_ROW[24] + j]
+            c[_ROW[24] + j] = c[_ROW[8] + j] * w - c[_ROW[10] + j] * v
+            w = c[_ROW[11] + j] * v + c[_ROW[25] + j]
+            c[_ROW[25] + j] = c[_ROW[12] + j] * v - c[_ROW[14] + j] * w + c[_ROW[26] + j]
+            c[_ROW[26] + j] = c[_ROW[13] + j] * v - c[_ROW[15] + j] * w
+            v = c[_ROW[16] + j] * w + c[_ROW[27] + j]
+            c[_ROW[27] + j] = c[_ROW[17] + j] * w - c[_ROW[19] + j] * v + c[_ROW[28] + j]
+            c[_ROW[28] + j] = c[_ROW[18] + j] * w - c[_ROW[20] + j] * v
+            square = v * v
+            sta = c[_ROW[31] + j] * square + c[_ROW[29] + j]
+            lta = c[_ROW[32] + j] * square + c[_ROW[30] + j]
+            ratio[at + j] = sta / lta if lta > 0.0 else 0.0
+            c[_ROW[29] + j] = c[_ROW[33] + j] * sta
+            c[_ROW[30] + j] = c[_ROW[34] + j] * lta
+
+
+@inlined
+def _walk(
+    lane: Any,
+    row: Any,
+    ratio: Float64Array,
+    j: int,
+    stretch: Any,
+    start_ns: Any,
+    done: Any,
+    events: Int64Array,
+    found: Any,
+) -> Any:
+    """One lane's ratios through the trigger, as stages.detect has it; how many events there are by now."""
+    before, opened = lane.ratio, lane.open
+    for k in range(stretch):
+        r = ratio[WIDE * k + j]
+        if r >= lane.on or opened >= 0:
+            index = lane.index + k
+            if opened >= 0 and ((before >= lane.off and r < lane.off) or index == opened + lane.longest + 1):
+                if lane.announced:
+                    last_ns = start_ns + _offset_ns(done + k - 1, lane.rate_up, lane.rate_down)
+                    events[found] = (row, CLOSED, opened, lane.open_ns, index - 1, last_ns)
+                    found += 1
+                lane.earliest = index + (lane.dead if lane.announced else 0)
+                opened = np.int64(-1)
+            if opened < 0 and r >= lane.on and before < lane.on and index >= lane.earliest:
+                opened = index
+                lane.open_ns = start_ns + _offset_ns(done + k, lane.rate_up, lane.rate_down)
+                lane.announced = False
+            if opened >= 0 and not lane.announced and index - opened >= lane.minimum:
+                lane.announced = True
+                events[found] = (row, OPENED, opened, lane.open_ns, -1, 0)
+                found += 1
+        before = r
+    lane.open = opened
+    return found
+
+
+@inlined
+def _keep(
+    lane: Any,
+    ratio: Float64Array,
+    j: int,
+    stretch: Any,
+    samples: Float64Array,
+    first: Any,
+    kept: Float64Array,
+    kept_ratios: Float64Array,
+) -> bool:
+    """Samples and ratios into their rings, a segment's first LTA length blanked; whether one reaches the trigger."""
+    ring = kept.size
+    spot = lane.index % ring
+    blank = min(stretch, max(0, lane.blank - lane.index))
+    column, on, hot = np.uint64(j), lane.on, False
+    for k in range(blank):
+        ratio[np.uint64(WIDE) * np.uint64(k) + column] = 0.0
+    begin = 0
+    while begin < stretch:
+        end = min(stretch, begin + ring - spot)
+        source, target = np.uint64(first + begin), np.uint64(spot)
+        for k in range(end - begin):
+            kept[target + np.uint64(k)] = samples[source + np.uint64(k)]
+        at = np.uint64(WIDE * begin + j)
+        for k in range(end - begin):
+            value = ratio[at + np.uint64(WIDE) * np.uint64(k)]
+            kept_ratios[target + np.uint64(k)] = value
+            hot |= value >= on
+        begin, spot = end, 0
+    return hot
+
+
+@inlined
+def _lay_out(x: Float64Array, j: int, samples: Float64Array, first: Any, stretch: Any) -> None:
+    """Samples into column j."""
+    column = np.uint64(j)
+    for k in range(stretch):
+        x[np.uint64(WIDE) * np.uint64(k) + column] = samples[first + np.uint64(k)]
+
+
 @compiled
 def advance(
     records: Int64Array,
@@ -131,114 +272,104 @@ def advance(
     slack: int,
     taken: AnyArray,
     events: Int64Array,
+    flights: Int64Array,
+    columns: Float64Array,
+    tile: Float64Array,
     place: int,
-    within: int,
-) -> tuple[int, int, int]:
-    """The records of a batch (see RecordBatch), from records[place] and its sample `within` on, each in lanes[rows].
+) -> tuple[int, int]:
+    """The records of a batch (see RecordBatch), from records[place] on, each in lanes[rows]; WIDE of them at a time.
 
     lanes [C] LANE, sections [C, SECTIONS, 5] (b0 b1 b2 a1 a2), memory [C, SECTIONS, 2]. history, ratios [C, R]: rings
-    in which sample i has the place i % R. taken [n] bool: the record is done. events [E, EVENT_COLUMNS].
+    in which sample i has the place i % R. taken [n] bool: the record is done. events [E, EVENT_COLUMNS]. flights [WIDE,
+    2]: place of a record that is under way, -1 for none, and how many of its samples are done. columns [COLUMN_ROWS x
+    WIDE] and tile [2, STRETCH x WIDE]: room to work in.
 
-    Returns where to go on (place, within), and the number of events: before the end where these have to be looked at
-    first, since a lane that waits has moved on by `slack` samples (1024 or more), or they have no more room. Before the
-    first call for a batch `moved` has to be 0, and before another one.
+    Returns where to go on, and the number of events: before the end, or with records under way, where these have to be
+    looked at first, since a lane that waits has moved on by `slack` samples (STRETCH or more), or room is short.
+    Before the first call for a batch nothing may be under way; before each call `moved` has to be 0.
     """
     found = 0
-    ring = history.shape[1]
-    for at in range(place, records.size):
-        row = rows[at]
-        lane = lanes[row]
-        if lane.odd:
-            continue
-        record = records[at]
-        first, end = begin[record], begin[record + 1]
-        done = within if at == place else 0
-        if done == 0 and not _continues(lane, start_ns[record], rate[record], samples, first, end):
-            lane.odd = True
-            continue
-        up, down = lane.rate_up, lane.rate_down
-        first_index = lane.index - done
-        while first + done < end:
-            stretch = min(end - first - done, _STRETCH)
-            if lane.waiting:
-                stretch = min(stretch, slack - lane.moved)
-            if stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
-                return at, done, found
+    x, ratio, wide = tile[0], tile[1], flights.shape[0]
+    columns[:] = 0.0
+    for j in range(WIDE):
+        if flights[j, 0] >= 0:
+            row = rows[flights[j, 0]]
+            _load(columns, j, lanes[row], sections[row], memory[row])
+    while True:
+        for j in range(WIDE):
+            if flights[j, 0] >= 0:
+                continue
+            while place < records.size:
+                row = rows[place]
+                lane = lanes[row]
+                if lane.odd:
+                    place += 1
+                    continue
+                under_way = False
+                for i in range(WIDE):
+                    under_way |= flights[i, 0] >= 0 and rows[flights[i, 0]] == row
+                if under_way:
+                    break
+                record = records[place]
+                if not _continues(lane, start_ns[record], rate[record], samples, begin[record], begin[record + 1]):
+                    lane.odd = True
+                    place += 1
+                    continue
+                flights[j, 0], flights[j, 1] = place, 0
+                _load(columns, j, lane, sections[row], memory[row])
+                place += 1
+                break
+        stretch, some = np.int64(STRETCH), False
+        for j in range(WIDE):
+            if flights[j, 0] >= 0:
+                some = True
+                record, lane = records[flights[j, 0]], lanes[rows[flights[j, 0]]]
+                stretch = min(stretch, begin[record + 1] - begin[record] - flights[j, 1])
+                if lane.waiting:
+                    stretch = min(stretch, slack - lane.moved)
+        if not some or stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
+            break
+        for j in range(WIDE):
+            if flights[j, 0] >= 0:
+                _lay_out(x, j, samples, np.uint64(begin[records[flights[j, 0]]] + flights[j, 1]), stretch)
+        filter_columns(columns, x, ratio, stretch, wide)
+        for j in range(WIDE):
+            if flights[j, 0] < 0:
+                continue
+            at, done = flights[j, 0], flights[j, 1]
+            record, row = records[at], rows[at]
+            lane = lanes[row]
+            first, end = begin[record] + done, begin[record + 1]
+            hot = _keep(lane, ratio, j, stretch, samples, first, history[row], ratios[row])
             found_before = found
-            centre, blank = lane.first, lane.blank
-            sta_share, lta_share = lane.sta_share, lane.lta_share
-            sta_kept, lta_kept = -(sta_share - 1.0), -(lta_share - 1.0)
-            sta, lta = lane.sta, lane.lta
-            on, off = lane.on, lane.off
-            before, opened = lane.ratio, lane.open
-            b00, b01, b02, a01, a02 = sections[row, 0]
-            b10, b11, b12, a11, a12 = sections[row, 1]
-            b20, b21, b22, a21, a22 = sections[row, 2]
-            b30, b31, b32, a31, a32 = sections[row, 3]
-            p0, q0 = memory[row, 0]
-            p1, q1 = memory[row, 1]
-            p2, q2 = memory[row, 2]
-            p3, q3 = memory[row, 3]
-            spot = lane.index % ring
-            for k in range(done, done + stretch):
-                x = samples[first + k]
-                v = x - centre
-                w = b00 * v + p0
-                p0 = b01 * v - a01 * w + q0
-                q0 = b02 * v - a02 * w
-                v = b10 * w + p1
-                p1 = b11 * w - a11 * v + q1
-                q1 = b12 * w - a12 * v
-                w = b20 * v + p2
-                p2 = b21 * v - a21 * w + q2
-                q2 = b22 * v - a22 * w
-                v = b30 * w + p3
-                p3 = b31 * w - a31 * v + q3
-                q3 = b32 * w - a32 * v
-                square = v * v
-                sta = sta_share * square + sta
-                lta = lta_share * square + lta
-                index = first_index + k
-                ratio = sta / lta if index >= blank and lta > 0.0 else 0.0
-                sta = sta_kept * sta
-                lta = lta_kept * lta
-                history[row, spot] = x
-                ratios[row, spot] = ratio
-                spot += 1
-                if spot == ring:
-                    spot = 0
-                if ratio >= on or opened >= 0:
-                    if opened >= 0 and ((before >= off and ratio < off) or index == opened + lane.longest + 1):
-                        if lane.announced:
-                            last_ns = start_ns[record] + _offset_ns(k - 1, up, down)
-                            events[found] = (row, CLOSED, opened, lane.open_ns, index - 1, last_ns)
-                            found += 1
-                        lane.earliest = index + (lane.dead if lane.announced else 0)
-                        opened = np.int64(-1)
-                    if opened < 0 and ratio >= on and before < on and index >= lane.earliest:
-                        opened = index
-                        lane.open_ns = start_ns[record] + _offset_ns(k, up, down)
-                        lane.announced = False
-                    if opened >= 0 and not lane.announced and index - opened >= lane.minimum:
-                        lane.announced = True
-                        events[found] = (row, OPENED, opened, lane.open_ns, -1, 0)
-                        found += 1
-                before = ratio
-            memory[row, 0] = p0, q0
-            memory[row, 1] = p1, q1
-            memory[row, 2] = p2, q2
-            memory[row, 3] = p3, q3
-            lane.sta, lane.lta = sta, lta
-            lane.ratio, lane.open = before, opened
+            if hot or lane.open >= 0:
+                found = _walk(lane, row, ratio, j, stretch, start_ns[record], done, events, found)
+            lane.ratio = ratio[WIDE * (stretch - 1) + j]
             lane.index += stretch
             lane.waiting |= found > found_before
             if lane.waiting:
                 lane.moved += stretch
-            done += stretch
-        lane.next_ns = start_ns[record] + _offset_ns(end - first, up, down)
-        lane.last_ns = start_ns[record] + _offset_ns(end - first - 1, up, down)
-        taken[at] = True
-    return records.size, 0, found
+            flights[j, 1] += stretch
+            if first + stretch == end:
+                samples_of = end - begin[record]
+                lane.next_ns = start_ns[record] + _offset_ns(samples_of, lane.rate_up, lane.rate_down)
+                lane.last_ns = start_ns[record] + _offset_ns(samples_of - 1, lane.rate_up, lane.rate_down)
+                taken[at] = True
+                _store(columns, j, lane, memory[row])
+                for i in range(COLUMN_ROWS):
+                    columns[WIDE * i + j] = 0.0
+                flights[j, 0] = -1
+    for j in range(WIDE):
+        if flights[j, 0] >= 0:
+            row = rows[flights[j, 0]]
+            _store(columns, j, lanes[row], memory[row])
+    return place, found
+
+
+def room() -> tuple[Int64Array, Float64Array, Float64Array]:
+    """Flights, columns and tile for `advance`, with nothing under way."""
+    flights = np.full((WIDE, 2), -1, np.int64)
+    return flights, np.zeros(COLUMN_ROWS * WIDE), np.zeros((2, STRETCH * WIDE))
 
 
 def warm_up() -> None:
@@ -250,4 +381,6 @@ def warm_up() -> None:
     sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
     events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
     batch = none, none, none, rates, np.zeros(1, np.int64), samples
-    advance(*batch, lanes, sections, memory, *rings, 1, np.zeros(0, np.bool_), events, 0, 0)
+    flights, columns, tile = room()
+    taken = np.zeros(0, np.bool_)
+    advance(*batch, lanes, sections, memory, *rings, 1, taken, events, flights, columns, tile, 0)
