@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tscc_stream import package
 from tscc_stream.bench import encoder_fused
 from tscc_stream.bench.encoder_orders import ORDERS, weights_of
 from tscc_stream.bench.measure import FIELD, Figure, Results, table
@@ -46,7 +47,6 @@ PRECISIONS = {
 PROGRAMS, WARPS = (1, 2, 3, 4), (4, 8)
 """Of the fused kernel that are tried: windows at work for each multiprocessor, and warps a window."""
 DEVICE = "cuda"
-MODELS = Path(__file__).parents[2] / "models"
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -148,8 +148,8 @@ def representations() -> Iterator[Results]:
     check_windows), in each precision, relative to the largest representation.
     """
     for name in ("demo", "rutford"):
-        network = encoder_from(torch.load(MODELS / name / "weights.pt", weights_only=True)).eval()
-        with np.load(MODELS / name / "selfcheck.npz") as recorded:
+        network = encoder_from(torch.load(package.find(f"models/{name}") / "weights.pt", weights_only=True)).eval()
+        with np.load(package.find(f"models/{name}") / "selfcheck.npz") as recorded:
             x_btc = torch.from_numpy(check_windows(recorded["x"])).to(DEVICE)
         plain = network.to(DEVICE)
         with tensor_float_32(False):
@@ -165,11 +165,10 @@ def representations() -> Iterator[Results]:
 
 def live() -> Iterator[Results]:
     """What the daemon runs, host to host, with what it says of threads and precision. Needs pydantic."""
-    from tscc_stream import package  # noqa: PLC0415  # may be absent where the rest runs
     from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415  # the same
 
     for name in ("demo", "rutford"):
-        loaded = package.load(MODELS / name)
+        loaded = package.load(package.find(f"models/{name}"))
         for batch in (32, 2048):
             x = np.random.default_rng(0).standard_normal((batch, SAMPLES, 1)).astype(np.float32)
             speeds = {}

@@ -53,7 +53,7 @@ def run(
     )
     spec = _spec()
     signals = {n: _signals(n, rounds * samples / RATE_HZ / n + 10.0) for n in {*channels, OF_THE_FIELD}}
-    _compare(config, spec, signals[OF_THE_FIELD][:20])
+    _compare(config, spec, _signals(20, 60.0))
     variants: dict[str, _Variant] = {
         f"ours, {n} channels" if n != OF_THE_FIELD else "ours": _Variant(_ours(config, spec), signals[n], n, samples)
         for n in channels
