@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from tscc_stream import miniseed, record_decoder
+from tscc_stream.data_age import DataAge
 from tscc_stream.messages import Record, RecordBatch
+from tscc_stream.metrics import Channels
 from tscc_stream.record_decoder import RecordDecoder, Undecoded
 
 RATES = st.sampled_from([50.0, 99.5, 100.0, 250.0, 1000.0, 6000.0, 0.1])
@@ -162,3 +165,15 @@ def test_what_a_server_can_make_grow_has_an_end(monkeypatch: pytest.MonkeyPatch)
         payloads = miniseed.encode(f"FDSN:XX_ST{number}__H_H_Z", 0, 100.0, np.arange(10, dtype=np.int32))
         assert_same(payloads, decoder.decode(b"".join(payloads), *places(payloads)))
         assert len(decoder._kinds.sids) <= 3
+
+
+def test_a_record_that_would_last_for_centuries_is_counted_and_ends_nothing() -> None:
+    """At a sample a day and a bit; its duration does not fit 64 bits in ns."""
+    zeros = np.zeros(100_000, np.int32)
+    (payload,) = miniseed.encode("FDSN:XX_SLOW__L_H_Z", 0, 1e-5, zeros, record_length=1 << 17, version=3)
+    (batch,) = RecordDecoder().decode(payload, [0], [len(payload)])
+    assert isinstance(batch, RecordBatch)
+    channels = Channels(CollectorRegistry())
+    channels.took_batch("a:1", batch)
+    assert next(sample.value for metric in channels.collect() for sample in metric.samples) == 100_000
+    DataAge({"a:1": 1.0}).arrived_batch("a:1", batch, 1)

@@ -42,7 +42,7 @@ _EVENTS = 2 * kernel.FEWEST_EVENTS
 _MOST_NUMERATOR = 1 << 62
 _SHORTEST_LONGEST = 4096
 STAYS_OUT = 16
-"""Records for which a channel that had to move out stays out."""
+"""Batches for which a channel that had to move out stays out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ class Lanes:
     def move_in(self, sid: str) -> None:
         """Take a channel over from the stages, where it is in its ordinary state and compiled code covers it.
 
-        One that had to move out stays out for some records, so that nobody moves to and fro.
+        One that had to move out stays out for some batches, so that nobody moves to and fro.
         """
         stays_out = self._stays_out.pop(sid, 0)
         if stays_out > 1:
@@ -293,7 +293,9 @@ class Lanes:
         lookback = self._extract.lookback(sid)
         need = lookback + kept.plan.reach + seconds_to_samples(config[2].min_seconds, rate) + 2 + _SLACK
         ring = -(-need // _RING_STEP) * _RING_STEP
-        group = self._groups.setdefault(ring, _Group(ring))
+        if assembled.index < ring // 4:  # rings are not for channels that send next to nothing
+            return
+        group = self._groups.get(ring) or self._groups.setdefault(ring, _Group(ring))
         lane = _Lane(
             *(group, group.take(), sid, rate, lookback, seconds_to_ns(config[2].min_seconds)),
             max(kept.origin, assembled.index - ring),

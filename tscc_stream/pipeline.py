@@ -157,11 +157,11 @@ class FrontHalf:
         with self._timer("lanes"):
             advanced = self._lanes.advance(batch)
         out: list[FrontMessage] = list(advanced.windows)
-        out += self._by_the_stages(batch, advanced.left, now_ns)
         self._heard.update((sid, now_ns) for sid, _ in advanced.reached)
-        self.counts["suppressed"] = self._extract.counts["suppressed"]
         if self._coincidence:
             out += self._named(self._coincidence.advance_all(advanced.reached, now_ns))
+        out += self._by_the_stages(batch, advanced.left, now_ns)  # which may end channels
+        self.counts["suppressed"] = self._extract.counts["suppressed"]
         return out
 
     def _by_the_stages(self, batch: RecordBatch, places: list[int], now_ns: int) -> list[FrontMessage]:

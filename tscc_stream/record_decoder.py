@@ -261,7 +261,10 @@ class _Batch:
         encoding = np.where(covered, kind["encoding"], -1)
         kernel.unpack(self._bytes, self._begins + kind["data_at"], self._stops, encoding, begin, out, whole)
         for place in np.flatnonzero(covered & ~whole).tolist():
-            self._by_libmseed(place)
+            record = self._by_libmseed(place)
+            if record is not None and record.samples.size != begin[place + 1] - begin[place]:
+                del self._slow[place]
+                self._errors[place] = RecordError("corrupt", f"record of {record.sid}: another number of samples")
 
     def _without_errors(self, whole: RecordBatch) -> list[RecordBatch | Undecoded]:
         parts: list[RecordBatch | Undecoded] = []

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 NS_PER_SECOND = 1_000_000_000
+FARTHEST_NS = 1 << 60
+"""36 years, which no record lasts; a time in this century and that is still a 64-bit number."""
 
 
 class RateError(ValueError):
@@ -36,7 +38,7 @@ def offset_ns(samples: int, sample_rate_hz: float) -> int:
 
 
 def offsets_ns(samples: npt.NDArray[np.int64], sample_rate_hz: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """`offset_ns` of each [n]."""
+    """`offset_ns` of each [n], or FARTHEST_NS where it lies beyond: a rate may be one sample a day."""
     out = np.empty(len(samples), np.int64)
     for rate_hz in np.unique(sample_rate_hz):
         at = np.flatnonzero(sample_rate_hz == rate_hz)
@@ -45,7 +47,7 @@ def offsets_ns(samples: npt.NDArray[np.int64], sample_rate_hz: npt.NDArray[np.fl
         if step * int(np.abs(count).max()) + rate.numerator < 1 << 63:
             out[at] = (step * count + rate.numerator) // (2 * rate.numerator)
         else:
-            out[at] = [offset_ns(int(n), float(rate_hz)) for n in count]
+            out[at] = [min(offset_ns(int(n), float(rate_hz)), FARTHEST_NS) for n in count]
     return out
 
 

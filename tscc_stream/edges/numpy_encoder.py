@@ -37,6 +37,8 @@ class NumpyEncoder:
             self_check(package, self.encode, "in numpy")
         except KeyError as error:
             raise PackageError(f"model package {package.folder}: weights.pt has no {error.args[0]}") from error
+        except (ValueError, IndexError) as error:  # other shapes, or names without numbers
+            raise PackageError(f"model package {package.folder}: weights.pt does not fit: {error}") from error
 
     def encode(self, normalised: Float32Array) -> Encoded:
         """[B, samples, channels] float32 -> results."""

@@ -99,7 +99,9 @@ def _flat(samples: Float64Array, begin: Any, end: Any, last: Any, run: Any, lane
 def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
     """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its last run."""
     ahead_ns = start_ns - lane.next_ns
-    if rate != lane.rate or end - begin > lane.longest_record or ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
+    if rate != lane.rate or not 0 < end - begin <= lane.longest_record:
+        return False
+    if ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
         return False
     first, valid = np.uint64(begin), True  # unsigned places are not looked at whether they count from the end
     for k in range(end - begin):
