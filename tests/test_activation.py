@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from made_site import finished, settings, write_settings
 
 from tscc_stream import activation, config, package, serving
@@ -26,13 +25,7 @@ DEMO = package.find("models/demo")
 A, B, C = ("a" * 12, "b" * 12, "c" * 12)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small only wait for one another on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture

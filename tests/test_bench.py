@@ -30,13 +30,7 @@ from tscc_stream.learn import views
 from tscc_stream.learn.losses import hierarchical_contrastive_loss
 from tscc_stream.learn.network import make_encoder, pool
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 4), (2, 7, 3), (5, 16, 2)])

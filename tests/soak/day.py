@@ -1,7 +1,7 @@
 """A day of data through a real socket, as fast as it goes: does memory grow, do files stay open, does the journal keep
 to its retention?
 
-    python tests/soak/day.py [--hours 24] [--channels 64] [--rate 500] [--every 1]
+    PYTHONPATH=tests python tests/soak/day.py [--hours 24] [--channels 64] [--rate 500] [--every 1]
 
 A replay server plays a looped archive into a daemon; once every `--every` hours of data a line tells the daemon's
 resident memory, its open files, the journal's used and whole size, detections, and hours of data per hour.

@@ -258,6 +258,83 @@ def _lay_out(x: Float64Array, j: int, samples: Float64Array, first: Any, stretch
         x[np.uint64(WIDE) * np.uint64(k) + column] = samples[first + np.uint64(k)]
 
 
+@inlined
+def _go_on(
+    lane: Any,
+    row: Any,
+    ratio: Float64Array,
+    j: int,
+    stretch: Any,
+    start_ns: Any,
+    done: Any,
+    events: Int64Array,
+    found: Any,
+    hot: bool,
+) -> Any:
+    """A lane after a stretch; how many events there are by now."""
+    found_before = found
+    if hot or lane.open >= 0:
+        found = _walk(lane, row, ratio, j, stretch, start_ns, done, events, found)
+    lane.ratio = ratio[WIDE * (stretch - 1) + j]
+    lane.index += stretch
+    lane.waiting |= found > found_before
+    if lane.waiting:
+        lane.moved += stretch
+    return found
+
+
+@inlined
+def _arrive(lane: Any, start_ns: Any, samples: Any) -> None:
+    """A lane after its record."""
+    lane.next_ns = start_ns + _offset_ns(samples, lane.rate_up, lane.rate_down)
+    lane.last_ns = start_ns + _offset_ns(samples - 1, lane.rate_up, lane.rate_down)
+
+
+@inlined
+def _stretch(
+    records: Int64Array, rows: Int64Array, begin: Int64Array, lanes: AnyArray, flights: Int64Array, slack: int
+) -> Any:
+    """By how many samples all that are under way can go on together; 0 where none is, or one has to wait."""
+    stretch, some = np.int64(STRETCH), False
+    for j in range(WIDE):
+        if flights[j, 0] >= 0:
+            some = True
+            record, lane = records[flights[j, 0]], lanes[rows[flights[j, 0]]]
+            stretch = min(stretch, begin[record + 1] - begin[record] - flights[j, 1])
+            if lane.waiting:
+                stretch = min(stretch, slack - lane.moved)
+    return stretch if some else np.int64(0)
+
+
+@compiled
+def _next(
+    records: Int64Array,
+    rows: Int64Array,
+    start_ns: Int64Array,
+    rate: Float64Array,
+    begin: Int64Array,
+    samples: Float64Array,
+    lanes: AnyArray,
+    flights: Int64Array,
+    j: int,
+    place: int,
+) -> tuple[int, int]:
+    """The next record that may go, if there is one, is under way in flight j; the place after it, and its row."""
+    while place < records.size:
+        row = rows[place]
+        lane = lanes[row]
+        for i in range(WIDE):
+            if flights[i, 0] >= 0 and rows[flights[i, 0]] == row:
+                return place, row
+        record = records[place]
+        if not lane.odd and _continues(lane, start_ns[record], rate[record], samples, begin[record], begin[record + 1]):
+            flights[j, 0], flights[j, 1] = place, 0
+            return place + 1, row
+        lane.odd = True
+        place += 1
+    return place, 0
+
+
 @compiled
 def advance(
     records: Int64Array,
@@ -301,35 +378,11 @@ def advance(
         for j in range(WIDE):
             if flights[j, 0] >= 0:
                 continue
-            while place < records.size:
-                row = rows[place]
-                lane = lanes[row]
-                if lane.odd:
-                    place += 1
-                    continue
-                under_way = False
-                for i in range(WIDE):
-                    under_way |= flights[i, 0] >= 0 and rows[flights[i, 0]] == row
-                if under_way:
-                    break
-                record = records[place]
-                if not _continues(lane, start_ns[record], rate[record], samples, begin[record], begin[record + 1]):
-                    lane.odd = True
-                    place += 1
-                    continue
-                flights[j, 0], flights[j, 1] = place, 0
-                _load(columns, j, lane, sections[row], memory[row])
-                place += 1
-                break
-        stretch, some = np.int64(STRETCH), False
-        for j in range(WIDE):
+            place, row = _next(records, rows, start_ns, rate, begin, samples, lanes, flights, j, place)
             if flights[j, 0] >= 0:
-                some = True
-                record, lane = records[flights[j, 0]], lanes[rows[flights[j, 0]]]
-                stretch = min(stretch, begin[record + 1] - begin[record] - flights[j, 1])
-                if lane.waiting:
-                    stretch = min(stretch, slack - lane.moved)
-        if not some or stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
+                _load(columns, j, lanes[row], sections[row], memory[row])
+        stretch = _stretch(records, rows, begin, lanes, flights, slack)
+        if stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
             break
         for j in range(WIDE):
             if flights[j, 0] >= 0:
@@ -341,21 +394,12 @@ def advance(
             at, done = flights[j, 0], flights[j, 1]
             record, row = records[at], rows[at]
             lane = lanes[row]
-            first, end = begin[record] + done, begin[record + 1]
+            first = begin[record] + done
             hot = _keep(lane, ratio, j, stretch, samples, first, history[row], ratios[row])
-            found_before = found
-            if hot or lane.open >= 0:
-                found = _walk(lane, row, ratio, j, stretch, start_ns[record], done, events, found)
-            lane.ratio = ratio[WIDE * (stretch - 1) + j]
-            lane.index += stretch
-            lane.waiting |= found > found_before
-            if lane.waiting:
-                lane.moved += stretch
+            found = _go_on(lane, row, ratio, j, stretch, start_ns[record], done, events, found, hot)
             flights[j, 1] += stretch
-            if first + stretch == end:
-                samples_of = end - begin[record]
-                lane.next_ns = start_ns[record] + _offset_ns(samples_of, lane.rate_up, lane.rate_down)
-                lane.last_ns = start_ns[record] + _offset_ns(samples_of - 1, lane.rate_up, lane.rate_down)
+            if first + stretch == begin[record + 1]:
+                _arrive(lane, start_ns[record], begin[record + 1] - begin[record])
                 taken[at] = True
                 _store(columns, j, lane, memory[row])
                 for i in range(COLUMN_ROWS):
