@@ -128,6 +128,28 @@ def test_a_good_batch_goes_through_as_without_a_guard(bench: Bench) -> None:
     assert bench.count("inference_restarts_total", reason="error") == 0.0
 
 
+def test_a_call_to_keep_warm_is_of_one_window_as_large_as_the_last(bench: Bench) -> None:
+    encoder = Choosy(set(), set(), threading.Event())
+    infer = GuardedInfer(encoder, _never, bench.guard())
+    infer.keep_warm()
+    assert encoder.sizes == []  # how large windows are is not known yet
+    infer.feed(_batch(1, 2))
+    infer.keep_warm()
+    assert encoder.sizes == [2, 1]
+
+
+@pytest.mark.parametrize("kind", ["error", "timeout"])
+def test_a_call_to_keep_warm_that_fails_renews_the_encoder(bench: Bench, kind: str) -> None:
+    infer = bench.infer(raises={0}) if kind == "error" else bench.infer(waits={0})
+    infer.feed(_batch(1))
+    bench.settings = bench.settings.model_copy(update={"timeout_seconds": 0.2})
+    infer._guard.settings = bench.settings
+    infer.keep_warm()
+    assert bench.made == 2
+    assert bench.count("inference_restarts_total", reason=kind) == 1.0
+    assert len(infer.feed(_batch(2))) == 1
+
+
 @pytest.mark.parametrize("kind", ["error", "timeout"])
 def test_one_bad_window_is_quarantined_and_the_others_are_classified(bench: Bench, kind: str) -> None:
     alone = _said(bench.infer().feed(_batch(1, 2, 4)))

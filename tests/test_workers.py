@@ -6,7 +6,9 @@ a channel becomes messages and metrics.
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from tscc_stream.config import Config
 from tscc_stream.data_age import DataAge
 from tscc_stream.edges.seedlink_socket import Arrival
 from tscc_stream.health import Health
-from tscc_stream.messages import Message, NetworkEvent, Quarantined, Record, Released, WindowDropped
+from tscc_stream.messages import Float64Array, Message, NetworkEvent, Quarantined, Record, Released, WindowDropped
 from tscc_stream.metrics import Metrics
 from tscc_stream.notes import Note
 from tscc_stream.pipeline import FrontHalf
@@ -30,7 +32,7 @@ from tscc_stream.stages.acquire import Rejected
 from tscc_stream.stages.interpret import VoteState
 from tscc_stream.stages.journal import Snapshot
 from tscc_stream.stages.publish import ModelIdentity
-from tscc_stream.workers import STOP, BackWorker, FrontWorker, Shared
+from tscc_stream.workers import EXPECTED_SECONDS, STOP, BackWorker, FrontWorker, Shared
 
 
 class FakeBack:
@@ -65,23 +67,48 @@ class FakeJournal:
     def remember_model(self, *_: object) -> None: ...
 
 
+_QUIET_BUS = SimpleNamespace(publish=lambda _: None)
+
+
+def back_worker(shared: Shared, back: object, journal: object, outbox: object, bus: object = _QUIET_BUS) -> BackWorker:
+    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}"))
+    beside = SimpleNamespace(saw=lambda _: None)
+    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
+    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
+    arguments: Any = (back, served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
+    return BackWorker(shared, Config(), *arguments, b"{}", Floors())
+
+
 def test_a_long_queue_is_committed_batch_by_batch_and_in_order() -> None:
     shared = Shared(Metrics(CollectorRegistry()), Health())
     journal, outbox = FakeJournal(shared.health), queue.Queue[Any]()
-    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}"))
     windows = [WindowDropped(f"uid-{i}", "FDSN:XX_A__H_H_Z", i, "gap") for i in range(12)]
     outbox.put([*windows[:7]])
     outbox.put([*windows[7:], Note("daemon", {"state": "stopping"})])
     outbox.put(STOP)
-    bus, beside = SimpleNamespace(publish=lambda _: None), SimpleNamespace(saw=lambda _: None)
-    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
-    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
-    arguments: Any = (FakeBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
-    BackWorker(shared, Config(), *arguments, b"{}", Floors()).run()
+    back_worker(shared, FakeBack(), journal, outbox).run()
     assert journal.groups[:12] == [[window.uid] for window in windows]
     assert len(journal.groups) == 13
     assert journal.groups[12][0].startswith("status-daemon-")
     assert all(names == ["back"] for names in journal.alive)  # it had stamped before every commit
+
+
+def test_the_encoder_is_kept_warm_only_while_windows_are_expected() -> None:
+    calls: list[float] = []
+
+    class Back(FakeBack):
+        def keep_warm(self) -> None:
+            calls.append(shared.windows_until)
+            shared.windows_until = -math.inf
+            outbox.put(STOP)
+
+    shared, outbox = Shared(Metrics(CollectorRegistry()), Health()), queue.Queue[Any]()
+    shared.windows_until = math.inf
+    back_worker(shared, Back(), FakeJournal(shared.health), outbox).run()
+    assert calls == [math.inf]
+    outbox.put(STOP)
+    back_worker(shared, Back(), FakeJournal(shared.health), outbox).run()
+    assert calls == [math.inf]
 
 
 class HoldingBack:
@@ -116,16 +143,11 @@ def test_what_lies_before_a_barrier_is_published_before_the_snapshot_is_written(
             done.extend([message.uid for message in messages] + ["snapshot"] * (snapshot is not None))
             return []
 
-    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}"))
     barrier = Barrier(b"", b"{}", {}, 1 << 62)
     outbox.put([WindowDropped("before", SID, 1, "gap"), barrier, WindowDropped("after", SID, 2, "gap")])
     outbox.put(STOP)
-    bus, beside = SimpleNamespace(publish=lambda _: done.append("published")), SimpleNamespace(saw=lambda _: None)
-    guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
-    overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)
-    journal = Journal(shared.health)
-    arguments: Any = (HoldingBack(), served, beside, journal, bus, outbox, queue.SimpleQueue(), guard, overload)
-    BackWorker(shared, Config(), *arguments, b"{}", Floors()).run()
+    bus = SimpleNamespace(publish=lambda _: done.append("published"))
+    back_worker(shared, HoldingBack(), Journal(shared.health), outbox, bus).run()
     assert done == ["before", "published", "snapshot", "published", "after", "published"]
 
 
@@ -157,6 +179,24 @@ def test_a_channel_that_breaks_all_the_time_is_told_once_and_counted() -> None:
     exposed = generate_latest(shared.metrics.registry).decode()
     assert "tscc_channels_quarantined 0.0" in exposed
     assert 'tscc_records_rejected_total{reason="quarantined"}' in exposed
+
+
+def test_a_trigger_announces_that_a_window_will_come() -> None:
+    shared = Shared(Metrics(CollectorRegistry()), Health(DataAge({"server": 60.0})))
+    inbox, outbox = queue.Queue[Any](), queue.Queue[Any]()
+    values = np.random.default_rng(0).normal(0, 9, 6000)
+
+    def run(samples: Float64Array) -> None:
+        inbox.put(Arrival("server", (batch_of([Record(SID, T0, 100.0, samples)]),), 0, Position()))
+        inbox.put(STOP)
+        FrontWorker(shared, FrontHalf(Config(), package_spec()), inbox, outbox, {}, {}).run()
+
+    run(values)
+    assert shared.windows_until == -math.inf
+    burst = values.copy()
+    burst[3000:3400] *= 50.0
+    run(burst)
+    assert 0.0 < shared.windows_until - time.monotonic() <= EXPECTED_SECONDS
 
 
 def test_packets_that_cannot_be_used_are_counted_one_by_one_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from tscc_stream.aside import Aside, StuckError
 from tscc_stream.config import InferenceConfig
@@ -25,6 +26,7 @@ from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.window_quarantine import WindowQuarantine
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 NAME = "inference"
 LOAD_SECONDS = 120.0
@@ -102,6 +104,14 @@ class GuardedInfer:
             results.update(zip(group, self._together(windows), strict=True))
         return [results[i] if i in results else self._kept_out(window) for i, window in enumerate(batch.windows)]
 
+    def keep_warm(self) -> None:
+        """A call for nothing; one that fails counts as any that fails does."""
+        try:
+            self._called(self._infer.keep_warm)
+        except _FailedError as failure:
+            _log.warning("a call without windows failed: %s", failure)
+            self._start_afresh(failure)
+
     def _groups(self, windows: Sequence[Window]) -> Iterator[list[int]]:
         """Which windows go through together: suspects each alone; some not at all."""
         in_flight, innocent = self._guard.in_flight, []
@@ -140,15 +150,18 @@ class GuardedInfer:
             return dropped
 
     def _attempt(self, windows: Sequence[Window]) -> list[Assignment]:
-        guard, infer, batch = self._guard, self._infer, batch_of(windows)
-        seconds = guard.settings.timeout_seconds
-        with guard.in_flight.holding([window.uid for window in windows]):
-            try:
-                return self._aside.call(lambda: infer.feed(batch), seconds, guard.alive)
-            except StuckError as error:
-                raise _FailedError("timeout", f"the encoder did not answer within {seconds:g} s") from error
-            except Exception as error:
-                raise _FailedError("error", f"the encoder failed: {_last_line(error)}") from error
+        infer, batch = self._infer, batch_of(windows)
+        with self._guard.in_flight.holding([window.uid for window in windows]):
+            return self._called(lambda: infer.feed(batch))
+
+    def _called(self, work: Callable[[], _Result]) -> _Result:
+        seconds = self._guard.settings.timeout_seconds
+        try:
+            return self._aside.call(work, seconds, self._guard.alive)
+        except StuckError as error:
+            raise _FailedError("timeout", f"the encoder did not answer within {seconds:g} s") from error
+        except Exception as error:
+            raise _FailedError("error", f"the encoder failed: {_last_line(error)}") from error
 
     def _start_afresh(self, failure: _FailedError) -> None:
         self._guard.count(failure)

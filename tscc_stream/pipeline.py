@@ -445,6 +445,10 @@ class BackHalf:
             return self._batches(self._gather.feed(message))
         return list(self._vote.feed(message))
 
+    def keep_warm(self) -> None:
+        """Nothing came for a while, but soon will: see Inferring."""
+        self._infer.keep_warm()
+
     def flush(self) -> list[BackMessage]:
         """What is held in a batch that is not full."""
         return self._batches(self._gather.flush())

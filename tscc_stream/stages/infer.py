@@ -37,15 +37,26 @@ class Inferring(Protocol):
         """A result per window, in the batch's order; WindowDropped for one that cannot be classified."""
         ...
 
+    def keep_warm(self) -> None:
+        """One call for nothing, so that the next one for something finds its weights and code in the caches."""
+        ...
+
 
 class Infer:
     """One encoder call per batch."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._window: tuple[int, ...] = ()
+
+    def keep_warm(self) -> None:
+        """One call for a window of zeros, as soon as it is known how large they are."""
+        if self._window:
+            self._encoder.encode(np.zeros((1, *self._window), np.float32))
 
     def feed(self, batch: Batch) -> list[Assignment]:
         """An assignment per window, in the batch's order."""
+        self._window = batch.normalised.shape[1:]
         encoded = self._encoder.encode(batch.normalised)
         for array in (encoded.embedding, encoded.membership, encoded.squared_distance):
             read_only(array)
