@@ -126,20 +126,26 @@ def sha256_of(path: Path) -> str:
 class Package:
     """A package whose hashes hold.
 
-    `sha256` identifies it: the hash of `document`, the bytes of model.json, which holds all others.
+    `sha256` identifies it: the hash of `document`, the bytes of model.json, which holds all others. `labels`: of
+    labels.json; `given`: names that the site's people gave since, which come first.
     """
 
     def __init__(self, folder: Path, spec: PackageSpec, labels: dict[int, Label], document: bytes) -> None:
         self.folder = folder
         self.spec = spec
         self.labels = labels
+        self.given: dict[int, Label] = {}
         self.document = document
         self.sha256 = hashlib.sha256(document).hexdigest()
 
     def name_of(self, cluster: int) -> str:
         """What people call a cluster; `cluster <id>` until somebody names it."""
-        label = self.labels.get(cluster)
+        label = self.label_of(cluster)
         return label.name if label else f"cluster {cluster}"
+
+    def label_of(self, cluster: int) -> Label | None:
+        """None until somebody names it."""
+        return self.given.get(cluster) or self.labels.get(cluster)
 
 
 def find(name: str, relative_to: Path | None = None) -> Path:

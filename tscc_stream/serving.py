@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tscc_stream import activation, package
+from tscc_stream import activation, names, package
 from tscc_stream.activation import ActivationError
 from tscc_stream.aside import TURN_SECONDS, Aside, StuckError
 from tscc_stream.calibration import calibration_scores, reference_of
 from tscc_stream.config import Config, InferenceConfig
 from tscc_stream.drift import Reference
+from tscc_stream.edges import people
+from tscc_stream.edges.people import PeopleError, PeopleFile
 from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.health import Health
 from tscc_stream.messages import Float64Array
-from tscc_stream.package import Package, PackageError, PackageSpec
+from tscc_stream.package import Label, Package, PackageError, PackageSpec
 from tscc_stream.reload import ConfigFile
+from tscc_stream.seldom import Repeats
 from tscc_stream.stages.infer import Encoder
 from tscc_stream.stages.interpret import calibrated
 from tscc_stream.stages.publish import ModelIdentity
@@ -78,7 +81,15 @@ class NewSettings:
     config: Config
 
 
-Order = NewLive | NewShadow | NewSettings | Told
+@dataclass(frozen=True, slots=True, eq=False)
+class NewNames:
+    """From now on clusters of the live model are called so."""
+
+    sha256: str
+    given: dict[int, Label]
+
+
+Order = NewLive | NewShadow | NewSettings | NewNames | Told
 
 PREPARE_SECONDS = 120.0
 """Longest that loading, checking and warming up a model may take while another one serves."""
@@ -147,6 +158,9 @@ class ModelKeeper:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._shadow: Package | None = None
+        self._people: PeopleFile | None = None
+        self._named: dict[int, Label] = {}
+        self._unread = Repeats()
 
     def start(self) -> Served:
         """The model to begin with. Raises ActivationError and PackageError."""
@@ -159,6 +173,7 @@ class ModelKeeper:
             if folder == self._configured:
                 raise
             raise ActivationError(f"{error}; `tscc-stream model rollback` returns to the one before") from error
+        self._name(served)
         self._live = served.package
         return served
 
@@ -180,6 +195,7 @@ class ModelKeeper:
         """Wait until somebody asks (True) or wants an end (False)."""
         while True:
             self._alive()
+            self._look_for_names()
             try:
                 return self._asked.get(timeout=TURN_SECONDS)
             except queue.Empty:
@@ -197,6 +213,25 @@ class ModelKeeper:
             self.orders.put(NewSettings(reloaded.config))
         if told := reloaded.told():
             self.orders.put(Told(told, kind="config"))
+
+    def _given(self, sha256: str) -> dict[int, Label] | None:
+        """None where the file of names cannot be read: told once a minute, and what holds goes on."""
+        try:
+            self._people = self._people or PeopleFile(self._state_dir / people.FILE)
+            return names.given(self._people, sha256)
+        except PeopleError as error:
+            if self._unread.due("people", time.monotonic()) is not None:
+                _log.error("names of clusters: %s", error)
+            return None
+
+    def _name(self, served: Served) -> None:
+        served.package.given = self._named = self._given(served.package.sha256) or {}
+
+    def _look_for_names(self) -> None:
+        given = self._given(self._live.sha256)
+        if given is not None and given != self._named:
+            self._named = given
+            self.orders.put(NewNames(self._live.sha256, given))
 
     def _prepared(self, folder: Path, config: Config) -> Served:
         """In a thread that may get stuck: a model that never ends must not serve. Raises PackageError."""
@@ -220,6 +255,7 @@ class ModelKeeper:
             self._refuse("live", error)
             self._take_back(folder)
             return True
+        self._name(served)
         self._live = served.package
         self.orders.put(NewLive(served))
         return True

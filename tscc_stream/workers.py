@@ -45,7 +45,7 @@ from tscc_stream.recovery import Barrier, Barriers, Floors, snapshot_at
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.seldom import Repeats
-from tscc_stream.serving import NewLive, NewSettings, NewShadow, Order, Served, renewed
+from tscc_stream.serving import NewLive, NewNames, NewSettings, NewShadow, Order, Served, renewed
 from tscc_stream.stages.acquire import Rejected
 from tscc_stream.stages.journal import Snapshot
 from tscc_stream.stages.publish import Publish
@@ -398,7 +398,19 @@ class BackWorker:
             ]
         if isinstance(order, NewSettings):
             return self._settle(order.config)
+        if isinstance(order, NewNames):
+            return self._rename(order)
         return [self._publish.status(order.kind, order.data, time.time_ns())]
+
+    def _rename(self, order: NewNames) -> list[Message]:
+        """Names that came while another model took over are that one's no longer."""
+        loaded = self._served.package
+        if loaded.sha256 != order.sha256:
+            return []
+        loaded.given = order.given
+        called = {str(cluster): loaded.name_of(cluster) for cluster in range(loaded.spec.clusters)}
+        _log.info("clusters are called %s from now on", ", ".join(called.values()))
+        return [self._model_status({"role": "live", "state": "named", **self._served.told(), "names": called})]
 
     def _settle(self, config: Config) -> list[Message]:
         """What may change while running: reload.CHANGEABLE."""

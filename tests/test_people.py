@@ -1,0 +1,111 @@
+"""What people say is kept, the last word counts; a name that is given reaches the bus within seconds."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_site import make_archive, serving, write_settings
+from test_daemon import daemon, listen, until
+
+from tscc_stream import names, package
+from tscc_stream.edges.people import FILE, MOST_BYTES, PeopleError, PeopleFile
+from tscc_stream.package import Label
+
+DEMO = package.load(package.find("models/demo"))
+_WORD = st.tuples(st.sampled_from(["name", "verdict"]), st.sampled_from(["a/1", "a/11", "b/1"]), st.integers(0, 9))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(_WORD, max_size=12))
+def test_the_last_word_on_a_subject_counts_and_those_before_it_stay(
+    tmp_path_factory: pytest.TempPathFactory, words: list[tuple[str, str, int]]
+) -> None:
+    file = PeopleFile(tmp_path_factory.mktemp("said") / FILE)
+    numbers = [file.say(kind, subject, {"value": value}, "eve", 7) for kind, subject, value in words]
+    assert numbers == list(range(1, len(words) + 1))
+    for kind in ("name", "verdict"):
+        last = {subject: value for said, subject, value in words if said == kind}
+        assert {key: said.document["value"] for key, said in file.latest(kind).items()} == last
+        assert set(file.latest(kind, "a/")) == {subject for subject in last if subject.startswith("a/")}
+        for subject in ("a/1", "b/1"):
+            said = file.on(kind, subject)
+            assert (None if said is None else said.document["value"]) == last.get(subject)
+    assert [(s.kind, s.subject, s.document["value"]) for s in file.after(0)] == words
+    assert file.head() == len(words)
+    file.close()
+
+
+def test_two_programs_write_and_read_one_file(tmp_path: Path) -> None:
+    one, other = PeopleFile(tmp_path / FILE), PeopleFile(tmp_path / FILE)
+    one.say("verdict", "uid", {"name": "blast"}, "ann", 1)
+    other.say("verdict", "uid", {"name": "noise"}, "bob", 2)
+    for file in (one, other):
+        said = file.on("verdict", "uid")
+        assert said is not None
+        assert (said.who, said.document) == ("bob", {"name": "noise"})
+        file.close()
+
+
+def test_what_it_cannot_take_is_one_sentence(tmp_path: Path) -> None:
+    file = PeopleFile(tmp_path / FILE)
+    with pytest.raises(PeopleError, match=f"at most {MOST_BYTES} bytes"):
+        file.say("name", "a/1", {"notes": "x" * MOST_BYTES}, "eve", 0)
+    with pytest.raises(PeopleError, match="too long"):
+        file.say("name", "a/1", {}, "e" * 301, 0)
+    assert file.head() == 0
+    file.close()
+    (tmp_path / "text").write_text("no database at all, but long enough to be one" * 40)
+    with pytest.raises(PeopleError, match="cannot open: file is not a database"):
+        PeopleFile(tmp_path / "text")
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    with pytest.raises(PeopleError, match="is a database of something else"):
+        PeopleFile(tmp_path / "other")
+
+
+def test_names_are_of_one_model(tmp_path: Path) -> None:
+    file = PeopleFile(tmp_path / FILE)
+    names.give(file, "a" * 64, 1, Label(name="blast"), "eve", 1)
+    names.give(file, "a" * 64, 11, Label(name="drilling", colour="#112233"), "eve", 2)
+    names.give(file, "b" * 64, 1, Label(name="crusher"), "eve", 3)
+    assert names.given(file, "a" * 64) == {1: Label(name="blast"), 11: Label(name="drilling", colour="#112233")}
+    assert names.given(file, "c" * 64) == {}
+    file.say(names.KIND, "d/1", {"name": ""}, "eve", 4)
+    with pytest.raises(PeopleError, match="a name of model d cannot be read"):
+        names.given(file, "d")
+    file.close()
+
+
+def test_a_name_is_in_the_messages_that_follow_and_after_a_restart(tmp_path: Path) -> None:
+    server, address = serving(make_archive(tmp_path), "--speed", "4")
+    path = write_settings(tmp_path, address)
+    state = tmp_path / "state"
+    with server, daemon(path) as (running, where), listen(where) as everything:
+        file = PeopleFile(state / FILE)
+        for cluster in range(DEMO.spec.clusters):
+            names.give(file, DEMO.sha256, cluster, Label(name=f"given {cluster}"), "eve", time.time_ns())
+        file.close()
+        said = until(everything, "status.model.", state="named").body["data"]
+        assert said["names"] == {str(k): f"given {k}" for k in range(DEMO.spec.clusters)}
+        named = until(everything, "detection.").body["data"]["cluster"]
+        assert named["name"] in (f"given {named['id']}", "unknown")
+        assert running.stop() == 0
+    with daemon(path) as (running, _):
+        assert running.stop() == 0
+    assert DEMO.given == {}
+
+
+def test_a_file_of_names_that_cannot_be_read_is_told_and_the_daemon_goes_on(tmp_path: Path) -> None:
+    path = write_settings(tmp_path)
+    (tmp_path / "state").mkdir(exist_ok=True)
+    (tmp_path / "state" / FILE).write_bytes(b"nonsense" * 512)
+    with daemon(path) as (running, _):
+        running.wait_for("names of clusters: .*people.sqlite: cannot open: file is not a database")
+        assert running.stop() == 0

@@ -1,0 +1,148 @@
+"""What people say: names of clusters, verdicts on detections, answers to alerts. In a file of its own.
+
+So several programs may write (the console, the command line) without touching the journal, and the daemon reads.
+Nothing is ever overwritten: the last word on a subject counts, and those before it stay.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "people.sqlite"
+APPLICATION_ID = 0x54534350  # "TSCP"
+SCHEMA_VERSION = 1
+BUSY_MS = 5_000
+MOST_BYTES = 65_536
+"""Of a document."""
+MOST_LETTERS = 300
+"""Of who, kind and subject."""
+
+_SCHEMA = (
+    """CREATE TABLE said (
+        number INTEGER PRIMARY KEY,
+        at_ns INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX said_subject ON said (kind, subject, number)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_COLUMNS = "number, at_ns, who, kind, subject, document"
+
+
+class PeopleError(RuntimeError):
+    """What the file cannot do, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One thing that somebody said. number: counts up; at_ns: wall time."""
+
+    number: int
+    at_ns: int
+    who: str
+    kind: str
+    subject: str
+    document: dict[str, Any]
+
+
+class PeopleFile:
+    """The file, made where there is none. For one thread at a time; several processes may have it open."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises PeopleError where it cannot be opened, or is something else."""
+        self._path = path
+        with self._explained("open"):
+            self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._prepare()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def say(self, kind: str, subject: str, document: dict[str, Any], who: str, at_ns: int) -> int:
+        """Keep it; its number. Raises PeopleError."""
+        text = json.dumps(document, allow_nan=False)
+        if len(text.encode()) > MOST_BYTES or max(map(len, (kind, subject, who))) > MOST_LETTERS:
+            raise PeopleError(
+                f"{kind} {subject:.40}: too long, expected at most {MOST_BYTES} bytes and names of {MOST_LETTERS}"
+            )
+        with self._explained("write"):
+            return int(
+                self._db.execute(
+                    "INSERT INTO said (at_ns, who, kind, subject, document) VALUES (?, ?, ?, ?, ?)",
+                    (at_ns, who, kind, subject, text),
+                ).lastrowid
+                or 0
+            )
+
+    def head(self) -> int:
+        """The last number; 0: nothing was said yet."""
+        with self._explained("read"):
+            return int(self._db.execute("SELECT coalesce(max(number), 0) FROM said").fetchone()[0])
+
+    def latest(self, kind: str, beginning: str = "") -> dict[str, Said]:
+        """Subject -> the last word on it, of subjects that begin so."""
+        with self._explained("read"):
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM said WHERE number IN "  # noqa: S608  # a constant
+                "(SELECT max(number) FROM said WHERE kind = ? AND substr(subject, 1, ?) = ? GROUP BY subject) "
+                "ORDER BY number",
+                (kind, len(beginning), beginning),
+            ).fetchall()
+        return {said.subject: said for said in map(_said, rows)}
+
+    def on(self, kind: str, subject: str) -> Said | None:
+        """The last word on one subject."""
+        with self._explained("read"):
+            row = self._db.execute(
+                f"SELECT {_COLUMNS} FROM said WHERE kind = ? AND subject = ? ORDER BY number DESC LIMIT 1",  # noqa: S608  # a constant
+                (kind, subject),
+            ).fetchone()
+        return None if row is None else _said(row)
+
+    def after(self, number: int, most: int = 1000) -> list[Said]:
+        """Everything that was said later, in order, at most so much."""
+        with self._explained("read"):
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM said WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # a constant
+                (number, most),
+            ).fetchall()
+        return [_said(row) for row in rows]
+
+    def _prepare(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            if not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+            ours = self._db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        finally:
+            self._db.execute("COMMIT")
+        if not ours or version != SCHEMA_VERSION:
+            self._db.close()
+            what = f"has format {version}, expected {SCHEMA_VERSION}" if ours else "is a database of something else"
+            raise PeopleError(f"{self._path}: {what}")
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            raise PeopleError(f"{self._path}: cannot {doing}: {error}") from error
+
+
+def _said(row: tuple[int, int, str, str, str, str]) -> Said:
+    number, at_ns, who, kind, subject, document = row
+    return Said(number, at_ns, who, kind, subject, json.loads(document))

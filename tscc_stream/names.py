@@ -1,0 +1,31 @@
+"""Names that people at a site gave to clusters. They hold before those of the package's labels.json, which stays."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from tscc_stream.edges.people import PeopleError, PeopleFile
+from tscc_stream.package import Label
+
+KIND = "name"
+
+
+def _subject(sha256: str, cluster: int) -> str:
+    return f"{sha256}/{cluster}"
+
+
+def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int) -> None:
+    """Name a cluster of the model with this hash; the daemon takes it over within a second. Raises PeopleError."""
+    people.say(KIND, _subject(sha256, cluster), label.model_dump(), who, at_ns)
+
+
+def given(people: PeopleFile, sha256: str) -> dict[int, Label]:
+    """Cluster -> name of the model with this hash, for those that were named here. Raises PeopleError."""
+    beginning = _subject(sha256, 0)[:-1]
+    try:
+        return {
+            int(subject.removeprefix(beginning)): Label.model_validate(said.document)
+            for subject, said in people.latest(KIND, beginning).items()
+        }
+    except (ValidationError, ValueError) as error:
+        raise PeopleError(f"a name of model {sha256[:12]} cannot be read: {error}") from error
