@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tscc_stream import config
-from tscc_stream.config import Config, ConfigError, parse, split_host_port
+from tscc_stream import config, vocabulary
+from tscc_stream.config import Config, ConfigError, parse
+from tscc_stream.config_http import MetricsConfig
+from tscc_stream.config_people import no_term_twice
+from tscc_stream.config_section import split_host_port
 
 SHIPPED = Path(__file__).parents[1] / "config.yaml"
 
@@ -32,7 +35,7 @@ def test_the_shipped_file_says_every_key_with_its_default() -> None:
     assert shipped.model_copy(update={"network": None, "seedlink": ()}) == Config() == parse("") == parse("# nothing\n")
     said = config.yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     for section, values in json.loads(shipped.model_dump_json()).items():
-        one = values[0] if isinstance(values, list) else values
+        one = values[0] if isinstance(values, list) and values else values
         given = said[section][0] if isinstance(values, list) else said[section]
         if isinstance(one, dict):
             assert set(one) - set(given) == set(), section
@@ -215,8 +218,8 @@ def test_good_values_of_every_kind() -> None:
     assert (made.inference.threads, made.publish.replay_bind, made.seedlink[0].tls) == (4, "tcp://[::1]:0", True)
 
 
-def metrics(bind: str, *files: str) -> config.MetricsConfig:
-    return config.MetricsConfig.model_validate({"bind": bind, **dict.fromkeys(files, "file")})
+def metrics(bind: str, *files: str) -> MetricsConfig:
+    return MetricsConfig.model_validate({"bind": bind, **dict.fromkeys(files, "file")})
 
 
 @pytest.mark.parametrize(
@@ -314,3 +317,26 @@ def test_nothing_can_be_changed_afterwards() -> None:
         made.site = "other"
     with pytest.raises(ValidationError):
         made.trigger.trigger_on = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("time_zone: Mars/Olympus", "time_zone: 'Mars/Olympus': expected a name such as UTC, Africa/Johannesburg"),
+        ("time_zone: '../etc'", "time_zone: '../etc': expected a name such as UTC"),
+        ("shifts: {day: '6-14'}", "shifts.day: '6-14': expected HH:MM-HH:MM"),
+        ("shifts: {day: '06:00-06:00'}", "shifts.day: '06:00-06:00': begins where it ends"),
+        ("shifts: {}", "shifts: dictionary should have at least 1 item"),
+        ("vocabulary: [{name: a}, {name: a}]", "vocabulary: 'a' is given twice"),
+        ("console: {bind: '0.0.0.0:1'}", "console: bind 0.0.0.0:1: other machines could name clusters"),
+        ("console: {bind: '0.0.0.0:1', users_file: u}", "console: users_file: passwords would cross the network"),
+    ],
+)
+def test_what_people_see_is_checked(text: str, mistake: str) -> None:
+    assert [one.removeprefix("line 1: ")[: len(mistake)] for one in _mistakes(text)] == [mistake]
+
+
+def test_the_words_of_a_site_replace_those_that_ship() -> None:
+    assert vocabulary.of_site(()) == vocabulary.SHIPPED
+    assert [term.name for term in vocabulary.of_site(parse("vocabulary: [{name: sluice}]").vocabulary)] == ["sluice"]
+    assert no_term_twice(vocabulary.SHIPPED) == vocabulary.SHIPPED

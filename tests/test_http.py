@@ -20,7 +20,8 @@ from made_certificate import Certificate, make_certificate, needs_openssl
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import passwords
-from tscc_stream.config import ConfigError, MetricsConfig
+from tscc_stream.config import ConfigError
+from tscc_stream.config_http import MetricsConfig
 from tscc_stream.edges import http as edge
 from tscc_stream.edges.http import HttpError, HttpServer
 from tscc_stream.metrics import Metrics

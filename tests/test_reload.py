@@ -116,3 +116,8 @@ def test_hanging_up_reloads_the_file_of_a_running_daemon(tmp_path: Path) -> None
             for _ in range(3):
                 until(models, "status.model.", state="unchanged")  # models are looked at each time
         assert running.stop() == 0
+
+
+def test_what_other_programs_read_is_no_change_to_the_daemon() -> None:
+    new = Config.model_validate({"time_zone": "Africa/Johannesburg", "vocabulary": [{"name": "blast"}]})
+    assert changes(Config(), new) == ((), ())

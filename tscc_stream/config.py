@@ -6,16 +6,13 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib import resources
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -23,6 +20,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from tscc_stream.config_http import ConsoleConfig, MetricsConfig
+from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
+from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
 from tscc_stream.seedlink.streams import parse_pattern
 
 
@@ -32,22 +32,6 @@ class ConfigError(ValueError):
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(self.mistakes))
-
-
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(\d{1,5})")
-
-
-def split_host_port(text: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` -> (host, port). Raises ValueError saying what was expected."""
-    match = _HOST_PORT.fullmatch(text)
-    if match is None or not 0 <= int(match.group(2)) <= 65535:
-        raise ValueError(f"{text!r}: expected HOST:PORT with a port from 0 to 65535")
-    return match.group(1).strip("[]"), int(match.group(2))
-
-
-def _host_port(text: str) -> str:
-    split_host_port(text)
-    return text
 
 
 def _tcp_endpoint(text: str) -> str:
@@ -83,20 +67,11 @@ def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
     return streams
 
 
-HostPort = Annotated[str, AfterValidator(_host_port)]
 Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
-SecretFile = Annotated[str, Field(min_length=1)]
-"""A credential's name or a path, never the secret itself."""
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class SeedLinkConfig(_Section):
+class SeedLinkConfig(Section):
     """One SeedLink server. start: where a first start begins in the server's ring.
 
     fallbacks: servers with the same streams, tried in turn while this one fails; TLS and credentials are the same.
@@ -127,7 +102,7 @@ class SeedLinkConfig(_Section):
         return self
 
 
-class AssembleConfig(_Section):
+class AssembleConfig(Section):
     """flat_seconds: a constant value that lasts as long is a dead sensor (never under 32 samples).
 
     clip_counts: at and beyond this amplitude a sample is clipped; null where the recorder's full scale is unknown.
@@ -139,7 +114,7 @@ class AssembleConfig(_Section):
     reorder_seconds: Annotated[float, Field(ge=0, le=10)] = 2.0
 
 
-class QuarantineConfig(_Section):
+class QuarantineConfig(Section):
     """When a channel that breaks again and again is left out, and how long it must be well to come back.
 
     breaks: so many within within_seconds of its data, where a change of rate or of clock counts as ten.
@@ -151,7 +126,7 @@ class QuarantineConfig(_Section):
     release_seconds: Positive = 60.0
 
 
-class ConditionConfig(_Section):
+class ConditionConfig(Section):
     """Butterworth band-pass before the trigger (Hz; corners as obspy counts them). The model's band is its own."""
 
     band_hz: Annotated[tuple[Positive, Positive], Field(strict=False)] = (10.0, 20.0)
@@ -164,7 +139,7 @@ class ConditionConfig(_Section):
         return self
 
 
-class TriggerConfig(_Section):
+class TriggerConfig(Section):
     """STA/LTA and its trigger state machine. Times in seconds, thresholds as ratios."""
 
     method: Literal["recursive", "classic"] = "recursive"
@@ -193,7 +168,7 @@ class TriggerConfig(_Section):
         return self
 
 
-class NetworkConfig(_Section):
+class NetworkConfig(Section):
     """Coincidence: min_channels different channels; association_seconds is obspy's trigger_off_extension.
 
     patience_seconds: a channel that sent nothing for as long no longer holds up network events, nor one that was more
@@ -206,7 +181,7 @@ class NetworkConfig(_Section):
     lag_seconds: Positive = 60.0
 
 
-class ChannelConfig(_Section):
+class ChannelConfig(Section):
     """What differs from the site's condition, trigger and assemble sections for channels that match a pattern."""
 
     condition: dict[str, Any] = Field(default_factory=dict)
@@ -214,7 +189,7 @@ class ChannelConfig(_Section):
     assemble: dict[str, Any] = Field(default_factory=dict)
 
 
-class InferenceConfig(_Section):
+class InferenceConfig(Section):
     """precision: of the network on a CUDA device. timeout_seconds: longest that one batch may take. More failures than
     most_restarts within restart_window_seconds end the process.
     """
@@ -228,33 +203,33 @@ class InferenceConfig(_Section):
     restart_window_seconds: Positive = 600.0
 
 
-class NoveltyConfig(_Section):
+class NoveltyConfig(Section):
     """alpha: share of ordinary windows that may be called unknown."""
 
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
 
-class DriftConfig(_Section):
+class DriftConfig(Section):
     """window: recent windows, overall and per cluster, that are compared with the model's calibration windows."""
 
     window: Annotated[int, Field(ge=100, le=100_000)] = 500
 
 
-class RetentionConfig(_Section):
+class RetentionConfig(Section):
     """What of the journal is kept: messages and windows of the last days, at most so many GiB (2^30 bytes)."""
 
     days: Positive = 90.0
     max_gib: Positive = 20.0
 
 
-class CurveConfig(_Section):
+class CurveConfig(Section):
     """Files, or credentials of the service: the daemon's secret key, and the public keys that may connect."""
 
     secret_key_file: Annotated[str, Field(min_length=1)]
     allowed_keys_file: Annotated[str, Field(min_length=1)]
 
 
-class PublishConfig(_Section):
+class PublishConfig(Section):
     """curve: null leaves the bus open to everyone who reaches it."""
 
     bind: Endpoint = "tcp://127.0.0.1:5556"
@@ -269,58 +244,7 @@ class PublishConfig(_Section):
         return self
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Of names, localhost alone: others may mean anything tomorrow."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-class MetricsConfig(_Section):
-    """HTTP for /metrics and /healthz. The three files: a credential of the service, or a path."""
-
-    bind: HostPort = "127.0.0.1:9108"
-    tls_certificate: SecretFile | None = None
-    tls_key: SecretFile | None = None
-    users_file: SecretFile | None = None
-
-    @model_validator(mode="after")
-    def _kept_secret(self) -> MetricsConfig:
-        wrong = []
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            wrong.append("expected tls_certificate and tls_key together, or neither")
-        elif self.users_file is not None and self.tls_key is None and not self._local:
-            wrong.append(
-                f"users_file: passwords would cross the network to {self.bind} in the clear; expected tls_certificate "
-                "and tls_key, or an address of this machine such as 127.0.0.1:9108"
-            )
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        return self
-
-    @property
-    def _local(self) -> bool:
-        return is_loopback(split_host_port(self.bind)[0])
-
-    def warnings(self) -> tuple[str, ...]:
-        """What is allowed and hardly meant, one sentence each."""
-        missing = [
-            text
-            for text, value in (
-                ("TLS (tls_certificate, tls_key)", self.tls_key),
-                ("users (users_file)", self.users_file),
-            )
-            if value is None
-        ]
-        if self._local or not missing:
-            return ()
-        return (
-            f"metrics.bind {self.bind}: other machines can read the metrics, without {' and without '.join(missing)}",
-        )
-
-
-_OVERRIDABLE: dict[str, type[_Section]] = {
+_OVERRIDABLE: dict[str, type[Section]] = {
     "assemble": AssembleConfig,
     "condition": ConditionConfig,
     "trigger": TriggerConfig,
@@ -329,7 +253,7 @@ _OVERRIDABLE: dict[str, type[_Section]] = {
 
 def _mapping(value: object) -> dict[str, Any]:
     """A section given as a model or as a mapping; nothing where it is neither, which is told elsewhere."""
-    if isinstance(value, _Section):
+    if isinstance(value, Section):
         return value.model_dump()
     return value if isinstance(value, dict) else {}
 
@@ -354,7 +278,7 @@ def _override_mistakes(data: object) -> list[InitErrorDetails]:
     return found
 
 
-class Config(_Section):
+class Config(Section):
     """The whole file. A missing section or key has its default; without `network` there are no network events."""
 
     site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
@@ -375,6 +299,11 @@ class Config(_Section):
     publish: PublishConfig = PublishConfig()
     metrics: MetricsConfig = MetricsConfig()
     retention: RetentionConfig = RetentionConfig()
+    time_zone: TimeZone = "UTC"
+    shifts: Shifts = Field(default_factory=lambda: {"day": "06:00-18:00", "night": "18:00-06:00"})
+    vocabulary: Annotated[tuple[Term, ...], Field(strict=False), AfterValidator(no_term_twice)] = ()
+    stationxml: str | None = None
+    console: ConsoleConfig = ConsoleConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")

@@ -26,6 +26,8 @@ CHANGEABLE = frozenset(
     }
 )
 """Keys that may change while the daemon runs. All others decide what a window is, where it comes from or goes to."""
+OF_OTHERS = frozenset({"time_zone", "shifts", "vocabulary", "stationxml", "console", "alerts"})
+"""Sections that the daemon does not read: they belong to the console, the alerts and the reports."""
 _INSTEAD = {
     "model": "use `tscc-stream model activate`, or restart",
     "shadow": "use `tscc-stream model shadow`, or restart",
@@ -61,7 +63,7 @@ def _flat(sections: dict[str, Any], place: str = "") -> dict[str, Any]:
 
 def changes(old: Config, new: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Dotted keys whose values differ: (those that are taken over, those that need a restart), each in order."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = (_flat(one.model_dump(exclude=set(OF_OTHERS))) for one in (old, new))
     absent = object()
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key, absent) != after.get(key, absent))
     taken = tuple(key for key in differing if key in CHANGEABLE)

@@ -24,7 +24,9 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from tscc_stream import credentials
-from tscc_stream.config import ConfigError, MetricsConfig, split_host_port
+from tscc_stream.config import ConfigError
+from tscc_stream.config_http import MetricsConfig
+from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import CredentialError
 from tscc_stream.passwords import Admission, Doorkeeper, read_users
 

@@ -19,7 +19,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from tscc_stream import credentials
-from tscc_stream.config import SeedLinkConfig, split_host_port
+from tscc_stream.config import SeedLinkConfig
+from tscc_stream.config_section import split_host_port
 from tscc_stream.sampling import seconds_to_ns
 
 KERNEL_BUFFER_BYTES: Final = (

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from tscc_stream.config import split_host_port
+from tscc_stream.config_section import split_host_port
 from tscc_stream.edges import archive
 from tscc_stream.serve.replay import ReplayOptions, Speed
 from tscc_stream.serve.server import DEFAULT_RING_BYTES, ReplayServer, ServeError, ServerOptions

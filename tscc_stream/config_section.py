@@ -1,0 +1,36 @@
+"""What every section of a configuration is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(\d{1,5})")
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` -> (host, port). Raises ValueError saying what was expected."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 0 <= int(match.group(2)) <= 65535:
+        raise ValueError(f"{text!r}: expected HOST:PORT with a port from 0 to 65535")
+    return match.group(1).strip("[]"), int(match.group(2))
+
+
+def _host_port(text: str) -> str:
+    split_host_port(text)
+    return text
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+SecretFile = Annotated[str, Field(min_length=1)]
+"""A credential's name or a path, never the secret itself."""
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys and silent conversions are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
