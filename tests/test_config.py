@@ -36,7 +36,7 @@ def test_the_shipped_file_says_every_key_with_its_default() -> None:
     said = config.yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     for section, values in json.loads(shipped.model_dump_json()).items():
         one = values[0] if isinstance(values, list) and values else values
-        given = said[section][0] if isinstance(values, list) else said[section]
+        given = said[section][0] if isinstance(values, list) and values else said[section]
         if isinstance(one, dict):
             assert set(one) - set(given) == set(), section
 
