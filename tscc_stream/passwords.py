@@ -152,6 +152,12 @@ class Doorkeeper:
         return True
 
 
+def user_of(header: str | None) -> str | None:
+    """Who an Authorization header says it is; whether that is true, a Doorkeeper says."""
+    said = _user_and_password(header)
+    return None if said is None else said[0]
+
+
 def _user_and_password(header: str | None) -> tuple[str, str] | None:
     scheme, _, encoded = (header or "").strip().partition(" ")
     if scheme.lower() != "basic":

@@ -21,6 +21,7 @@ GROUPS: Final = {
     "recordings": ("classify", "serve", "simulate"),
     "models": ("train", "dataset", "model"),
     "evaluation": ("evaluate",),
+    "people": ("console",),
     "benches": ("bench",),
 }
 """Modules of this package, each with the commands that it adds; only the one that is needed is loaded."""

@@ -1,0 +1,65 @@
+"""The console's frame: its four pages in a real browser, who may use it, and what a stranger's page may not do."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_browser import browser
+from made_site import Running, write_settings
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tscc_stream.passwords import line_for
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Without a daemon: its address."""
+    path = write_settings(tmp_path_factory.mktemp("site"), console={"bind": "127.0.0.1:0"})
+    with Running("console", "--config", path) as running:
+        yield running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+
+
+def _asked(address: str, page: str, data: bytes | None = None, **headers: str) -> tuple[int, str]:
+    request = urllib.request.Request(f"http://{address}/{page}", data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # the line above says what it is
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_every_page_loads_nothing_from_elsewhere_and_reports_no_error(console: str) -> None:
+    with browser() as driver:
+        for page in ("live", "events", "clusters", "health"):
+            driver.get(f"http://{console}/{page}")
+            assert driver.title.startswith(page.capitalize())
+            WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "live")
+        sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
+        assert urls
+        assert [url for url in urls if not url.startswith((f"http://{console}", "data:"))] == []
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_other_names_and_other_pages_are_refused(console: str) -> None:
+    assert _asked(console, "live", Host="evil.example")[0] == 421
+    assert _asked(console, "live", b"{}", Origin="http://evil.example")[0] == 403
+    assert _asked(console, "live", b"{}")[0] == 403
+    assert _asked(console, "nothing")[0] == 404
+
+
+def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text(line_for("anna", "correct horse"))
+    settings = {"bind": "127.0.0.1:0", "users_file": str(tmp_path / "users")}
+    path = write_settings(tmp_path, console=settings)
+    with Running("console", "--config", path) as running:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        assert _asked(address, "live")[0] == 401
+        assert _asked(address, "live", Authorization="Basic YW5uYTp3cm9uZyBob3JzZQ==")[0] == 401
+        status, text = _asked(address, "live", Authorization="Basic YW5uYTpjb3JyZWN0IGhvcnNl")
+        assert (status, "anna" in text) == (200, True)

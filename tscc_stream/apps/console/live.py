@@ -1,0 +1,18 @@
+"""The page Live."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from tscc_stream.apps.console.web import Console
+
+
+def routes(console: Console) -> list[BaseRoute]:
+    """Its addresses."""
+
+    def page(request: Request) -> Response:
+        return console.page(request, "live")
+
+    return [Route("/live", page)]

@@ -1,0 +1,158 @@
+"""The console as a web application, and the process that serves it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from tscc_stream import __version__
+from tscc_stream.activation import ActivationError
+from tscc_stream.apps.console.access import Guarded, who
+from tscc_stream.apps.console.feed import Feed, TooManyPagesError
+from tscc_stream.apps.console.site import NotThereError, Site
+from tscc_stream.config import Config
+from tscc_stream.config_section import split_host_port
+from tscc_stream.credentials import path_of
+from tscc_stream.edges.people import PeopleError
+from tscc_stream.package import PackageError
+from tscc_stream.passwords import Doorkeeper, read_users
+from tscc_stream.stages.journal import JournalError
+
+_log = logging.getLogger(__name__)
+
+PAGES = ("live", "events", "clusters", "health")
+_EXPECTED = (NotThereError, JournalError, PeopleError, PackageError, ActivationError)
+"""What a page cannot do for the moment, each one sentence."""
+
+
+class ConsoleError(RuntimeError):
+    """The console cannot be served, and why."""
+
+
+class Console:
+    """What a page's handlers are made with: the site, the feed, and how to make a page of a template."""
+
+    def __init__(self, site: Site, feed: Feed) -> None:
+        self.site, self.feed = site, feed
+        self._templates = Environment(
+            loader=PackageLoader("tscc_stream.apps.console"), autoescape=True, undefined=StrictUndefined
+        )
+
+    def page(self, request: Request, name: str, **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
+        """A page out of templates/<name>.html."""
+        config = self.site.config
+        common = {
+            "page": name,
+            "pages": PAGES,
+            "site_name": config.site,
+            "zone": config.time_zone,
+            "version": __version__,
+            "who": who(request.scope),
+            "vocabulary": [asdict_of(term) for term in self.site.vocabulary],
+        }
+        return HTMLResponse(self._templates.get_template(f"{name}.html").render(**common, **values))
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events of what the daemon publishes: `message` (seq, topic, body) and `alive`."""
+        try:
+            page = self.feed.open()
+        except TooManyPagesError as error:
+            return JSONResponse({"error": str(error)}, 503)
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                yield "retry: 2000\n\n"
+                async for received in page.messages():
+                    if await request.is_disconnected():
+                        return
+                    if received is None:
+                        yield "event: alive\ndata: {}\n\n"
+                    else:
+                        data = {"seq": received.seq, "topic": received.topic, "body": received.body}
+                        yield f"event: message\ndata: {json.dumps(data)}\n\n"
+                yield "event: lost\ndata: {}\n\n"
+            finally:
+                self.feed.close(page)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def asdict_of(term: Any) -> dict[str, Any]:  # noqa: ANN401  # pydantic's model or a dataclass
+    """For a template or JSON."""
+    made: dict[str, Any] = term.model_dump() if hasattr(term, "model_dump") else asdict(term)
+    return made
+
+
+async def _sentence(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 503)
+
+
+def application(console: Console, doorkeeper: Doorkeeper | None, *, local: bool) -> ASGIApp:
+    """All pages, guarded."""
+    from tscc_stream.apps.console import clusters, events, health, live  # noqa: PLC0415  # they are made with a Console
+
+    static = str(resources.files("tscc_stream.apps.console") / "static")
+    routes = [
+        Route("/", lambda _: RedirectResponse("/live")),
+        Route("/stream", console.stream),
+        *(route for page in (live, events, clusters, health) for route in page.routes(console)),
+        Mount("/static", StaticFiles(directory=static)),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        console.feed.start()
+        yield
+        console.feed.stop()
+
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=dict.fromkeys(_EXPECTED, _sentence))
+    return Guarded(app, doorkeeper, local=local)
+
+
+def run(config: Config, folder: Path) -> int:
+    """Serve until SIGTERM or SIGINT; returns 0. Raises ConsoleError, ConfigError and CredentialError."""
+    settings = config.console
+    doorkeeper = None
+    if settings.users_file is not None:
+        doorkeeper = Doorkeeper(read_users(settings.users_file, "console.users_file"))
+    site = Site(config, folder)
+    console = Console(site, Feed(site.endpoints))
+    host, port = split_host_port(settings.bind)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConsoleError(f"console.bind {settings.bind}: cannot bind: {error.strerror}") from error
+    bound = listening.getsockname()[1]
+    tls = settings.tls_key is not None
+    files = {"ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key} if tls else {}
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(console, doorkeeper, local=settings.local),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=200,
+            **{name: str(path_of(file)) for name, file in files.items() if file},  # type: ignore[arg-type]
+        )
+    )
+    _log.info("console on %s://%s:%d/", "https" if tls else "http", f"[{host}]" if ":" in host else host, bound)
+    with listening:
+        server.run(sockets=[listening])
+    return 0

@@ -1,0 +1,33 @@
+"""Commands for people: console."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tscc_stream.cli.command import Commands, add_command, config_of
+
+
+def add(commands: Commands) -> None:
+    """Add them all."""
+    parser = add_command(
+        commands, "console", "the web console: live wall, events, clusters, health", "console --config site.yaml",
+        _console,
+    )  # fmt: skip
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--bind", metavar="HOST:PORT", help="instead of console.bind")
+
+
+def _console(options: argparse.Namespace) -> int:
+    from tscc_stream.apps.console import web  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.config import Config  # noqa: PLC0415
+
+    settings, folder = config_of(options)
+    if options.bind is not None:
+        document = settings.model_dump()
+        document["console"]["bind"] = options.bind
+        settings = Config.model_validate(document)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return web.run(settings, folder)
