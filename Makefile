@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find tscc_stream models -type f -not -name '*.pyc') pyproject.toml constraints.txt config.yaml README.md LICENSE
 
-.PHONY: install demo test check bench format clean
+.PHONY: install demo test check bench wheelhouse format clean
 
 install: $(VENV)/installed
 
@@ -37,9 +37,13 @@ check: install
 bench: install
 	$(BIN)/tscc-stream bench all
 
+# What a machine without internet is installed from.
+wheelhouse: install
+	sh packaging/wheelhouse.sh $(BIN)/python $(CURDIR)/wheelhouse
+
 format: install
 	$(BIN)/ruff format tscc_stream tests
 	$(BIN)/ruff check --fix tscc_stream tests
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist wheelhouse wheelhouse.tar .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
