@@ -17,7 +17,7 @@ _REGISTER = 64
 
 
 class EncoderLoops:
-    """Windows [B, T, C] float32 to embeddings [B, D], from any number of threads at a time.
+    """Windows [B, T, C] float32 to embeddings [B, D], from any number of threads at a time; ValueError for others.
 
     state: weights by name, as learn.time_major has them. Raises KeyError or ValueError where they are of another form.
     """
@@ -26,6 +26,7 @@ class EncoderLoops:
         weights = {name: value.detach().cpu().float().numpy() for name, value in state.items()}
         self._depth = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self._representation = weights[f"blocks.{self._depth}.offset1"].size
+        self._channels = len(weights["projection"])
         self._hidden, self._outputs = _padded(weights["offset"].size), _padded(self._representation)
         self._adapts = weights[f"blocks.{self._depth}.residual"].size > 0
         self._width = max(self._hidden, self._outputs)
@@ -35,6 +36,9 @@ class EncoderLoops:
 
     def __call__(self, x_btc: Tensor) -> Tensor:
         x = x_btc.contiguous().numpy()
+        if x.shape[1] < avx512.ROWS or x.shape[2] != self._channels:
+            expected = f"{avx512.ROWS} samples or more of {self._channels} channels"
+            raise ValueError(f"windows of {x.shape[1]} samples of {x.shape[2]} channels, expected {expected}")
         out = np.empty((len(x), self._outputs), np.float32)
         arrays = self._arrays(x.shape[1])
         encode(x, self._weights, self._hidden, self._outputs, self._depth, self._adapts, self._table, arrays, out)
@@ -50,7 +54,7 @@ class EncoderLoops:
 
     def _in_order(self, weights: Mapping[str, Float32Array]) -> Iterator[Float32Array]:
         yield np.zeros(self._width, np.float32)
-        yield _widened(weights["projection"], weights["projection"].shape[0], self._hidden)
+        yield _widened(weights["projection"], self._channels, self._hidden)
         yield _widened(weights["offset"], self._hidden)
         for number in range(self._depth + 1):
             block = f"blocks.{number}"
