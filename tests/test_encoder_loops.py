@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +132,22 @@ def test_torchscript_runs_it_on_other_processors(monkeypatch: pytest.MonkeyPatch
     encoder = TorchScriptEncoder(loaded, "cpu", 1)
     assert encoder._loops is None
     assert np.abs(encoder.encode(x.numpy()).embedding - embedding).max() < 1e-5
+
+
+@pytest.mark.parametrize("setting", ["NUMBA_CPU_NAME=generic", "NUMBA_ENABLE_AVX=0", "NUMBA_DISABLE_JIT=1"])
+def test_numba_s_settings_are_heeded(setting: str) -> None:
+    """Else LLVM would end the process."""
+    code = "from tscc_stream.kernels import avx512; print(avx512.available())"
+    name, value = setting.split("=")
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert answer.stdout.strip() == "False"
 
 
 @needs_avx512

@@ -15,6 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils as _cgutils
+from numba.core import config as _config
 from numba.extending import intrinsic
 
 from tscc_stream.messages import Float32Array
@@ -30,13 +31,16 @@ _LOWEST, _HIGHEST, _DEGREE = -16, 15, 5
 _ROUND = 12582912.0  # 1.5 * 2^23: added, it leaves the nearest whole number in the lowest bits
 
 _Value = Any
-cgutils: Any = _cgutils  # numba has no types for it
+cgutils: Any = _cgutils  # numba has no types for these
+config: Any = _config
 _scalar, _int32, _int64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _vector, _places = ir.VectorType(_scalar, _LANES), ir.VectorType(_int32, _LANES)
 
 
 def available() -> bool:
-    """Whether this processor has the instructions."""
+    """Whether this processor has the instructions, and numba's settings in the environment leave them in use."""
+    if config.CPU_NAME or config.CPU_FEATURES or config.DISABLE_JIT or not config.ENABLE_AVX:
+        return False
     try:
         return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
     except RuntimeError:  # LLVM knows no features of this kind of processor
