@@ -176,3 +176,11 @@ def test_networks_of_another_form_are_left_to_torchscript() -> None:
     assert torchscript._loops_of(_Another(), 500) is None
     assert torchscript._loops_of(torch.nn.Linear(1, 2), 500) is None
     assert not encoder_loops.fits(avx512.ROWS - 1)
+
+
+def test_modules_of_before_have_no_head_apart_and_are_left_to_torchscript() -> None:
+    encoder = make_encoder(0, 1, depth=2).eval()
+    module = torch.jit.script(TimeMajorEncoder(encoder).eval())
+    assert torchscript._loops_of(module, 500) is None
+    x = _windows(2, 60, 1)
+    torch.testing.assert_close(torchscript._frozen(module)(x), _plain(encoder, x), atol=1e-5, rtol=1e-5)
