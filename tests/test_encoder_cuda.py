@@ -104,7 +104,7 @@ class _Coarse(TorchScriptEncoder):
     error = 0.0
 
     def _take(self, precision: str) -> None:
-        exact, error = self._module, self.error
+        exact, error, self._loops = self._module, self.error, None  # loops are the processor's alone
         if precision == "tf32":
             raise RuntimeError("no such products\nhere")
 

@@ -35,6 +35,8 @@ FEWER_ROUNDS, LARGE = 3, 128
 """Rounds of batches of so many windows and more, which take long enough to be timed in fewer."""
 TOGETHER = 16
 """Windows that a turn classifies at least, so that it can be timed."""
+REST = 0.02
+"""Seconds before a turn: torch's threads spin for some time after their last product, on the core of who is next."""
 OURS, EAGER, ONNX, GEMM = "ours", "eager_trimmed", "onnxruntime", "gemm"
 ERROR = 1e-5
 """Largest error of a representation that the bench accepts from a variant."""
@@ -152,7 +154,7 @@ def _spent(variants: dict[str, Variant], batch: int, threads: int, rounds: int) 
 
     turns = {name: partial(turn, variant, 1 if name == OURS else threads, times) for name, variant in variants.items()}
     products = {f"{GEMM} {shape}": partial(turn, _product(shape), threads, 1) for shape in PRODUCTS}
-    spent = seconds_of({**turns, **products}, rounds, warm_up=False)
+    spent = seconds_of({**turns, **products}, rounds, warm_up=False, rest=REST)
     each = {name: [seconds / times for seconds in spent[name]] for name in turns}
     for shape in PRODUCTS:
         each[f"{GEMM} {shape}"] = [seconds * 1e9 / (2.0 * np.prod(shape)) for seconds in spent[f"{GEMM} {shape}"]]

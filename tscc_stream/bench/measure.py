@@ -32,9 +32,11 @@ class Figure:
         return {"value": round(self.value, 6), "unit": self.unit, "ratio": round(self.ratio, 3)}
 
 
-def seconds_of(variants: Mapping[str, Callable[[], None]], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+def seconds_of(
+    variants: Mapping[str, Callable[[], None]], rounds: int, warm_up: bool = True, rest: float = 0.0
+) -> dict[str, list[float]]:
     """Wall-clock seconds of each variant in each round. All of them take their turn in every round, in turning order,
-    so that what else the machine does falls on all alike.
+    so that what else the machine does falls on all alike. rest: seconds before each turn, which count for none.
     """
     names = list(variants)
     if warm_up:
@@ -43,6 +45,7 @@ def seconds_of(variants: Mapping[str, Callable[[], None]], rounds: int, warm_up:
     spent: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
+            time.sleep(rest)
             begin = time.perf_counter()
             variants[name]()
             spent[name].append(time.perf_counter() - begin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from tscc_stream.edges.encoder_cuda import (
     sizes_for,
     tensor_float_32,
 )
+from tscc_stream.edges.encoder_loops import EncoderLoops, fits
 from tscc_stream.edges.encoder_threads import EncoderThreads, choose, counts_to_try, piece_size
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
@@ -49,11 +51,15 @@ class TorchScriptEncoder:
         self.told: list[str] = []
         self._package = package
         torch.set_num_threads(1)  # those of torch wait for one another too often: see encoder_threads
-        self._module = _load(package, self.device)
+        module = _read(package, self.device)
+        self._module = _frozen(module)
+        self._loops: EncoderLoops | None = None
         self._threads = EncoderThreads(threads if isinstance(threads, int) else 1)
         self._graphed: GraphedEncoder | None = None
         self._tf32 = False
         self_check(package, self.encode, f"on {self.device}")
+        if self.device.type == "cpu":
+            self._use_loops(_loops_of(module, package.spec.samples))
         if self.device.type == "cuda":
             self._lower_precision(precision)
         elif precision not in ("auto", "float32"):
@@ -94,7 +100,12 @@ class TorchScriptEncoder:
 
     def _on_cpu(self, x_btc: Tensor) -> Sequence[Tensor]:
         pieces = torch.split(x_btc, piece_size(len(x_btc), self._threads.count, PIECE))
-        return _joined(self._threads.each(self._run, pieces))
+        if self._loops is None:
+            return _joined(self._threads.each(self._run, pieces))
+        embedding_bd = torch.cat(self._threads.each(self._loops, pieces))
+        with torch.inference_mode():
+            results: Results = self._module.assign(embedding_bd)  # type: ignore[operator]  # torch thinks it a weight
+        return results
 
     def _on_cuda(self, x_btc: Tensor) -> Sequence[Tensor]:
         if self._graphed is not None:
@@ -102,6 +113,15 @@ class TorchScriptEncoder:
         with tensor_float_32(self._tf32):
             parts = [self._run(part.to(self.device)) for part in torch.split(x_btc, MOST_AT_ONCE)]
             return [part.cpu() for part in _joined(parts)]
+
+    def _use_loops(self, loops: EncoderLoops | None) -> None:
+        """Where they give what the package recorded; TorchScript runs it else."""
+        self._loops = loops
+        try:
+            self_check(self._package, self.encode, "by compiled loops")
+        except PackageError as error:
+            self._loops = None
+            self.told.append(f"compiled loops are not used: {error}")
 
     def _choose_threads(self) -> None:
         crews = {count: EncoderThreads(count) for count in counts_to_try(len(os.sched_getaffinity(0)))}
@@ -154,19 +174,46 @@ def _device(name: str) -> torch.device:
 
 def _load(package: Package, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """Load, move, then freeze: a frozen module silently ignores being moved. dtype: of the network, not of its head."""
+    module = _read(package, device)
+    if dtype is not torch.float32:
+        _network_of(module).to(dtype)
+    return _frozen(module)
+
+
+def _read(package: Package, device: torch.device) -> torch.nn.Module:
     payload = io.BytesIO((package.folder / "encoder.ts").read_bytes())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch announces TorchScript's end; the seam is Encoder
+    with _without_announcements():
         try:
-            module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            if dtype is not torch.float32:
-                _network_of(module).to(dtype)
-            frozen: torch.nn.Module = torch.jit.freeze(module)
+            module: torch.nn.Module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         except RuntimeError as error:
             raise PackageError(
                 f"model package {package.folder}: encoder.ts cannot be loaded: {_first_line(error)}"
             ) from error
+    return module
+
+
+def _frozen(module: torch.nn.Module) -> torch.nn.Module:
+    with _without_announcements():
+        frozen: torch.nn.Module = torch.jit.freeze(module, ["assign"] if hasattr(module, "assign") else None)
     return frozen
+
+
+@contextmanager
+def _without_announcements() -> Iterator[None]:
+    """Of TorchScript's end by torch; the seam is Encoder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _loops_of(module: torch.nn.Module, samples: int) -> EncoderLoops | None:
+    """The network of a module by compiled loops, where it has the form for it and the processor the instructions."""
+    if not (fits(samples) and hasattr(module, "assign")):
+        return None
+    try:
+        return EncoderLoops(_network_of(module).state_dict())
+    except (KeyError, ValueError, RuntimeError):  # another network, which TorchScript runs
+        return None
 
 
 def _network_of(module: torch.nn.Module) -> torch.nn.Module:

@@ -37,7 +37,8 @@ class Inference(nn.Module):
     """What encoder.ts holds: the encoder with the clustering head inside.
 
     forward(x [B, samples, channels] float32, normalised) -> embedding [B, D], membership [B, K], cluster [B] int64,
-    squared distance to each centre [B, K]. How distances and memberships come about: see clusters.Head.
+    squared distance to each centre [B, K]. How distances and memberships come about: see clusters.Head. `assign` gives
+    the same of embeddings that the encoder's weights gave elsewhere.
     """
 
     centres: Tensor
@@ -65,7 +66,10 @@ class Inference(nn.Module):
         self.register_buffer(name, (otherwise if part is None else part).detach().clone().float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding = self.encoder(x).to(self.centres.dtype)
+        return self.assign(self.encoder(x).to(self.centres.dtype))
+
+    @torch.jit.export
+    def assign(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         seen = embedding @ self.axes if self.turned else embedding
         if self.bounded:
             seen = torch.tanh((seen - self.bounds[0]) / self.bounds[1])
