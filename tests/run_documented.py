@@ -62,7 +62,9 @@ def prepare(folder: Path) -> None:
         data = 200.0 * rng.standard_normal(int(SECONDS * RATE_HZ))
         for count, onset in enumerate(onsets):
             at = int((onset + 0.05 * number) * RATE_HZ)
-            burst = 8000.0 * np.exp(-(4.0 + 8.0 * (count % 2)) * t) * np.sin(2 * np.pi * (35.0 + 40.0 * (count % 2)) * t)
+            burst = (
+                8000.0 * np.exp(-(4.0 + 8.0 * (count % 2)) * t) * np.sin(2 * np.pi * (35.0 + 40.0 * (count % 2)) * t)
+            )
             data[at : at + t.size] += burst
         records = miniseed.encode(from_nslc(nslc), START_NS, RATE_HZ, np.round(data).astype(np.int32))
         (folder / "archive" / f"{nslc}.mseed").write_bytes(b"".join(records))
@@ -140,7 +142,8 @@ class Reader:
 def main(document: Path, folder: Path) -> None:
     prepare(folder)
     for came in Reader(folder).follow(commands_of(document.read_text(encoding="utf-8"))):
-        print(json.dumps(came), flush=True)
+        sys.stdout.write(json.dumps(came) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
