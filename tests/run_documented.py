@@ -43,10 +43,12 @@ TYPED = {"http-user": "correct horse\ncorrect horse\n"}
 def commands_of(document: str) -> list[str]:
     """Lines of code blocks that call the program, without their comments; a backslash goes on in the next line."""
     found: list[str] = []
-    lines = iter(document.splitlines())
+    lines, fenced = iter(document.splitlines()), False
     for line in lines:
         text = line.strip()
-        if line.startswith("    ") and PROGRAM.match(text):
+        if text.startswith("```"):
+            fenced = not fenced
+        elif PROGRAM.match(text) and (fenced or line.startswith("    ")):
             while text.endswith("\\"):
                 text = text[:-1] + next(lines).strip()
             found.append(COMMENT.sub("", text))
