@@ -27,7 +27,7 @@ def _add_classify(commands: Commands) -> None:
 
 def _classify(options: argparse.Namespace) -> int:
     from tscc_stream import package  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.classifier import classify  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     model = package.find(options.model) if options.model else package.find(settings.model, folder)
