@@ -26,6 +26,7 @@ MOST_CHANNELS = 60
 WELL = 0.999
 """Share of time with usable data from which a channel counts as well."""
 _SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#393b79")
+_ALIKE = 45.0  # of 442 between black and white: colours as near are taken for one another
 _HEAD = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta http-equiv="Content-Security-Policy" '
@@ -90,18 +91,23 @@ def _clock(facts: Facts, at_ns: int) -> str:
 
 
 def colours(facts: Facts) -> dict[str, str]:
-    """Name -> colour, the most frequent first. Two names never have one colour while there are others."""
+    """Name -> colour, the most frequent first. One that looks like another's gives way to a spare one."""
     every: Counter[str] = Counter(facts.counts)
     for day in facts.compared:
         every.update(dict.fromkeys(day, 0))
     given: dict[str, str] = {}
-    spare = [colour for colour in _SPARE if colour not in {label.colour for label in facts.labels.values()}]
     for name, _ in every.most_common():
         colour = facts.labels[name].colour
-        if colour in given.values() and spare:
-            colour = spare.pop(0)
+        if _apart(colour, given.values()) < _ALIKE:
+            colour = max((colour, *_SPARE), key=lambda one: _apart(one, given.values()))
         given[name] = colour
     return given
+
+
+def _apart(colour: str, others: Iterable[str]) -> float:
+    """Distance to the nearest of some colours, 0 to 442."""
+    at = np.array([list(bytes.fromhex(one[1:])) for one in (colour, *others)], float)
+    return float(np.linalg.norm(at[1:] - at[0], axis=1).min(initial=np.inf))
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()) -> str:
@@ -122,7 +128,7 @@ def amplitude(one: Seen) -> str:
         for factor, unit in ((1.0, "m/s"), (1e3, "mm/s"), (1e6, "µm/s"), (1e9, "nm/s")):
             if one.velocity * factor >= 1.0 or unit == "nm/s":
                 return f"{least}{one.velocity * factor:.3g} {unit}"
-    return "" if one.counts is None else f"{least}{one.counts:.0f} counts"
+    return "" if one.counts is None else f"{least}{one.counts:,.0f} counts"
 
 
 def _legend_of_amplitudes(facts: Facts) -> str:
@@ -167,12 +173,12 @@ def _clusters(facts: Facts) -> str:
         name: np.array([one.onset_ns for one in facts.detections if one.name == name], np.int64) for name in shades
     }
     hours = _by_hour(facts, shades)
-    compared = f" Diamonds: the last {len(facts.compared)} such shifts, middle and range." if facts.compared else ""
+    compared = f" Diamonds: last {len(facts.compared)} days, middle and range." if facts.compared else ""
     return (
         f'<h2>Clusters</h2><ul class="legend">{legend}</ul><div class="pair">'
         f"<figure><figcaption>Detections over time.</figcaption>"
         f"{report_figures.over_time(onsets, shades, facts.span)}</figure>"
-        f"<figure><figcaption>By hour of the site's clock.{compared}</figcaption>{hours}</figure></div>"
+        f"<figure><figcaption>By hour, site's clock.{compared}</figcaption>{hours}</figure></div>"
         f"{_counts_table(facts, shades)}"
     )
 
@@ -205,15 +211,14 @@ def _counts_table(facts: Facts, shades: dict[str, str]) -> str:
     total = [sum(day.values()) for day in facts.compared]
     middle, spread = (f"{np.median(total):g}", f"{min(total)} to {max(total)}") if total else ("", "")
     rows.append(("<b>all</b>", "", f"<b>{len(facts.detections)}</b>", middle, spread))
-    days_text = f"last {len(facts.compared)} days, middle" if facts.compared else "earlier days"
-    heads = ("what", "QuakeML type", "now", days_text, "range")
+    heads = ("what", "QuakeML type", "now", "usual", "range")
     return _table(heads, rows, ("", "narrow-hides", "n", "n", "n")) + _comparison(facts)
 
 
 def _comparison(facts: Facts) -> str:
     if facts.compared:
         few = "" if len(facts.compared) == DAYS else f" The journal goes back to {len(facts.compared)} of {DAYS}."
-        text = f"Compared with the same hours of the last {DAYS} days.{few}"
+        text = f"Usual: the middle of the same hours of the last {DAYS} days, with their range.{few}"
     elif facts.span_ns[1] - facts.span_ns[0] > 24 * HOUR_NS:
         text = "Only spans of a day or less are compared with earlier days."
     else:
@@ -237,7 +242,7 @@ def _thumb(facts: Facts, one: Thumbnail) -> str:
     return (
         f'<div class="thumb">{report_figures.waveform(one.samples)}'
         f"<b>{_clock(facts, one.seen.onset_ns)}</b> {_text(one.seen.channel)}<br>"
-        f'<span class="soft">{_text(amplitude(one.seen))}, {one.seconds:g} s, ratio {one.seen.peak_ratio:.1f}</span>'
+        f'<span class="soft">{_text(amplitude(one.seen))}, {one.seconds:g} s</span>'
         "</div>"
     )
 
@@ -259,14 +264,15 @@ def _largest(facts: Facts) -> str:
         (
             _clock(facts, one.onset_ns),
             _name(one.name, shades.get(one.name, facts.labels[one.name].colour)),
-            _text(one.channel or f"{len(one.channels)} channels"),
             _text(amplitude(one)),
+            _text(one.channel or f"{len(one.channels)} channels"),
             _text(_said(one)),
         )
         for one in found
     ]
-    heads = ("time", "what", "where", "amplitude", "a person said")
-    return f"<h2>Largest events</h2>{_table(heads, rows, ('t', '', '', 'n', ''))}"
+    heads = ("time", "what", "amplitude", "where", "a person said")
+    kinds = ("t", "", "n", "narrow-hides", "narrow-hides")
+    return f"<h2>Largest events</h2>{_table(heads, rows, kinds)}"
 
 
 def _said(one: Seen) -> str:
@@ -286,7 +292,7 @@ def _sensors(facts: Facts) -> str:
     text = f"{well} of {len(facts.health)} channels had no gap and no clipped window."
     listed = f" {more} more channels with trouble are not listed." if more else ""
     heads = ("channel", "with data", "usable", "over the span", "why", "clipped")
-    table = _table(heads, rows, ("t", "n", "n", "", "", "n")) if rows else ""
+    table = _table(heads, rows, ("t", "n narrow-hides", "n", "narrow-hides", "", "n")) if rows else ""
     return (
         f'<h2>Sensors</h2><p>{text}{listed}</p>{table}<p class="soft">Red: no data. Orange: data that cannot be used '
         "(flat, invalid). Clipped: detections at the recorder's limit.</p>"
