@@ -13,7 +13,7 @@ import numpy as np
 from tscc_stream import drift
 from tscc_stream.apps import report_alerts, report_health
 from tscc_stream.apps.journal_formats import SiteJournal
-from tscc_stream.apps.report_alerts import ToldAlert
+from tscc_stream.apps.report_alerts import Alerts
 from tscc_stream.apps.report_health import ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, Span, local
 from tscc_stream.apps.stored import Stored, events
@@ -77,7 +77,7 @@ class Facts:
     compared_hours: list[Counter[int]] = field(default_factory=list)
     thumbnails: list[Thumbnail] = field(default_factory=list)
     health: list[ChannelHealth] = field(default_factory=list)
-    alerts: list[ToldAlert] | None = None
+    alerts: Alerts | None = None
     models: dict[str, str] = field(default_factory=dict)
     in_counts: dict[str, str] = field(default_factory=dict)
     cluster_names: dict[tuple[str, int | None], str] = field(default_factory=dict)
@@ -131,7 +131,7 @@ def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Pat
     _largest_of_members(facts)
     facts.thumbnails = _thumbnails(site, facts)
     facts.health = _health(site, facts)
-    facts.alerts = report_alerts.told(state_dir, facts.span_ns)
+    facts.alerts = report_alerts.of_span(state_dir, facts.span_ns)
     facts.in_counts = site.amplitudes.refused
     facts.models = {sha256: f"{spec.name} {spec.version}" for sha256, spec in site.specs.items()}
     return facts

@@ -15,6 +15,7 @@ from importlib import resources
 import numpy as np
 
 from tscc_stream.apps import report_figures
+from tscc_stream.apps.report_alerts import ToldAlert
 from tscc_stream.apps.report_facts import DAYS, MOST_UNKNOWN, Facts, Seen, Thumbnail, largest
 from tscc_stream.apps.report_health import SILENT, UNUSABLE, ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, local, whole_hours
@@ -149,7 +150,6 @@ def _ill(facts: Facts) -> list[ChannelHealth]:
 def _at_a_glance(facts: Facts) -> str:
     unwell = [one for one in facts.health if one.usable < WELL]
     share = f"{100 * sum(one.usable for one in facts.health) / len(facts.health):.1f} %" if facts.health else "?"
-    unanswered = sum(not one.answer for one in facts.alerts or ())
     cards = [
         _card(str(len(facts.detections)), "detections"),
         _card(str(len(facts.events)), "network events"),
@@ -158,9 +158,9 @@ def _at_a_glance(facts: Facts) -> str:
         _card(f"{len(unwell)} of {len(facts.health)}", "channels not well", "bad" if unwell else ""),
     ]
     if facts.alerts is not None:
-        cards.append(
-            _card(f"{unanswered} of {len(facts.alerts)}", "alerts without an answer", "bad" if unanswered else "")
-        )
+        told = facts.alerts.told
+        unanswered = sum(one.answer is None for one in told)
+        cards.append(_card(f"{unanswered} of {len(told)}", "alerts without an answer", "bad" if unanswered else ""))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -337,19 +337,30 @@ def _duration(seconds: float) -> str:
 def _alerts(facts: Facts) -> str:
     if facts.alerts is None:
         return "<h2>Alerts</h2><p>No alerts are set up.</p>"
-    if not facts.alerts:
-        return "<h2>Alerts</h2><p>None in this time.</p>"
+    not_told = "".join(
+        f"<p>{count} not told by themselves: {_text(why)}.</p>" for why, count in facts.alerts.withheld.items()
+    )
+    if not facts.alerts.told:
+        return f"<h2>Alerts</h2><p>None in this time.</p>{not_told}"
     rows = [
         (
             _clock(facts, one.at_ns),
             _text(one.severity),
-            _text(one.title),
-            _text(one.delivery),
-            _text(one.answer) or '<span class="bad">nobody answered</span>',
+            _text(f"rehearsal: {one.title}" if one.kind == "rehearsal" else one.title),
+            _text("; ".join(f"{action} {state}" for action, state in one.deliveries) or "nowhere"),
+            _answer(facts, one),
         )
-        for one in facts.alerts
+        for one in facts.alerts.told
     ]
-    return f"<h2>Alerts</h2>{_table(('time', 'severity', 'what', 'sent', 'answer'), rows, ('t', '', '', '', ''))}"
+    table = _table(("time", "severity", "what", "sent", "answer"), rows, ("t", "", "", "narrow-hides", ""))
+    return f"<h2>Alerts</h2>{table}{not_told}"
+
+
+def _answer(facts: Facts, one: ToldAlert) -> str:
+    if one.answer is None:
+        return '<span class="bad">nobody answered</span>'
+    note = one.answer.document.get("note") or ""
+    return _text(f"{one.answer.who} at {_clock(facts, one.answer.at_ns)}{': ' if note else ''}{note}")
 
 
 def _model(facts: Facts) -> str:
