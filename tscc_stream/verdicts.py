@@ -98,7 +98,7 @@ def _precision(agreed: int, judged: int) -> Precision:
     share, weight = agreed / judged, _Z**2 / judged
     centre = (share + weight / 2) / (1 + weight)
     half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / judged + weight / (4 * judged))
-    return Precision(agreed, judged, max(0.0, centre - half), min(1.0, centre + half))
+    return Precision(agreed, judged, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
 def members_of(body: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
