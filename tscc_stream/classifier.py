@@ -127,13 +127,18 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     loaded = package.load_live(model)
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
-    channels = archive.channels(index)
-    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)), index)
-    messages = classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
+    messages = messages_of(index, classifier)
     first = list(islice(messages, 1))  # the encoder, if it is needed, can be loaded: nothing is written before
     _WRITERS[output](chain(first, messages), out, loaded)
     _report(classifier.summary, index.faults)
     return 0
+
+
+def messages_of(index: archive.ArchiveIndex, classifier: Classifier) -> Iterator[Message]:
+    """Everything that is found in an archive, as `Classifier.run` gives it."""
+    channels = archive.channels(index)
+    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)), index)
+    return classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
 
 
 def _with_progress(batches: Iterator[RecordBatch], index: archive.ArchiveIndex) -> Iterator[RecordBatch]:

@@ -30,10 +30,15 @@ def read_recording(path: Path) -> list[Record]:
             stream = _obspy_read(str(path))
     except Exception as error:  # a format's reader may raise anything at all on a foreign file
         raise FormatError(_reason(error)) from error
-    records = [_record(trace) for trace in stream.split() if len(trace.data)]
+    records = records_of(stream)
     if not records:
         raise FormatError("holds no samples")
     return records
+
+
+def records_of(stream: Any) -> list[Record]:  # noqa: ANN401 obspy has no types
+    """Every unbroken trace of an obspy Stream as one Record, in its order."""
+    return [_record(trace) for trace in stream.split() if len(trace.data)]
 
 
 def _obspy_read(path: str) -> Any:  # noqa: ANN401 obspy has no types
