@@ -17,7 +17,7 @@ Update = Callable[[float, float], None]
 def bar(text: str) -> Iterator[Update]:
     """A bar that shows what it is told; nothing where standard error is no terminal."""
     if not sys.stderr.isatty():
-        yield _silent
+        yield silent
         return
     from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
     from rich.progress import Progress  # noqa: PLC0415  # loaded where it is needed
@@ -27,5 +27,5 @@ def bar(text: str) -> Iterator[Update]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _silent(_done: float, _total: float) -> None:
-    pass
+def silent(_done: float, _total: float) -> None:
+    """An Update that nobody sees."""

@@ -302,7 +302,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _recompile(options: argparse.Namespace) -> int:
     from tscc_stream.learn.export import recompile  # noqa: PLC0415 torch takes seconds
 
-    change = recompile(options.model)
+    with progress.bar("recompile"):
+        change = recompile(options.model)
     made = package.load(options.model)
     print(
         f"{made.folder}: compiled anew, memberships within {change:.1g} of the recorded ones, sha256 {made.sha256[:12]}"

@@ -17,7 +17,7 @@ from tscc_stream.edges.sqlite import JournalReader, StoredWindow
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape, shape_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import PackageSpec
-from tscc_stream.progress import Update
+from tscc_stream.progress import Update, silent
 from tscc_stream.source_id import to_nslc
 from tscc_stream.verdicts import Verdict
 
@@ -26,11 +26,7 @@ _PAGE = 500
 _NETWORK = "network-"  # uids of network events begin so
 
 
-def _silent(_done: float, _total: float) -> None:
-    pass
-
-
-def read(path: Path, update: Update = _silent) -> DataSet:
+def read(path: Path, update: Update = silent) -> DataSet:
     """The stored windows before normalisation, in order of onset, beside a daemon that may be writing.
 
     All have the shape of those that the latest live model is given; windows of another shape are left out and counted
