@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from tscc_stream.edges.sqlite import JournalReader
@@ -19,6 +19,7 @@ MARGIN_NS = 24 * 3600 * NS_PER_SECOND
 """A recorder's clock may be ahead by as much, so that its data are committed before their own time."""
 EVER = (-(2**63), 2**63 - 1)
 _PAGE = 1000
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,7 @@ def events(reader: JournalReader, update: Update, since: int = 0, span_ns: tuple
             message = one.message
             if message.kind == "status" or not message.final:
                 continue
-            body = json.loads(message.body)
+            body = _decode(message.body)
             sha256 = body["data"].get("model", {}).get("sha256", sha256)
             if span_ns[0] <= message.onset_ns < span_ns[1]:
                 yield Stored(one.seq, message.sid, message.onset_ns, body, sha256)

@@ -509,10 +509,14 @@ class JournalReader:
             return dict(self._db.execute("SELECT sha256, document FROM model ORDER BY rowid"))
 
     def before(self, wall_ns: int) -> int:
-        """A seq up to which everything was committed before a wall time, to the hour; 0 where nothing was."""
-        query = "SELECT coalesce(max(first_seq), 1) FROM hour WHERE hour <= ?"
+        """A seq up to which everything was committed before a wall time, to the hour; 0 where nothing was.
+
+        Also where the clock was wrong for a while: what was committed then is taken for later.
+        """
+        query = """SELECT min(coalesce((SELECT max(first_seq) FROM hour WHERE hour <= ?1), 1),
+                              coalesce((SELECT min(first_seq) FROM hour WHERE hour >= ?1), ?2))"""
         with explained(self.path, "read it"):
-            return number_of(self._db, query, (wall_ns // NS_PER_HOUR,)) - 1
+            return number_of(self._db, query, (wall_ns // NS_PER_HOUR, 2**63 - 1)) - 1
 
     def last_word(self, uid: str) -> Committed | None:
         """The message of this uid that is final; None where there is none, or retention has removed it."""
