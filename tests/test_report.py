@@ -15,7 +15,7 @@ from made_messages import SECOND, detection
 from made_site import START_NS, write_settings
 
 from tscc_stream import cli, config
-from tscc_stream.apps import report_facts, report_health, report_page, shifts
+from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
 from tscc_stream.apps.journal_formats import SiteJournal
 from tscc_stream.apps.report_facts import Facts
 from tscc_stream.edges.people import FILE, PeopleFile
@@ -162,7 +162,7 @@ def test_the_page_needs_nothing_and_escapes_everything(facts: Facts) -> None:
     assert not tags & {"script", "link", "iframe", "object", "form", "a"}
     sources = [attributes.get("src") or "" for tag, attributes in seen.tags if tag == "img"]
     assert len(sources) == 2
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert all(source.startswith("data:image/svg+xml;base64,PHN2Zy") for source in sources)  # `<svg`
     assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
     assert "default-src 'none'" in text
     assert "\u202e" not in text
@@ -252,3 +252,13 @@ def test_an_empty_shift_is_a_page_too(folder: Path, tmp_path: Path, capsys: pyte
     arguments = ["--from", "2030-01-01T06:00", "--to", "2030-01-03T06:00", "--out", str(out)]
     assert cli.main(["report", "shift", "--config", str(folder / "site.yaml"), *arguments]) == 0
     assert "No detection." in out.read_text()
+
+
+@pytest.mark.parametrize("minutes", [1, 7, 61, 12 * 60, 47 * 60, 9 * 24 * 60, 400 * 24 * 60])
+def test_every_span_has_a_few_ticks(minutes: int) -> None:
+    begin = shifts.datetime(2026, 10, 24, 5, 58)
+    span = shifts.Span("", begin, begin + shifts.timedelta(minutes=minutes), shifts.ZoneInfo("Europe/Berlin"))
+    places = report_figures.tick_places(span)
+    assert 1 <= len(places) <= 8
+    assert all(span.ns[0] <= place < span.ns[1] for place in places)
+    assert report_figures.over_time({"a": np.array(places)}, {"a": "#123456"}, span)

@@ -23,7 +23,11 @@ from tscc_stream.messages import AnyArray, Float32Array
 _SIZE = (6.4, 2.9)  # inches; with letters of 13 points it can still be read at the width of a phone
 _LETTERS = 13
 _MOST_BARS = 72
-_BARS_NS = tuple(round(HOUR_NS * hours) for hours in (1 / 12, 1 / 6, 1 / 4, 1 / 2, 1, 2, 3, 6, 12, 24, 168))
+_MINUTE_NS = HOUR_NS // 60
+_BARS_NS = tuple(
+    round(_MINUTE_NS * minutes) for minutes in (1 / 6, 1 / 2, 1, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 10080)
+)
+_MOST_TICKS = 8
 _THUMB = (200, 56)  # of a window's drawing
 _STRIP_WIDTH = 1000
 
@@ -40,7 +44,7 @@ def over_time(onsets: Mapping[str, AnyArray], colours: Mapping[str, str], span: 
     axes = figure.add_subplot()
     hours = (edges[:-1] - begin) / HOUR_NS
     _stack(axes, hours, counts, colours, width / HOUR_NS)
-    places = _tick_places(span)
+    places = tick_places(span)
     axes.set_xticks([(at - begin) / HOUR_NS for at in places], [_tick(at, span) for at in places])
     axes.set_xlim(0, (end - begin) / HOUR_NS)
     axes.set_ylabel(f"per {_minutes(width)}")
@@ -94,18 +98,24 @@ def _image(figure: Figure, text: str) -> str:
     out = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "tscc-stream"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    coded = base64.b64encode(out.getvalue()).decode()
+    drawn = out.getvalue()
+    coded = base64.b64encode(drawn[drawn.index(b"<svg") :]).decode()  # without the address of a document type
     return f'<img class="figure" alt="{escape(text)}" src="data:image/svg+xml;base64,{coded}">'
 
 
-def _tick_places(span: Span) -> list[int]:
-    """About six whole hours, or midnights, on the zone's clock."""
-    hours = [at for at in whole_hours(span.ns, span.zone) if at >= span.ns[0]]
-    for step in (1, 2, 3, 4, 6, 12, 24, 48, 168, 672):
-        places = [at for at in hours if (local(at, span.zone).hour + 24 * _day(at, span)) % step == 0]
-        if len(places) <= 8:
+def tick_places(span: Span) -> list[int]:
+    """At most eight whole minutes, hours or midnights, on the zone's clock."""
+    begin, end = span.ns
+    hours = whole_hours(span.ns, span.zone)
+    for minutes in (1, 2, 5, 10, 15, 30):
+        places = [at for at in range(hours[0], end, minutes * _MINUTE_NS) if at >= begin]
+        if len(places) <= _MOST_TICKS:
             return places
-    return hours[:1]
+    for step in (1, 2, 3, 4, 6, 12, 24, 48, 168, 672):
+        places = [at for at in hours if at >= begin and (local(at, span.zone).hour + 24 * _day(at, span)) % step == 0]
+        if len(places) <= _MOST_TICKS:
+            return places
+    return hours[1 :: -(-len(hours) // _MOST_TICKS)]
 
 
 def _day(at_ns: int, span: Span) -> int:
@@ -118,7 +128,9 @@ def _tick(at_ns: int, span: Span) -> str:
 
 
 def _minutes(width_ns: int) -> str:
-    minutes = width_ns * 60 // HOUR_NS
+    minutes = width_ns // _MINUTE_NS
+    if not minutes:
+        return f"{60 * width_ns // _MINUTE_NS} s"
     return f"{minutes} min" if minutes < 60 else "hour" if minutes == 60 else f"{minutes // 60} h"
 
 

@@ -211,8 +211,9 @@ def _counts_table(facts: Facts, shades: dict[str, str]) -> str:
     total = [sum(day.values()) for day in facts.compared]
     middle, spread = (f"{np.median(total):g}", f"{min(total)} to {max(total)}") if total else ("", "")
     rows.append(("<b>all</b>", "", f"<b>{len(facts.detections)}</b>", middle, spread))
-    heads = ("what", "QuakeML type", "now", "usual", "range")
-    return _table(heads, rows, ("", "narrow-hides", "n", "n", "n")) + _comparison(facts)
+    heads = ("what", "QuakeML type", "now", "usual", "range")[: 5 if facts.compared else 3]
+    shown = [row[: len(heads)] for row in rows]
+    return _table(heads, shown, ("", "narrow-hides", "n", "n", "n")) + _comparison(facts)
 
 
 def _comparison(facts: Facts) -> str:
@@ -292,7 +293,9 @@ def _sensors(facts: Facts) -> str:
     text = f"{well} of {len(facts.health)} channels had no gap and no clipped window."
     listed = f" {more} more channels with trouble are not listed." if more else ""
     heads = ("channel", "with data", "usable", "over the span", "why", "clipped")
-    table = _table(heads, rows, ("t", "n narrow-hides", "n", "narrow-hides", "", "n")) if rows else ""
+    if not rows:
+        return f"<h2>Sensors</h2><p>{text}</p>"
+    table = _table(heads, rows, ("t", "n narrow-hides", "n", "narrow-hides", "", "n"))
     return (
         f'<h2>Sensors</h2><p>{text}{listed}</p>{table}<p class="soft">Red: no data. Orange: data that cannot be used '
         "(flat, invalid). Clipped: detections at the recorder's limit.</p>"
