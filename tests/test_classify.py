@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_site import BURSTS_S, CHANNELS, START_NS, make_archive, settings
 
-from tscc_stream import classify, config, package
+from tscc_stream import classifier, config, package
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, SeedLinkReader
 from tscc_stream.messages import Record, RecordBatch
@@ -33,9 +33,9 @@ def _config(folder: Path, **over: Any) -> config.Config:
     return config.parse(json.dumps(settings(folder, **over)))
 
 
-def _rows(paths: list[Path], folder: Path, output: classify.Output = "jsonl", **over: Any) -> str:
+def _rows(paths: list[Path], folder: Path, output: classifier.Output = "jsonl", **over: Any) -> str:
     out = io.StringIO()
-    assert classify.classify(paths, _config(folder, **over), package.find("models/demo"), output, out) == 0
+    assert classifier.classify(paths, _config(folder, **over), package.find("models/demo"), output, out) == 0
     return out.getvalue()
 
 
@@ -79,16 +79,16 @@ def test_the_packing_changes_nothing(packing: dict[str, Any], bodies: list[dict[
 @pytest.mark.parametrize("packing", PACKINGS, ids=lambda p: "-".join(str(v) for v in p.values()))
 def test_a_socket_changes_nothing(packing: dict[str, Any], bodies: list[dict[str, Any]], tmp_path: Path) -> None:
     records = _through_a_socket(make_archive(tmp_path / "packed", **packing), tmp_path)
-    classifier = classify.Classifier(_config(tmp_path), package.load(package.find("models/demo")))
+    one = classifier.Classifier(_config(tmp_path), package.load(package.find("models/demo")))
     expected = {record.sid: START_NS for record in records}
     batches = [RecordBatch.of([record]) for record in records]
-    assert_same(bodies, [json.loads(m.body) for m in classifier.run(batches, expected.items())])
+    assert_same(bodies, [json.loads(m.body) for m in one.run(batches, expected.items())])
 
 
 def _through_a_socket(archive: Path, folder: Path) -> list[Record]:
     records: list[Record] = []
     options = ServerOptions(ReplayOptions("max"), once=True)
-    with ReplayServer(classify.archive.index([archive]), options=options) as server:
+    with ReplayServer(classifier.archive.index([archive]), options=options) as server:
         host, port = server.address
 
         def emit(item: Emitted) -> None:

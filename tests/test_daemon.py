@@ -19,7 +19,7 @@ import pytest
 from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, settings, write_settings
 from seedlink_fakes import FakeServer, Packet, record, v4
 
-from tscc_stream import classify, config, package
+from tscc_stream import classifier, config, package
 from tscc_stream.client import Received, Subscriber
 
 DETECTIONS = len(BURSTS_S) * len(CHANNELS)
@@ -36,7 +36,7 @@ def expected(archive_of_four: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Uid -> cluster of everything that `classify` finds."""
     out = io.StringIO()
     known = config.parse(json.dumps(settings(tmp_path_factory.mktemp("state"))))
-    classify.classify([archive_of_four], known, package.find("models/demo"), "jsonl", out)
+    classifier.classify([archive_of_four], known, package.find("models/demo"), "jsonl", out)
     return {body["id"]: body["data"]["cluster"]["id"] for body in map(json.loads, out.getvalue().splitlines())}
 
 

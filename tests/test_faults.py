@@ -25,7 +25,7 @@ from faulty_process import FaultyProcess
 from made_site import RATE_HZ, START_NS, Running, samples_of, settings
 from test_daemon import get, listen
 
-from tscc_stream import classify, config, miniseed, package
+from tscc_stream import classifier, config, miniseed, package
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.gap_causes import LOST
 from tscc_stream.source_id import from_nslc
@@ -142,7 +142,7 @@ class Outcome:
 
 def classified(folder: Path, known: dict[str, Any]) -> dict[str, Found]:
     out = io.StringIO()
-    classify.classify([folder], config.parse(json.dumps(known)), package.find("models/demo"), "jsonl", out)
+    classifier.classify([folder], config.parse(json.dumps(known)), package.find("models/demo"), "jsonl", out)
     return by_channel(json.loads(line) for line in out.getvalue().splitlines())
 
 

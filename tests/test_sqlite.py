@@ -334,3 +334,21 @@ def _counted(messages: list[Committed]) -> dict[str, int]:
         heads[group] = heads.get(group, 0) + 1
         assert one.topic_seq == heads[group]
     return heads
+
+
+def test_where_a_wall_time_lies_among_the_messages(tmp_path: Path) -> None:
+    """To the hour; a clock that was wrong for a while hides nothing."""
+    path, hour, now = tmp_path / "journal.sqlite", 3_600_000_000_000, [0]
+    with JournalFile(path, clock=lambda: now[0]) as journal:
+        assert JournalReader(path).before(100 * hour) == 0
+        for number, at in enumerate((10, 10, 11, 13, 0, 14)):  # hours: set back to 1970 before the fifth message
+            now[0] = at * hour + 5
+            journal.append([detection_message(number + 1)])
+        reader = JournalReader(path)
+        assert [reader.before(at * hour) for at in (9, 10, 11, 12, 13, 14, 99)] == [0, 0, 2, 3, 3, 5, 5]
+        last = reader.last_word("detection-3")
+        assert last is not None
+        assert (last.seq, last.message.uid) == (3, "detection-3")
+        assert reader.last_word("detection-99") is None
+        assert reader.snapshot() is None
+        reader.close()

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from made_site import Running, command, settings
 
-from tscc_stream import classify, config, miniseed, package
+from tscc_stream import classifier, config, miniseed, package
 from tscc_stream.client import Received, Subscriber
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.messages import AnyArray
@@ -187,7 +187,7 @@ def events_in(bodies: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def classified(archive: Path, known: dict[str, Any]) -> list[dict[str, Any]]:
     out = io.StringIO()
-    classify.classify([archive], config.parse(json.dumps(known)), package.find("models/demo"), "jsonl", out)
+    classifier.classify([archive], config.parse(json.dumps(known)), package.find("models/demo"), "jsonl", out)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 

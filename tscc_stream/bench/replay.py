@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tscc_stream import classify, config, package
+from tscc_stream import classifier, config, package
 from tscc_stream.bench import replay_field
 from tscc_stream.bench.measure import FIELD, Results, rates, seconds_of
 from tscc_stream.serve.mine import simulate
@@ -68,11 +68,11 @@ def _apart(deaf: config.Config, shipped: config.Config, files: list[Path]) -> di
 
     def ours() -> None:
         out = io.StringIO()
-        classify.classify(files, deaf, model, "jsonl", out)
+        classifier.classify(files, deaf, model, "jsonl", out)
         _nothing(out.tell(), "classify")
 
     def with_windows() -> None:
-        classify.classify(files, shipped, model, "jsonl", io.StringIO())
+        classifier.classify(files, shipped, model, "jsonl", io.StringIO())
 
     return {FIELD: field, "ours": ours, "ours, shipped trigger and demo model": with_windows}
 

@@ -6,7 +6,7 @@ import argparse
 import io
 from pathlib import Path
 
-from tscc_stream import package
+from tscc_stream import package, progress
 from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
 from tscc_stream.sampling import time_ns_of
 
@@ -63,7 +63,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _evaluate_arrays(options: argparse.Namespace) -> int:
     from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415 torch takes seconds
 
-    arrays = evaluate.evaluate_arrays(options.representations, options.labels, options.assignments, seed=options.seed)
+    with progress.bar("evaluate"):
+        arrays = evaluate.evaluate_arrays(
+            options.representations, options.labels, options.assignments, seed=options.seed
+        )
     print(report.markdown(arrays.report), end="")
     if options.report is not None:
         evaluation_report.write_arrays(arrays, options.report)
@@ -74,7 +77,10 @@ def _evaluate_windows(options: argparse.Namespace) -> int:
     from tscc_stream.learn import evaluate, evaluation_report, report  # noqa: PLC0415  # loaded where it is needed
 
     model = package.find(options.model)
-    judged = evaluate.evaluate_model(model, options.data, representation=options.representation, seed=options.seed)
+    with progress.bar("evaluate") as update:
+        judged = evaluate.evaluate_model(
+            model, options.data, representation=options.representation, seed=options.seed, update=update
+        )
     print(report.markdown(judged.report), end="")
     if options.report is not None:
         evaluation_report.write_model(judged, options.report)
@@ -82,7 +88,7 @@ def _evaluate_windows(options: argparse.Namespace) -> int:
 
 
 def _evaluate_stream(options: argparse.Namespace) -> int:
-    from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.classifier import classify  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges import archive  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415
     from tscc_stream.source_id import to_nslc  # noqa: PLC0415  # loaded where it is needed

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tscc_stream import config
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command
+from tscc_stream import config, progress
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
-Update = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from tscc_stream.apps.journal_formats import SiteJournal, Wanted
+
 FILE = "journal.sqlite"
 
 
@@ -45,13 +47,26 @@ def _add_export(actions: Commands) -> argparse.ArgumentParser:
     parser = add_command(
         actions,
         "export",
-        "messages as JSON lines, out of a damaged file as many as can be read",
-        "journal export --state-dir var --topic detection. --out detections.jsonl",
+        "messages as JSON lines, also out of a damaged file; or detections as QuakeML, CSV or miniSEED",
+        "journal export --config site.yaml --format quakeml --from 2026-11-26 --to 2026-11-27 --out day.xml",
         _export,
     )
+    parser.add_argument(
+        "--format",
+        choices=("json", "quakeml", "csv", "mseed"),
+        default="json",
+        help="json (default): every message; the others: detections and network events, with people's verdicts; mseed: "
+        "the stored windows (in the model's band and at its rate, not raw), as an SDS archive",
+    )
     parser.add_argument("--since", type=_sequence, default=0, metavar="SEQ", help="begin after this one (default 0)")
-    parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a new file (default: stdout)")
+    parser.add_argument("--topic", default="", metavar="PREFIX", help="json only; for example detection. or network.")
+    span = parser.add_argument_group("not for json")
+    span.add_argument("--from", dest="from_time", metavar="TIME", help="onsets from then on; UTC, or with an offset")
+    span.add_argument("--to", dest="to_time", metavar="TIME", help="onsets before then")
+    span.add_argument("--cluster", default="", metavar="NAME", help="only what is called so at the site")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE|DIR", help="a new file (default: stdout); for mseed a new or empty folder"
+    )
     return parser
 
 
@@ -101,22 +116,11 @@ def _place(options: argparse.Namespace) -> tuple[Path, config.RetentionConfig | 
     return path, None if settings is None else settings.retention
 
 
-@contextmanager
-def _progress(text: str) -> Iterator[Update]:
-    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
-    from rich.progress import Progress  # noqa: PLC0415  # loaded where it is needed
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def _check(options: argparse.Namespace) -> int:
     from tscc_stream.journal_upkeep import check  # noqa: PLC0415  # loaded where it is needed
 
     path, retention = _place(options)
-    with _progress("check") as update:
+    with progress.bar("check") as update:
         report = check(path, retention, options.seconds, update)
     for finding in report.findings:
         print(f"wrong: {finding}")
@@ -127,24 +131,88 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    path, _ = _place(options)
+    if options.format == "json":
+        return _export_messages(options, path)
+    if options.topic:
+        raise UsageError("--topic: expected only with --format json; --cluster chooses by name")
+    return _export_events(options, path)
+
+
+def _export_messages(options: argparse.Namespace, path: Path) -> int:
     from tscc_stream.stages.publish import TOPIC_EXPECTED, WAVEFORM, may_match  # noqa: PLC0415
 
-    path, _ = _place(options)
+    if options.from_time or options.to_time or options.cluster:
+        raise UsageError("--from, --to, --cluster: expected only with --format quakeml, csv or mseed")
     if options.topic.startswith(WAVEFORM) or not may_match(options.topic):
         raise UsageError(f"--topic {options.topic}: {TOPIC_EXPECTED.partition(' or waveform.')[0]}")
-    if options.out is None:
-        return _write(options, path, sys.stdout)
+    with _output(options.out) as out:
+        return _write(options, path, out)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """A new file, or standard output."""
+    if path is None:
+        yield sys.stdout
+        return
     try:
-        with options.out.open("x", encoding="utf-8") as out:
-            return _write(options, path, out)
+        with path.open("x", encoding="utf-8") as out:
+            yield out
     except FileExistsError as error:
-        raise UsageError(f"{options.out}: is there already; give another name, or move it away") from error
+        raise UsageError(f"{path}: is there already; give another name, or move it away") from error
+
+
+def _export_events(options: argparse.Namespace, path: Path) -> int:
+    from tscc_stream.apps import journal_formats  # noqa: PLC0415  # loaded where it is needed
+
+    wanted = journal_formats.Wanted(options.since, _span_ns(options), options.cluster)
+    settings, base = config_of(options)
+    if options.config is None:
+        settings = settings.model_copy(update={"state_dir": str(options.state_dir)})
+    site = journal_formats.SiteJournal(path, settings, base)
+    try:
+        count = _write_events(options, site, wanted)
+    finally:
+        site.close()
+    for sentence in site.amplitudes.refused.values():
+        print(f"{PROGRAM}: amplitudes in counts: {sentence}", file=sys.stderr)
+    print(f"{PROGRAM}: {count} {'windows' if options.format == 'mseed' else 'messages'}", file=sys.stderr)
+    return 0
+
+
+def _write_events(options: argparse.Namespace, site: SiteJournal, wanted: Wanted) -> int:
+    from tscc_stream.apps import journal_formats, snippets  # noqa: PLC0415  # loaded where it is needed
+
+    if options.format == "mseed":
+        if options.out is None:
+            raise UsageError("--format mseed: expected --out DIR")
+        with progress.bar("export") as update:
+            return snippets.write_sds(site, wanted, options.out, update)
+    write = journal_formats.write_csv if options.format == "csv" else journal_formats.write_quakeml
+    with _output(options.out) as out, progress.bar("export") as update:
+        return write(site, wanted, out, update)
+
+
+def _span_ns(options: argparse.Namespace) -> tuple[int, int]:
+    from tscc_stream.apps.stored import EVER  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.sampling import time_ns_of  # noqa: PLC0415  # loaded where it is needed
+
+    ends = list(EVER)
+    for place, (name, text) in enumerate((("--from", options.from_time), ("--to", options.to_time))):
+        try:
+            ends[place] = ends[place] if text is None else time_ns_of(text)
+        except ValueError as error:
+            raise UsageError(f"{name} {error}") from error
+    if ends[0] >= ends[1]:
+        raise UsageError(f"--to {options.to_time}: expected later than --from {options.from_time}")
+    return ends[0], ends[1]
 
 
 def _write(options: argparse.Namespace, path: Path, out: TextIO) -> int:
     from tscc_stream.journal_upkeep import export  # noqa: PLC0415  # loaded where it is needed
 
-    with _progress("export") as update:
+    with progress.bar("export") as update:
         lost = export(path, options.since, options.topic, out, update)
     for stretch in lost:
         print(f"{PROGRAM}: lost: seq {stretch.first} to {stretch.last}", file=sys.stderr)
@@ -155,7 +223,7 @@ def _backup(options: argparse.Namespace) -> int:
     from tscc_stream.edges.journal_copy import backup  # noqa: PLC0415  # loaded where it is needed
 
     path, _ = _place(options)
-    with _progress("backup") as update:
+    with progress.bar("backup") as update:
         size = backup(path, options.out, update)
     print(f"{options.out}: {size / 2**20:.1f} MiB")
     return 0
@@ -165,7 +233,7 @@ def _compact(options: argparse.Namespace) -> int:
     from tscc_stream.edges.journal_copy import compact  # noqa: PLC0415  # loaded where it is needed
 
     path, _ = _place(options)
-    with _progress("compact") as update:
+    with progress.bar("compact") as update:
         before, after = compact(path, update)
     print(f"{path}: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after")
     return 0

@@ -6,10 +6,11 @@ import argparse
 import json
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-from tscc_stream import package
+from tscc_stream import package, progress
 from tscc_stream.cli import site_models
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
@@ -136,6 +137,9 @@ def _add_dataset(commands: Commands) -> None:
         help="recordings, or the word journal: the windows of a running site's detections",
     )
     build.add_argument("--state-dir", type=Path, metavar="DIR", help="whose journal; default: the configuration's")
+    build.add_argument(
+        "--labels", choices=("verdicts",), help="of a journal: only windows of which a person said what they are, as y"
+    )
     build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
     build.add_argument("--random", type=int, default=0, metavar="N", help="windows at random times besides")
@@ -165,6 +169,8 @@ def _build(options: argparse.Namespace) -> int:
     settings, folder = config_of(options)
     if options.paths == [Path("journal")]:
         return _build_from_journal(options, Path(settings.state_dir))
+    if options.labels is not None:
+        raise UsageError("dataset build: expected --labels verdicts only with --from journal")
     if (options.rate is None) != (options.band is None):
         raise UsageError("dataset build: expected --rate and --band together, or neither")
     if options.rate is None:
@@ -200,9 +206,13 @@ def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
 
     if options.state_dir is None and options.config is None:
         raise UsageError("dataset build --from journal: expected --state-dir DIR or --config FILE")
-    data = from_journal.read((options.state_dir or configured) / "journal.sqlite")
+    with progress.bar("windows") as update:
+        data = from_journal.read((options.state_dir or configured) / "journal.sqlite", update)
+    if options.labels == "verdicts":
+        data = dataset.by_verdict(data)
     dataset.save(data, options.out)
-    print(f"{options.out}: {len(data)} windows")
+    said = 0 if data.verdict is None else sum(data.verdict != "")
+    print(f"{options.out}: {len(data)} windows, people said what {said} of them are")
     return 0
 
 
@@ -217,11 +227,17 @@ def _add_model(commands: Commands) -> None:
         actions, "label", "name a cluster", 'model label models/rutford --cluster 1 --name "icequake"', _label
     )
     label.add_argument("model", metavar="DIR")
-    label.add_argument("--cluster", type=int, required=True, metavar="K")
-    label.add_argument("--name", required=True)
+    label.add_argument("--cluster", type=int, metavar="K")
+    label.add_argument("--name")
     label.add_argument("--colour", metavar="#RRGGBB")
     label.add_argument("--notes")
     label.add_argument("--event-type", help="QuakeML event type")
+    label.add_argument(
+        "--from-site",
+        action="store_true",
+        help="instead: the names given at the site (--config), so that training keeps them",
+    )
+    label.add_argument("--config", type=Path, metavar="FILE")
     recompile = add_command(
         actions,
         "recompile",
@@ -286,7 +302,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _recompile(options: argparse.Namespace) -> int:
     from tscc_stream.learn.export import recompile  # noqa: PLC0415 torch takes seconds
 
-    change = recompile(options.model)
+    with progress.bar("recompile"):
+        change = recompile(options.model)
     made = package.load(options.model)
     print(
         f"{made.folder}: compiled anew, memberships within {change:.1g} of the recorded ones, sha256 {made.sha256[:12]}"
@@ -295,6 +312,36 @@ def _recompile(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
+    given = (options.cluster, options.name, options.colour, options.notes, options.event_type)
+    if options.from_site:
+        if options.config is None or any(one is not None for one in given):
+            raise UsageError("model label: expected --from-site with --config FILE alone")
+        return _label_from_site(options)
+    if options.cluster is None or options.name is None:
+        raise UsageError("model label: expected --cluster K with --name NAME, or --from-site with --config FILE")
+    return _label_one(options)
+
+
+def _label_from_site(options: argparse.Namespace) -> int:
+    from tscc_stream.edges import people  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.names import given  # noqa: PLC0415  # loaded where it is needed
+
+    loaded = package.load(package.find(options.model))
+    settings, _ = config_of(options)
+    path = Path(settings.state_dir) / people.FILE
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; nobody has named anything at this site yet")
+    with closing(people.PeopleFile(path)) as file:
+        found = {k: label for k, label in given(file, loaded.sha256).items() if 0 <= k < loaded.spec.clusters}
+    package.write_labels(loaded.folder, loaded.labels | found)
+    for cluster, one in sorted(found.items()):
+        print(f"{loaded.folder}: cluster {cluster} is now {one.name}")
+    if not found:
+        print(f"{loaded.folder}: no cluster of this model ({loaded.sha256[:12]}) was named at the site")
+    return 0
+
+
+def _label_one(options: argparse.Namespace) -> int:
     from tscc_stream.edges.obspy_formats import event_types  # noqa: PLC0415 obspy takes a second
 
     loaded = package.load(package.find(options.model))

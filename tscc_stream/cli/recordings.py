@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tscc_stream import progress
 from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
 
 
@@ -27,7 +28,7 @@ def _add_classify(commands: Commands) -> None:
 
 def _classify(options: argparse.Namespace) -> int:
     from tscc_stream import package  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.classify import classify  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.classifier import classify  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     model = package.find(options.model) if options.model else package.find(settings.model, folder)
@@ -85,14 +86,9 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
-    from rich.progress import Progress  # noqa: PLC0415  # loaded where it is needed
-
     from tscc_stream.serve.mine import simulate  # noqa: PLC0415  # loaded where it is needed
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulate", total=options.channels)
+    with progress.bar("simulate") as update:
         try:
             simulate(
                 options.out,
@@ -100,7 +96,7 @@ def _simulate(options: argparse.Namespace) -> int:
                 seconds=options.seconds,
                 rate_hz=options.rate,
                 seed=options.seed,
-                on_channel=lambda done, _all: progress.update(task, completed=done),
+                on_channel=update,
             )
         except (ValueError, OSError) as error:
             raise UsageError(f"simulate: {error}") from error

@@ -1,4 +1,4 @@
-"""Commands that change which model a running site serves: model activate / rollback / shadow / carry-labels."""
+"""Commands that change which model a running site serves, and what its people think of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tscc_stream import activation, config, package
 from tscc_stream.activation import ActivationError
-from tscc_stream.cli.command import Commands, UsageError, add_command
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
 
 ANSWER_SECONDS = 120.0
 """How long a daemon may take to load, check and warm up a model."""
@@ -58,6 +58,42 @@ def add(actions: Commands) -> None:
     carry.add_argument("old", metavar="OLD")
     carry.add_argument("new", metavar="NEW")
     carry.add_argument("--data", type=Path, required=True, metavar="FILE.npz", help="windows that both sort")
+    _add_precision(actions)
+
+
+def _add_precision(actions: Commands) -> None:
+    precision = add_command(
+        actions,
+        "precision",
+        "how often people agreed with each cluster",
+        "model precision --config site.yaml",
+        _precision,
+    )
+    where = precision.add_mutually_exclusive_group(required=True)
+    where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir")
+    where.add_argument("--state-dir", type=Path, metavar="DIR")
+
+
+def _precision(options: argparse.Namespace) -> int:
+    """Per model and cluster, out of the verdicts whose detections the journal still holds."""
+    from tscc_stream.apps.judged import of_site  # noqa: PLC0415  # loaded where it is needed
+
+    settings, base = config_of(options)
+    if options.config is None:
+        settings = settings.model_copy(update={"state_dir": str(options.state_dir)})
+    found, gone = of_site(settings, base)
+    if not found and not gone:
+        print("nobody has confirmed or corrected a detection yet")
+        return 0
+    print(f"{'model':<13} {'cluster':<32} {'agreed':>13} {'share':>7}  95 % interval")
+    for (sha256, name), one in found.items():
+        shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+        share = f"{one.agreed} of {one.judged}"
+        interval = f"{100 * one.low:.0f} to {100 * one.high:.0f} %"
+        print(f"{sha256[:12]:<13} {shown:<32} {share:>13} {100 * one.share:>5.0f} %  {interval}")
+    if gone:
+        print(f"{gone} verdicts are on detections that the journal no longer holds")
+    return 0
 
 
 def _carry_labels(options: argparse.Namespace) -> int:

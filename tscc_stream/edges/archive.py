@@ -198,6 +198,11 @@ def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
     return _Indexer().run([Path(path) for path in paths])
 
 
+def index_of(records: Iterable[Record]) -> ArchiveIndex:
+    """The same of records that are in memory. Raises ArchiveError where there is none, or one fits no format."""
+    return _Indexer().hold(records)
+
+
 def channels(archive: ArchiveIndex) -> list[Channel]:
     """The channels of an archive with the times of their first and last sample, ordered by source id."""
     order = np.argsort(archive.rows["sid"], kind="stable")  # still by start within a channel
@@ -346,12 +351,21 @@ class _Indexer:
     def run(self, paths: list[Path]) -> ArchiveIndex:
         for path in paths:
             self._add_path(path)
+        return self._sealed(", ".join(str(path) for path in paths))
+
+    def hold(self, records: Iterable[Record]) -> ArchiveIndex:
+        try:
+            self._pack(records)
+        except (miniseed.RecordError, ValueError) as error:
+            raise ArchiveError(f"a trace cannot be used: {error}") from error
+        return self._sealed("the traces")
+
+    def _sealed(self, named: str) -> ArchiveIndex:
         if self._spool is not None:
             self._spool.flush()
             self._add_rows_of(Path("(other formats)"), self._spool)
         rows = self._columns.sealed()
         if not len(rows["start_ns"]):
-            named = ", ".join(str(path) for path in paths)
             reasons = "; ".join(self._faults.texts[:3])
             raise ArchiveError(f"{named}: no recording found{': ' if reasons else ''}{reasons}")
         return ArchiveIndex(self._files, list(self._sids), rows, self._spool, self._faults)
@@ -438,13 +452,15 @@ class _Indexer:
     def _add_foreign(self, path: Path) -> None:
         """Another format, packed as miniSEED at the end of the spool."""
         try:
-            records = obspy_formats.read_recording(path)
-            if self._spool is None:
-                self._spool = tempfile.TemporaryFile(prefix="tscc-stream-")  # noqa: SIM115 lives as long as the index
-            for record in records:
-                self._spool.writelines(_packed(record))
+            self._pack(obspy_formats.read_recording(path))
         except (obspy_formats.FormatError, miniseed.RecordError) as error:
             raise ArchiveError(f"{path}: {error}") from error
+
+    def _pack(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile(prefix="tscc-stream-")  # noqa: SIM115 lives as long as the index
+            self._spool.writelines(_packed(record))
 
 
 def _packed(record: Record) -> list[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,10 +30,15 @@ def read_recording(path: Path) -> list[Record]:
             stream = _obspy_read(str(path))
     except Exception as error:  # a format's reader may raise anything at all on a foreign file
         raise FormatError(_reason(error)) from error
-    records = [_record(trace) for trace in stream.split() if len(trace.data)]
+    records = records_of(stream)
     if not records:
         raise FormatError("holds no samples")
     return records
+
+
+def records_of(stream: Any) -> list[Record]:  # noqa: ANN401 obspy has no types
+    """Every unbroken trace of an obspy Stream as one Record, in its order."""
+    return [_record(trace) for trace in stream.split() if len(trace.data)]
 
 
 def _obspy_read(path: str) -> Any:  # noqa: ANN401 obspy has no types
@@ -70,13 +76,26 @@ def _samples(data: AnyArray) -> AnyArray:
     return data.astype(np.float32 if data.dtype.itemsize <= 4 else np.float64)
 
 
-def quakeml(bodies: Sequence[Mapping[str, Any]], event_type_of: Callable[[int | None], str]) -> str:
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a detection or network event is. event_type: QuakeML's; status: what a person made of it, None where
+    nobody looked; note: who and when.
+    """
+
+    name: str
+    event_type: str
+    status: Literal["confirmed", "reviewed", "rejected"] | None = None
+    note: str = ""
+
+
+def quakeml(bodies: Sequence[Mapping[str, Any]], meaning_of: Callable[[Mapping[str, Any]], Meaning]) -> str:
     """Messages (detections, and network events with their last word) as QuakeML 1.2.
 
     One event per network event, with a pick per detection of it; a detection that belongs to none is an event of its
-    own. No origins: nothing here locates. event_type_of: cluster (None: unknown) -> QuakeML event type.
+    own. No origins: nothing here locates. meaning_of: body -> what it is. Where a person has looked, the type is
+    certain, and the picks have that evaluation.
     """
-    from obspy.core.event import Catalog  # noqa: PLC0415 takes a second, which only this output is worth
+    from obspy.core.event import Catalog, ResourceIdentifier  # noqa: PLC0415 takes a second, for this output alone
 
     detections = {body["id"]: body for body in bodies if body["type"] == "tscc.detection.v1"}
     networks = [body for body in bodies if body["type"] == "tscc.network_event.v1"]
@@ -84,49 +103,70 @@ def quakeml(bodies: Sequence[Mapping[str, Any]], event_type_of: Callable[[int | 
     events = []
     for body in networks:
         members = [detections[uid] for uid in body["data"]["detections"] if uid in detections]
-        events.append(_event(body, members, event_type_of))
+        events.append(_event(body, members, meaning_of))
         for member in members:
             alone.pop(member["id"], None)
-    events += [_event(detections[uid], [detections[uid]], event_type_of) for uid in alone]
+    events += [_event(detections[uid], [detections[uid]], meaning_of) for uid in alone]
     written = io.BytesIO()
-    Catalog(events=events).write(written, format="QUAKEML")
+    identity = ResourceIdentifier("smi:tscc-stream/catalogue")
+    Catalog(events=events, resource_id=identity).write(written, format="QUAKEML")
     return written.getvalue().decode()
 
 
 def _event(
-    body: Mapping[str, Any], members: list[Mapping[str, Any]], event_type_of: Callable[[int | None], str]
+    body: Mapping[str, Any], members: list[Mapping[str, Any]], meaning_of: Callable[[Mapping[str, Any]], Meaning]
 ) -> Any:  # noqa: ANN401 obspy is not typed
     from obspy.core.event import Event, EventDescription, ResourceIdentifier  # noqa: PLC0415
 
-    cluster = body["data"]["cluster"]
-    known = cluster["id"] is not None and cluster.get("known", True)
+    meaning, uid = meaning_of(body), body["id"]
+    votes = f"votes {body['data']['votes']}" if "votes" in body["data"] else "one channel"
     return Event(
-        resource_id=ResourceIdentifier(f"smi:tscc-stream/event/{body['id']}"),
-        event_type=event_type_of(cluster["id"] if known else None),
-        event_descriptions=[EventDescription(text=cluster["name"])],
-        comments=[_comment(body, f"votes {body['data']['votes']}" if "votes" in body["data"] else "one channel")],
-        picks=[_pick(member) for member in members],
+        resource_id=ResourceIdentifier(f"smi:tscc-stream/event/{uid}"),
+        event_type=meaning.event_type,
+        event_type_certainty="known" if meaning.status else "suspected",
+        event_descriptions=[EventDescription(text=_xml(meaning.name))],
+        comments=[_comment(f"{uid}/votes", votes), *_notes(f"{uid}/event", meaning)],
+        picks=[_pick(member, meaning_of(member), meaning) for member in members],
     )
 
 
-def _pick(body: Mapping[str, Any]) -> Any:  # noqa: ANN401 obspy is not typed
+def _pick(body: Mapping[str, Any], own: Meaning, of_event: Meaning) -> Any:  # noqa: ANN401 obspy is not typed
+    """A person's word on the event holds for its picks, unless there is one on the pick."""
     from obspy import UTCDateTime  # noqa: PLC0415  # loaded where it is needed
     from obspy.core.event import Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
 
-    cluster = body["data"]["cluster"]
+    cluster, model, uid = body["data"]["cluster"], body["data"]["model"], body["id"]
+    status = own.status or of_event.status
+    membership = cluster["membership"][cluster["id"]]
+    sure = "not a number" if membership is None else f"{membership:.3f}"
+    unknown = "" if cluster["known"] else f", unknown; nearest is cluster {cluster['id']}"
     return Pick(
-        resource_id=ResourceIdentifier(f"smi:tscc-stream/pick/{body['id']}"),
+        resource_id=ResourceIdentifier(f"smi:tscc-stream/pick/{uid}"),
         time=UTCDateTime(ns=body["data"]["onset_ns"]),
         waveform_id=WaveformStreamID(seed_string=to_nslc(body["subject"])),
-        evaluation_mode="automatic",
-        comments=[_comment(body, f"cluster {cluster['name']}, membership {cluster['membership'][cluster['id']]:.3f}")],
+        evaluation_mode="manual" if status else "automatic",
+        evaluation_status=status,
+        comments=[
+            _comment(f"{uid}/cluster", f"cluster {own.name}, membership {sure}{unknown}"),
+            _comment(f"{uid}/model", f"model {model['name']} {model['version']}, sha256 {model['sha256']}"),
+            *_notes(f"{uid}/pick", own),
+        ],
     )
 
 
-def _comment(body: Mapping[str, Any], text: str) -> Any:  # noqa: ANN401 obspy is not typed
+def _notes(about: str, meaning: Meaning) -> list[Any]:
+    return [_comment(f"{about}/verdict", meaning.note)] if meaning.note else []
+
+
+def _comment(about: str, text: str) -> Any:  # noqa: ANN401 obspy is not typed
     from obspy.core.event import Comment, ResourceIdentifier  # noqa: PLC0415  # loaded where it is needed
 
-    return Comment(text=text, resource_id=ResourceIdentifier(f"smi:tscc-stream/comment/{body['id']}"))
+    return Comment(text=_xml(text), resource_id=ResourceIdentifier(f"smi:tscc-stream/comment/{about}"))
+
+
+def _xml(text: str) -> str:
+    """Without the characters that XML cannot hold: names come from people."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def event_types() -> list[str]:

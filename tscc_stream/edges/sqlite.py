@@ -508,6 +508,30 @@ class JournalReader:
         with explained(self.path, "read it"):
             return dict(self._db.execute("SELECT sha256, document FROM model ORDER BY rowid"))
 
+    def before(self, wall_ns: int) -> int:
+        """A seq up to which everything was committed before a wall time, to the hour; 0 where nothing was.
+
+        Also where the clock was wrong for a while: what was committed then is taken for later.
+        """
+        query = """SELECT min(coalesce((SELECT max(first_seq) FROM hour WHERE hour <= ?1), 1),
+                              coalesce((SELECT min(first_seq) FROM hour WHERE hour >= ?1), ?2))"""
+        with explained(self.path, "read it"):
+            return number_of(self._db, query, (wall_ns // NS_PER_HOUR, 2**63 - 1)) - 1
+
+    def last_word(self, uid: str) -> Committed | None:
+        """The message of this uid that is final; None where there is none, or retention has removed it."""
+        query = f"SELECT {_COLUMNS}, NULL FROM message m WHERE m.uid = ? AND m.final = 1"  # noqa: S608  # names of columns only
+        with explained(self.path, "read it"):
+            row = self._db.execute(query, (uid,)).fetchone()
+        return None if row is None else _committed(row)
+
+    def snapshot(self) -> Snapshot | None:
+        """What a restart would go on from; None where there is none yet. Not checked for damage."""
+        query = "SELECT format, made_of, positions, reached, state FROM snapshot"
+        with explained(self.path, "read its snapshot"):
+            row = self._db.execute(query).fetchone()
+        return None if row is None else Snapshot(*row)
+
     def windows(self, after: int, limit: int = 500) -> list[StoredWindow]:
         """Detections after a seq whose window before normalisation is kept, in order, at most `limit`."""
         query = """SELECT m.seq, m.sid, m.onset_ns, m.body, w.band_passed FROM waveform w JOIN message m USING (seq)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
-from tscc_stream import package
+from tscc_stream import package, progress
 from tscc_stream.config import Config
 from tscc_stream.learn import build as building
 from tscc_stream.learn import dataset, run
@@ -44,7 +40,7 @@ def build_dataset(
     shape: dataset.shape_of(package.load(...).spec) for windows of an existing model. from_time, to_time: ISO 8601,
     UTC unless they say otherwise. Raises DataSetError or ArchiveError.
     """
-    with _bar("windows") as progress:
+    with progress.bar("windows") as update:
         data = building.build(
             paths,
             config,
@@ -53,7 +49,7 @@ def build_dataset(
             from_ns=_ns("from", from_time),
             to_ns=_ns("to", to_time),
             seed=seed,
-            progress=progress,
+            progress=lambda share: update(share, 1.0),
         )
     dataset.save(data, out)
     return data
@@ -166,11 +162,3 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"device {name}: torch cannot use it here; expected auto, cpu, cuda or cuda:N") from error
     return name
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[building.Progress]:
-    """A progress bar on standard error where that is a terminal."""
-    with Progress(console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(text, total=1.0)
-        yield lambda share: progress.update(task, completed=share)

@@ -4,7 +4,7 @@ Arrays of a file, in any order: x [n, samples, channels] float32 (band-passed an
 normalisation), sid [n] (NET.STA.LOC.CHA), onset_ns [n] int64, sample_rate_hz (scalar); optional y [n] int64 with
 y_names, triggered [n] bool (False: cut at random), peak_ratio [n] (of the trigger; 0: cut at random), and window: JSON
 of the WindowShape that cut them. Out of a journal also cluster [n] int64, what the live model said, and model_sha256
-[n], which model that was.
+[n], which model that was, and verdict [n]: what it is in a person's word, '' where nobody has said anything.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def assumed_shape(data: DataSet) -> WindowShape:
     return WindowShape(rate, samples, samples // 5, (0.04 * rate, 0.4 * rate), channels=channels, components=components)
 
 
-_PER_WINDOW = ("x", "sid", "onset_ns", "y", "triggered", "cluster", "model_sha256", "peak_ratio")
+_PER_WINDOW = ("x", "sid", "onset_ns", "y", "triggered", "cluster", "model_sha256", "peak_ratio", "verdict")
 """Arrays of a data set that have one row a window."""
 
 
@@ -127,6 +127,7 @@ class DataSet:
     cluster: Int64Array | None = None
     model_sha256: npt.NDArray[np.str_] | None = None
     peak_ratio: Float32Array | None = None
+    verdict: npt.NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -154,6 +155,14 @@ class DataSet:
     def span_ns(self) -> int:
         """How long one window lasts."""
         return round(int(self.x.shape[1]) / self.sample_rate_hz * 1e9)
+
+
+def by_verdict(data: DataSet) -> DataSet:
+    """The windows of which a person said what they are, with y by that. Raises DataSetError where there is none."""
+    if data.verdict is None or not (said := data.verdict != "").any():
+        raise DataSetError("nobody has said what any window is; expected verdicts, as the console takes them")
+    names, y = np.unique(data.verdict[said], return_inverse=True)
+    return replace(data.take(said), y=y.astype(np.int64), y_names=tuple(str(name) for name in names))
 
 
 def distance_ns(at_ns: Int64Array, sorted_ns: Int64Array) -> Int64Array:
@@ -241,6 +250,7 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
         cluster=arrays["cluster"].astype(np.int64) if "cluster" in arrays else None,
         model_sha256=arrays["model_sha256"].astype(str) if "model_sha256" in arrays else None,
         peak_ratio=arrays["peak_ratio"].astype(np.float32) if "peak_ratio" in arrays else None,
+        verdict=arrays["verdict"].astype(str) if "verdict" in arrays else None,
     )
 
 
@@ -265,14 +275,9 @@ def save(data: DataSet, path: Path) -> None:
     if data.y is not None:
         arrays["y"] = data.y
         arrays["y_names"] = np.array(data.y_names, dtype=str)
-    if data.triggered is not None:
-        arrays["triggered"] = data.triggered
-    if data.cluster is not None:
-        arrays["cluster"] = data.cluster
-    if data.model_sha256 is not None:
-        arrays["model_sha256"] = data.model_sha256
-    if data.peak_ratio is not None:
-        arrays["peak_ratio"] = data.peak_ratio
+    for name in ("triggered", "cluster", "model_sha256", "peak_ratio", "verdict"):
+        if (one := getattr(data, name)) is not None:
+            arrays[name] = one
     if data.window is not None:
         arrays["window"] = np.array(json.dumps(asdict(data.window)))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,14 @@ from tscc_stream.learn.report import Report, Table
 from tscc_stream.learn.scores import Score, contingency, judge_clusters, score, time_blocks
 from tscc_stream.messages import AnyArray, Float32Array, Float64Array
 from tscc_stream.package import Package
+from tscc_stream.progress import Update, silent
 from tscc_stream.stages.extract import normalise
 
 Representation = Literal["series", "spectrogram"]
 FEWEST_WINDOWS = 20
 MODEL = "model"
+_STEPS = (3, 7, 10)
+"""How far an evaluation is, of ten: windows encoded, baselines fitted, probes taught."""
 
 
 class EvaluationError(ValueError):
@@ -59,7 +62,14 @@ class Judged:
         return own | self.report.baselines
 
 
-def evaluate_model(model: Path, data: Path, *, representation: Representation = "series", seed: int = 0) -> Judged:
+def evaluate_model(
+    model: Path,
+    data: Path,
+    *,
+    representation: Representation = "series",
+    seed: int = 0,
+    update: Update = silent,
+) -> Judged:
     """A model package on a labelled data set (npz). Nothing is chosen by labels but what the probes learn.
 
     representation: what the probes beside R are taught on, standardised windows or log-spectrograms. Raises
@@ -70,9 +80,10 @@ def evaluate_model(model: Path, data: Path, *, representation: Representation = 
     _check_fit(windows, package, data)
     y, names = _labels(windows, data)
     normalised = normalise(windows.x, package.spec.normalisation)
-    r, membership, group = _encoded(package, normalised)
+    r, membership, group = _encoded(package, normalised, update)
     encoder = encoder_of(package)
     methods = baselines(windows.x, normalised, encoder, package.spec.clusters, seed)
+    update(_STEPS[1], _STEPS[-1])
     table = _Judge(y, windows.onset_ns, windows.span_ns, seed)
     beside = series(windows.x) if representation == "series" else log_spectrogram(windows.x)
     report = Report(
@@ -87,6 +98,7 @@ def evaluate_model(model: Path, data: Path, *, representation: Representation = 
         notes=_notes_on_times(package.spec.clusters == len(names), representation),
         seed=seed,
     )
+    update(_STEPS[-1], _STEPS[-1])
     own = Clustering(f"TSCC ({package.spec.name})", r, group, package.spec.clusters)
     return Judged(
         package, encoder, windows, normalised, y, names, r, membership, group, {MODEL: own, **methods}, report
@@ -190,9 +202,13 @@ def _check_classes(y: Int64Array, names: Sequence[object], path: Path) -> None:
         )
 
 
-def _encoded(package: Package, normalised: Float32Array) -> tuple[Float64Array, Float64Array, Int64Array]:
-    encoder = TorchScriptEncoder(package)
-    parts = [encoder.encode(normalised[at : at + BATCH]) for at in range(0, len(normalised), BATCH)]
+def _encoded(
+    package: Package, normalised: Float32Array, update: Update
+) -> tuple[Float64Array, Float64Array, Int64Array]:
+    encoder, parts = TorchScriptEncoder(package), []
+    for at in range(0, len(normalised), BATCH):
+        parts.append(encoder.encode(normalised[at : at + BATCH]))
+        update(_STEPS[0] * at / len(normalised), _STEPS[-1])
     return (
         np.concatenate([part.embedding for part in parts]).astype(np.float64),
         np.concatenate([part.membership for part in parts]).astype(np.float64),

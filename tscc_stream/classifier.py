@@ -6,21 +6,22 @@ import csv
 import heapq
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from tscc_stream import package
+from tscc_stream import package, progress
 from tscc_stream.ahead import one_ahead
 from tscc_stream.calibration import calibration_scores
 from tscc_stream.config import Config
-from tscc_stream.edges import archive, obspy_formats
+from tscc_stream.edges import archive
 from tscc_stream.edges.numpy_encoder import NumpyEncoder, UntilMany
+from tscc_stream.edges.obspy_formats import Meaning, quakeml
 from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal, Released
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
-from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
+from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
@@ -28,7 +29,7 @@ from tscc_stream.stages.publish import ModelIdentity, Publish
 Output = Literal["jsonl", "csv", "quakeml"]
 CHUNK_SECONDS = 10.0
 """Data time after which results are handed on."""
-_CSV_COLUMNS = (
+CSV_COLUMNS = (
     *("type", "time", "channel", "onset_ns", "cluster_id", "cluster", "known", "membership", "p_value"),
     *("peak_ratio", "duration_s", "peak_amplitude", "quality", "channels", "id"),
 )
@@ -126,27 +127,26 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     loaded = package.load_live(model)
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
-    channels = archive.channels(index)
-    batches = one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS))
-    if sys.stderr.isatty():
-        batches = _with_progress(batches, index.start_ns, index.stop_ns)
-    messages = classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
+    messages = messages_of(index, classifier)
     first = list(islice(messages, 1))  # the encoder, if it is needed, can be loaded: nothing is written before
     _WRITERS[output](chain(first, messages), out, loaded)
     _report(classifier.summary, index.faults)
     return 0
 
 
-def _with_progress(batches: Iterator[RecordBatch], start_ns: int, stop_ns: int) -> Iterator[RecordBatch]:
-    """The same batches, with a bar of data time on stderr, a terminal."""
-    from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+def messages_of(index: archive.ArchiveIndex, classifier: Classifier) -> Iterator[Message]:
+    """Everything that is found in an archive, as `Classifier.run` gives it."""
+    channels = archive.channels(index)
+    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)), index)
+    return classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("classify", total=(stop_ns - start_ns) / NS_PER_SECOND)
+
+def _with_progress(batches: Iterator[RecordBatch], index: archive.ArchiveIndex) -> Iterator[RecordBatch]:
+    """The same batches, with a bar of data time."""
+    span_ns = index.stop_ns - index.start_ns
+    with progress.bar("classify") as update:
         for batch in batches:
-            progress.update(task, completed=(int(batch.start_ns[0]) - start_ns) / NS_PER_SECOND)
+            update(int(batch.start_ns[0]) - index.start_ns, span_ns)
             yield batch
 
 
@@ -167,13 +167,14 @@ def _write_jsonl(messages: Iterable[Message], out: IO[str], _loaded: package.Pac
 
 
 def _write_csv(messages: Iterable[Message], out: IO[str], _loaded: package.Package) -> None:
-    writer = csv.DictWriter(out, _CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for message in messages:
-        writer.writerow(_csv_row(json.loads(message.body), message.sid))
+        writer.writerow(csv_row(json.loads(message.body), message.sid))
 
 
-def _csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:
+def csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:
+    """A message's body as the columns of CSV_COLUMNS. sid: of a detection; empty for a network event."""
     data, cluster = body["data"], body["data"]["cluster"]
     row = {name: data[name] for name in ("onset_ns", "peak_ratio", "duration_s", "peak_amplitude") if name in data}
     return row | {
@@ -192,11 +193,13 @@ def _csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:
 
 
 def _write_quakeml(messages: Iterable[Message], out: IO[str], loaded: package.Package) -> None:
-    def event_type_of(cluster: int | None) -> str:
-        label = loaded.labels.get(cluster) if cluster is not None else None
-        return label.event_type if label else "not reported"
+    def meaning_of(body: Mapping[str, Any]) -> Meaning:
+        cluster = body["data"]["cluster"]
+        known = cluster["id"] is not None and cluster.get("known", True)
+        label = loaded.labels.get(cluster["id"]) if known else None
+        return Meaning(cluster["name"], label.event_type if label else "not reported")
 
-    out.write(obspy_formats.quakeml([json.loads(message.body) for message in messages], event_type_of))
+    out.write(quakeml([json.loads(message.body) for message in messages], meaning_of))
 
 
 _WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "quakeml": _write_quakeml}

@@ -1,0 +1,264 @@
+"""`report shift`: the page says what the journal holds, in the site's words, and asks nobody for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_journal import DEMO, END_NS, make_journal, name_cluster, pipeline_messages, say, sid
+from made_messages import SECOND, detection
+from made_site import START_NS, write_settings
+
+from tscc_stream import cli, config
+from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
+from tscc_stream.apps.journal_formats import SiteJournal
+from tscc_stream.apps.report_facts import Facts
+from tscc_stream.edges.people import FILE, PeopleFile
+from tscc_stream.messages import Gap, Message
+from tscc_stream.package import Label
+from tscc_stream.stages.journal import GapEntry
+from tscc_stream.stages.publish import ModelIdentity, Publish
+
+DAY_NS = 86_400 * SECOND
+ODD = '</script><img src="http://evil.example/x" onerror=alert(1)> $x$ \u202e'
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory: pytest.TempPathFactory) -> list[Message]:
+    return pipeline_messages(tmp_path_factory.mktemp("pipeline"))
+
+
+def _unknown(number: int, onset_ns: int) -> Message:
+    publish = Publish("test", ModelIdentity("demo", "1", DEMO.sha256))
+    return publish.detection(
+        detection(known=False, uid=f"unknown-{number}", onset_ns=onset_ns, start_ns=onset_ns - 2 * SECOND)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, messages: list[Message]) -> Path:
+    """A site with four channels, of which one is flat, one was lost for a minute, and a name that means harm."""
+    made = tmp_path_factory.mktemp("site")
+    earlier = [_unknown(day, START_NS + 60 * SECOND - day * DAY_NS) for day in (4, 3, 1)]
+    gaps = (
+        Gap(sid("A"), START_NS + 30 * SECOND, START_NS + 90 * SECOND, "server"),
+        Gap(sid("B"), START_NS + 75 * SECOND, None, "flat"),
+    )
+    unknown = [_unknown(10 + n, START_NS + (20 + n) * SECOND) for n in range(2)]
+    make_journal(made, [*earlier, *messages, *unknown], gaps)
+    write_settings(made, time_zone="Africa/Johannesburg", shifts={"all of it": "00:13-00:16"})
+    name_cluster(made, 2, Label(name=ODD, colour="#123456", event_type="rock burst"))
+    say(made, "unknown-10", "drilling", agrees=False, who="<mara>")
+    first = next(m.uid for m in messages if m.kind == "detection")
+    say(made, first, "blast", agrees=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path) -> Facts:
+    known = config.load(folder / "site.yaml")
+    site = SiteJournal(folder / "state" / "journal.sqlite", known, folder)
+    span = shifts.between(_iso(START_NS), _iso(END_NS), _zone(known))
+    try:
+        return report_facts.gather(site, "test", span, END_NS + DAY_NS, folder / "state", lambda *_: None)
+    finally:
+        site.close()
+
+
+def _zone(known: config.Config) -> shifts.ZoneInfo:
+    return shifts.ZoneInfo(known.time_zone)
+
+
+def _iso(at_ns: int) -> str:
+    return shifts.local(at_ns, shifts.ZoneInfo("UTC")).isoformat()
+
+
+class _Tags(HTMLParser):
+    """What a browser would see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_counts_are_those_of_the_journal(facts: Facts, messages: list[Message]) -> None:
+    bodies = [json.loads(message.body) for message in messages]
+    detections = [body for body in bodies if body["type"] == "tscc.detection.v1"]
+    assert len(facts.detections) == len(detections) + 2
+    assert len(facts.events) == len(bodies) - len(detections)
+    assert sum(facts.counts.values()) == len(facts.detections)
+    assert facts.counts["drilling"] == 1
+    assert facts.counts["blast"] == 1
+    unknown = {body["id"] for body in detections if not body["data"]["cluster"]["known"]} | {"unknown-11"}
+    judged = {one.uid for one in facts.detections if one.verdict}
+    assert {one.uid for one in facts.to_name} == unknown - judged
+    assert {thumbnail.seen.uid for thumbnail in facts.thumbnails} == unknown - judged
+    assert facts.thumbnails[0].seconds == 10.0
+
+
+def test_earlier_days_count_where_the_journal_has_them(facts: Facts) -> None:
+    assert [sum(day.values()) for day in facts.compared] == [1, 0, 1]
+
+
+def test_a_network_event_is_as_large_as_its_largest_detection(facts: Facts) -> None:
+    by_uid = {one.uid: one for one in facts.detections}
+    for event in facts.events:
+        assert event.counts == max(by_uid[uid].counts or 0.0 for uid in event.detections)
+    sizes = [one.counts or 0.0 for one in report_facts.largest(facts)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len({uid for one in report_facts.largest(facts) for uid in (one.uid, *one.detections)}) > len(sizes)
+
+
+def test_sensors_as_the_ledger_has_them(facts: Facts) -> None:
+    health = {one.channel: one for one in facts.health}
+    assert set(health) == {"XX.A..HHZ", "XX.B..HHZ", "XX.C..HHZ", "XX.D..HHZ", "BW.UH1..SHZ"}
+    assert health["XX.A..HHZ"].with_data == pytest.approx(0.6)
+    assert (health["XX.B..HHZ"].with_data, health["XX.B..HHZ"].usable) == (1.0, pytest.approx(0.5))
+    assert health["XX.C..HHZ"].usable == 1.0
+    assert facts.clipped == {"BW.UH1..SHZ": 2}
+
+
+def test_gaps_that_overlap_count_once_and_silence_counts() -> None:
+    gaps = [
+        GapEntry("a", 10, 60, "server", 0),
+        GapEntry("a", 40, 80, "link", 0),
+        GapEntry("a", 200, 300, "link", 0),
+        GapEntry("b", 50, None, "flat", 0),
+    ]
+    minute = 60 * SECOND
+    (a, b) = report_health.channels(gaps, {}, (), (0, 100))
+    assert (a.with_data, a.usable, len(a.breaks)) == (pytest.approx(0.3), pytest.approx(0.3), 2)
+    assert (b.with_data, b.usable) == (1.0, 0.5)
+    (silent, well) = report_health.channels([], {"x": 10 * minute, "y": 59 * minute}, (), (0, 60 * minute))
+    assert [one.cause for one in silent.breaks] == [report_health.SILENT]
+    assert silent.with_data == pytest.approx(1 / 6)
+    assert (well.with_data, well.breaks) == (1.0, ())
+
+
+def test_precision_counts_by_what_the_model_said(facts: Facts) -> None:
+    found = facts.precision()
+    assert sum(one.judged for one in found.values()) == 2
+    assert found["unknown"].agreed == 0
+    assert "drilling" not in found
+
+
+def test_the_page_needs_nothing_and_escapes_everything(facts: Facts) -> None:
+    text = report_page.page(facts)
+    seen = _Tags()
+    seen.feed(text)
+    tags = {tag for tag, _ in seen.tags}
+    assert not tags & {"script", "link", "iframe", "object", "form", "a"}
+    sources = [attributes.get("src") or "" for tag, attributes in seen.tags if tag == "img"]
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/svg+xml;base64,PHN2Zy") for source in sources)  # `<svg`
+    assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
+    assert "default-src 'none'" in text
+    assert "\u202e" not in text
+    said = "".join(seen.text)
+    assert ODD.replace("\u202e", "?") in said
+    assert "No alerts are set up." in said
+    assert "unknown-11" not in said
+
+
+def test_alerts_and_their_answers(folder: Path, facts: Facts) -> None:
+    state = folder / "state"
+    db = sqlite3.connect(state / "alerts.sqlite")
+    db.executescript(
+        """CREATE TABLE alert (number INTEGER PRIMARY KEY, id TEXT, at_ns INTEGER, rule TEXT, kind TEXT, severity TEXT,
+                               title TEXT, document TEXT);
+           CREATE TABLE delivery (number INTEGER PRIMARY KEY, alert TEXT, action TEXT, round INTEGER, state TEXT);
+           CREATE TABLE withheld (number INTEGER PRIMARY KEY, at_ns INTEGER, why TEXT);"""
+    )
+    for number, uid in enumerate(("one", "two", "late")):
+        at_ns = END_NS if uid == "late" else START_NS + number * SECOND
+        db.execute(
+            "INSERT INTO alert VALUES (?, ?, ?, 'r', 'event', 'critical', ?, '{}')", (number, uid, at_ns, f"<{uid}>")
+        )
+    db.executemany(
+        "INSERT INTO delivery (alert, action, round, state) VALUES (?, ?, ?, ?)",
+        [("one", "mail", 0, "failed"), ("one", "mail", 1, "delivered"), ("two", "hook", 0, "waiting")],
+    )
+    db.execute("INSERT INTO withheld (at_ns, why) VALUES (?, 'suppressed')", (START_NS,))
+    db.commit()
+    db.close()
+    people = PeopleFile(state / FILE)
+    people.say("acknowledgement", "one", {"note": "went & looked"}, "sipho", START_NS + 5 * SECOND)
+    people.close()
+    alerts = report_facts.report_alerts.of_span(state, facts.span_ns)
+    (state / "alerts.sqlite").unlink()
+    assert alerts is not None
+    assert [(one.title, one.deliveries) for one in alerts.told] == [
+        ("<one>", (("mail", "delivered"),)),
+        ("<two>", (("hook", "waiting"),)),
+    ]
+    facts.alerts = alerts
+    text = report_page.page(facts)
+    facts.alerts = None
+    assert "&lt;one&gt;" in text
+    assert "sipho at 00:13:25: went &amp; looked" in text
+    assert text.count("nobody answered") == 1
+    assert "1 of 2" in text
+    assert "1 not told by themselves: suppressed" in text
+
+
+def test_units_of_amplitudes(facts: Facts) -> None:
+    one = facts.detections[0]
+    for velocity, expected in ((2.0, "2 m/s"), (0.0125, "12.5 mm/s"), (3.21e-6, "3.21 µm/s"), (4e-12, "0.004 nm/s")):
+        assert report_page.amplitude(report_facts.replace(one, velocity=velocity, quality=())) == expected
+    assert report_page.amplitude(report_facts.replace(one, counts=51234.4, quality=("clipped",))) == "≥ 51,234 counts"
+
+
+def test_two_names_never_look_alike(facts: Facts) -> None:
+    labels = {name: Label(name=name, colour="#e07a1f") for name in "abcdef"}
+    fields = [report_facts.replace(facts.detections[0], name=name) for name in "abcdef"]
+    made = Facts("s", facts.span, END_NS, labels=labels, detections=fields)
+    given = np.array([list(bytes.fromhex(one[1:])) for one in report_page.colours(made).values()], float)
+    apart = np.linalg.norm(given[:, None] - given[None], axis=2)[~np.eye(6, dtype=bool)]
+    assert apart.min() > 45.0
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    arguments = ["report", "shift", "--config", str(folder / "site.yaml"), "--out", str(out)]
+    assert cli.main([*arguments, "--shift", "all of it", "--date", "2023-11-15"]) == 0
+    assert re.search(r"page.html: \d+ detections, 5 network events", capsys.readouterr().out)
+    text = out.read_text()
+    assert "Wed 15 Nov 2023 00:13 to 00:16 (SAST)" in text
+    for options, sentence in (
+        (["--shift", "lunch"], "expected one of the configuration's: all of it"),
+        (["--from", "2026-01-01"], "expected --shift NAME, or --from TIME with --to TIME"),
+        (["--shift", "all of it", "--to", "2026-01-01"], "expected --shift NAME, or --from"),
+        (["--shift", "all of it", "--date", "yesterday"], "--date yesterday: expected a date"),
+        (["--from", "x", "--to", "2026-01-01"], "--from x: expected a time"),
+    ):
+        assert cli.main([*arguments, *options]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_an_empty_shift_is_a_page_too(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    arguments = ["--from", "2030-01-01T06:00", "--to", "2030-01-03T06:00", "--out", str(out)]
+    assert cli.main(["report", "shift", "--config", str(folder / "site.yaml"), *arguments]) == 0
+    assert "No detection." in out.read_text()
+
+
+@pytest.mark.parametrize("minutes", [1, 7, 61, 12 * 60, 47 * 60, 9 * 24 * 60, 400 * 24 * 60])
+def test_every_span_has_a_few_ticks(minutes: int) -> None:
+    begin = shifts.datetime(2026, 10, 24, 5, 58)
+    span = shifts.Span("", begin, begin + shifts.timedelta(minutes=minutes), shifts.ZoneInfo("Europe/Berlin"))
+    places = report_figures.tick_places(span)
+    assert 1 <= len(places) <= 8
+    assert all(span.ns[0] <= place < span.ns[1] for place in places)
+    assert report_figures.over_time({"a": np.array(places)}, {"a": "#123456"}, span)

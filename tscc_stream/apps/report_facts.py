@@ -1,0 +1,253 @@
+"""What a shift report tells, gathered out of the journal and what people said, before any page is made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tscc_stream import drift
+from tscc_stream.apps import report_alerts, report_health
+from tscc_stream.apps.journal_formats import SiteJournal
+from tscc_stream.apps.report_alerts import Alerts
+from tscc_stream.apps.report_health import ChannelHealth
+from tscc_stream.apps.shifts import HOUR_NS, Span, local
+from tscc_stream.apps.stored import Stored, events
+from tscc_stream.apps.words import cluster_of
+from tscc_stream.messages import Float32Array
+from tscc_stream.package import Label
+from tscc_stream.progress import Update
+from tscc_stream.source_id import to_nslc
+from tscc_stream.verdicts import Precision, Verdict, precision
+
+DAYS = 7
+"""Earlier days whose same shift is compared with."""
+LONGEST_COMPARED_NS = 24 * HOUR_NS
+MOST_UNKNOWN = 24
+MOST_LARGEST = 10
+_LEAST_P_VALUES = drift.LEAST
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A detection or a network event (channel empty) of the span. velocity: m/s, None where only counts are known."""
+
+    uid: str
+    seq: int
+    onset_ns: int
+    channel: str
+    name: str
+    known: bool
+    sha256: str
+    cluster: int | None
+    counts: float | None
+    velocity: float | None
+    peak_ratio: float
+    p_value: float | None
+    quality: tuple[str, ...]
+    channels: tuple[str, ...]
+    detections: tuple[str, ...]
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thumbnail:
+    """A window to name: its samples [n] in counts, in the model's band."""
+
+    seen: Seen
+    samples: Float32Array
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class Facts:
+    """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now."""
+
+    site: str
+    span: Span
+    come_to_ns: int
+    labels: dict[str, Label] = field(default_factory=dict)
+    detections: list[Seen] = field(default_factory=list)
+    events: list[Seen] = field(default_factory=list)
+    compared: list[Counter[str]] = field(default_factory=list)
+    compared_hours: list[Counter[int]] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
+    health: list[ChannelHealth] = field(default_factory=list)
+    alerts: Alerts | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    in_counts: dict[str, str] = field(default_factory=dict)
+    cluster_names: dict[tuple[str, int | None], str] = field(default_factory=dict)
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Up to now at most."""
+        return self.span.ns[0], self.come_to_ns
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Detections by name."""
+        return Counter(one.name for one in self.detections)
+
+    @property
+    def to_name(self) -> list[Seen]:
+        """Unknown windows of which nobody has said what they are."""
+        return [one for one in self.detections if not one.known and one.verdict is None]
+
+    @property
+    def clipped(self) -> Counter[str]:
+        """Detections with clipped samples, by channel."""
+        return Counter(one.channel for one in self.detections if "clipped" in one.quality)
+
+    def drift(self) -> float | None:
+        """How far p-values are from evenly spread, which those of ordinary windows are; None: too few, or none."""
+        values = np.array([one.p_value for one in self.detections if one.p_value is not None], np.float64)
+        if values.size < _LEAST_P_VALUES:
+            return None
+        return drift.statistic(np.linspace(0.0005, 0.9995, 1000), values)
+
+    def precision(self) -> dict[str, Precision]:
+        """By the name that the model gave."""
+        return precision((self._said(one), one.verdict.agrees) for one in self.detections if one.verdict is not None)
+
+    def _said(self, one: Seen) -> str:
+        return self.cluster_names.get((one.sha256, one.cluster), one.name)
+
+
+def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Path, update: Update) -> Facts:
+    """Everything of a span. name: the site's. Raises JournalError, PeopleError."""
+    facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)))
+    spans = _compared(site, facts)
+    first_ns = min([facts.span_ns[0], *(begin for begin, _ in spans)])
+    facts.compared, facts.compared_hours = [Counter() for _ in spans], [Counter() for _ in spans]
+    for one in events(site.reader, update, span_ns=(first_ns, facts.come_to_ns)):
+        if one.onset_ns >= facts.span_ns[0]:
+            _add(site, facts, one)
+        else:
+            _compare(site, facts, one, spans)
+    _largest_of_members(facts)
+    facts.thumbnails = _thumbnails(site, facts)
+    facts.health = _health(site, facts)
+    facts.alerts = report_alerts.of_span(state_dir, facts.span_ns)
+    facts.in_counts = site.amplitudes.refused
+    facts.models = {sha256: f"{spec.name} {spec.version}" for sha256, spec in site.specs.items()}
+    return facts
+
+
+def _compared(site: SiteJournal, facts: Facts) -> list[tuple[int, int]]:
+    """The same span of each of the last days of which the journal still has everything, the latest first.
+
+    What goes on still is compared as far as it has come.
+    """
+    begin_ns, end_ns = facts.span_ns
+    if end_ns - begin_ns > LONGEST_COMPARED_NS:
+        return []
+    page = site.reader.since(0, "", 1)
+    if not page.messages:
+        return []
+    oldest_ns = page.messages[0].message.onset_ns
+    earlier = [facts.span.days_before(days).ns for days in range(1, DAYS + 1)]
+    missing_ns = facts.span.ns[1] - end_ns
+    return [(begin, end - missing_ns) for begin, end in earlier if begin >= oldest_ns]
+
+
+def _add(site: SiteJournal, facts: Facts, one: Stored) -> None:
+    label = site.label(one)
+    facts.labels.setdefault(label.name, label)
+    seen = _seen(site, one, label.name)
+    (facts.detections if one.sid else facts.events).append(seen)
+    if seen.verdict is not None:
+        cluster, said = cluster_of(one.body), one.body["data"]["cluster"]["name"]
+        model_label = site.words.of_cluster(one.sha256, cluster, said)
+        facts.labels.setdefault(model_label.name, model_label)
+        facts.cluster_names[seen.sha256, seen.cluster] = model_label.name
+
+
+def _seen(site: SiteJournal, one: Stored, name: str) -> Seen:
+    data: Mapping[str, Any] = one.body["data"]
+    return Seen(
+        uid=one.body["id"],
+        seq=one.seq,
+        onset_ns=one.onset_ns,
+        channel=to_nslc(one.sid) if one.sid else "",
+        name=name,
+        known=cluster_of(one.body) is not None,
+        sha256=one.sha256,
+        cluster=cluster_of(one.body),
+        counts=data.get("peak_amplitude"),
+        velocity=site.amplitudes.metres_per_second(one.body) if one.sid else None,
+        peak_ratio=float(data.get("peak_ratio") or 0.0),
+        p_value=data["cluster"].get("p_value"),
+        quality=tuple(data.get("quality", ())),
+        channels=tuple(data.get("channels", ())),
+        detections=tuple(data.get("detections", ())),
+        verdict=site.words.verdicts.get(one.body["id"]),
+    )
+
+
+def _compare(site: SiteJournal, facts: Facts, one: Stored, spans: list[tuple[int, int]]) -> None:
+    if not one.sid:
+        return
+    for place, (begin, end) in enumerate(spans):
+        if begin <= one.onset_ns < end:
+            label = site.label(one)
+            facts.labels.setdefault(label.name, label)
+            facts.compared[place][label.name] += 1
+            facts.compared_hours[place][local(one.onset_ns, facts.span.zone).hour] += 1
+
+
+def _largest_of_members(facts: Facts) -> None:
+    """A network event is as large as the largest of its detections: in m/s where all of them are."""
+    by_uid = {one.uid: one for one in facts.detections}
+    sized = []
+    for event in facts.events:
+        members = [by_uid[uid] for uid in event.detections if uid in by_uid]
+        sized.append(_sized(event, members))
+    facts.events = sized
+
+
+def _sized(event: Seen, members: list[Seen]) -> Seen:
+    velocities = [one.velocity for one in members if one.velocity is not None]
+    counts = [one.counts for one in members if one.counts is not None]
+    whole = len(velocities) == len(members)
+    velocity = max(velocities) if velocities and whole else None
+    return replace(event, velocity=velocity, counts=max(counts, default=None))
+
+
+def largest(facts: Facts) -> list[Seen]:
+    """Network events, and detections that belong to none; the largest first, those in m/s before those in counts."""
+    members = {uid for event in facts.events for uid in event.detections}
+    every = [*facts.events, *(one for one in facts.detections if one.uid not in members)]
+    sized = [one for one in every if one.counts is not None]
+    return sorted(sized, key=lambda one: (one.velocity is None, -(one.velocity or one.counts or 0.0)))[:MOST_LARGEST]
+
+
+def _thumbnails(site: SiteJournal, facts: Facts) -> list[Thumbnail]:
+    """Of the clearest unknown windows."""
+    chosen = sorted(facts.to_name, key=lambda one: -one.peak_ratio)[:MOST_UNKNOWN]
+    made = []
+    for one in chosen:
+        windows = site.reader.windows(one.seq - 1, 1)
+        spec = site.specs.get(one.sha256)
+        if windows and windows[0].seq == one.seq and spec is not None:
+            samples = np.frombuffer(windows[0].band_passed, "<f4").reshape(-1, spec.channels)[:, 0]
+            made.append(Thumbnail(one, samples, len(samples) / spec.sample_rate_hz))
+    return made
+
+
+def _health(site: SiteJournal, facts: Facts) -> list[ChannelHealth]:
+    gaps = site.reader.gaps(facts.span_ns[0])
+    sids = {one.channel for one in facts.detections}
+    reached = {_name(sid): had for sid, had in report_health.reached(site.reader).items()}
+    named = [replace(gap, sid=_name(gap.sid)) for gap in gaps]
+    return report_health.channels(named, reached, sids, facts.span_ns)
+
+
+def _name(sid: str) -> str:
+    try:
+        return to_nslc(sid)
+    except ValueError:
+        return sid
