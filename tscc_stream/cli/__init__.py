@@ -18,6 +18,7 @@ GROUPS: Final = {
     "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
     "journal": ("journal",),
     "gaps": ("gaps",),
+    "ops": ("doctor", "support-bundle"),
     "recordings": ("classify", "serve", "simulate"),
     "models": ("train", "dataset", "model"),
     "evaluation": ("evaluate",),

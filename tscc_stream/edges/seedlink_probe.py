@@ -1,7 +1,7 @@
 """While the reader waits for room: asks its server on a second, short connection how much of its ring is left.
 
-Part of the SeedLink edge; `converse` is how any question is asked. Each of the reader's has a thread of its own, bounded
-by time-outs, so that it goes on at once when there is room.
+Part of the SeedLink edge; `converse` is how any question is asked. Each of the reader's has a thread of its own,
+bounded by time-outs, so that it goes on at once when there is room.
 """
 
 from __future__ import annotations
