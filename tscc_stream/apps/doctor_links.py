@@ -30,6 +30,7 @@ from tscc_stream.windows import plan_windows
 
 CONNECT_SECONDS: Final = 4.0
 LISTEN_SECONDS: Final = 4.0
+MOST_ATTEMPTS: Final = 2  # some servers refuse the first request, and take another form of it
 AHEAD_SECONDS: Final = 30.0
 """Data that are farther in the future come of a wrong clock: of the recorder or of this machine."""
 _TODO: Final = {
@@ -49,6 +50,7 @@ class _Heard:
     rates: dict[str, float] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     lost: LinkState | None = None
+    attempts: int = 1
 
     def take(self, batch: RecordBatch) -> None:
         for place, channel in enumerate(batch.channel.tolist()):
@@ -99,7 +101,8 @@ def server_of(config: Config, entry: SeedLinkConfig, spec: PackageSpec | None) -
         return
     heard = _listen(entry, len(wanted))
     if heard.lost is not None and not heard.rates:
-        yield fail(name, heard.lost.text, _TODO.get(heard.lost.reason, "look at what the server's own log says"))
+        todo = "look at user and password_file, and at what the server's own log says of this client"
+        yield fail(name, heard.lost.text, todo)
         return
     yield ok(name, _greeting(answer, entry))
     yield from _streams(entry, wanted, held, heard)
@@ -145,7 +148,9 @@ def _listen(entry: SeedLinkConfig, expected: int) -> _Heard:
                 heard.take(batch)
         elif isinstance(item, LinkState) and not item.connected:
             heard.lost = item
-            enough.set()
+            if heard.attempts == MOST_ATTEMPTS:
+                enough.set()
+            heard.attempts += 1
         if expected and len(heard.rates) >= expected:
             enough.set()
 
