@@ -18,13 +18,17 @@ from typing import Any
 import pytest
 from faulty_process import FaultyProcess
 from made_certificate import make_certificate, needs_openssl
-from made_site import CHANNELS, Running, finished, make_archive, serving, write_settings
+from made_site import CHANNELS, SECONDS, START_NS, Running, finished, make_archive, serving, write_settings
 
 from tscc_stream import miniseed, package
 from tscc_stream.apps import doctor, doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
 from tscc_stream.apps.finding import Check, Finding, ok
 from tscc_stream.config import RetentionConfig, load
+from tscc_stream.edges.seedlink_dial import Dialer
+from tscc_stream.edges.seedlink_probe import converse
 from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.seedlink.held_streams import held_streams
+from tscc_stream.seedlink.info import Answer, Info
 from tscc_stream.source_id import from_nslc
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -448,7 +452,38 @@ def test_a_server_of_version_3(tmp_path: Path) -> None:
     with FaultyProcess("v3_only", archive=make_archive(tmp_path / "a", channels=CHANNELS[:2])) as server:
         found = links(write_settings(tmp_path, server.addresses["v3_only"]))
     expect(found["seedlink"], "ok", "version 3", "")
-    expect(found["streams"], "ok", "2 match of 2: 2 at 100 Hz", "")
+    expect(found["streams"], "ok", "2 match: 2 at 100 Hz", "")
+
+
+def test_what_a_server_holds_is_understood_in_both_versions(mine: str, tmp_path: Path) -> None:
+    entry = load(write_settings(tmp_path, mine)).seedlink[0]
+    held = []
+    for newest in (3, 4):
+        answer = converse(Dialer(entry, lambda: None), mine, Info("STREAMS", newest=newest), 5.0)
+        assert answer is not None
+        assert answer.protocol == newest
+        held.append(held_streams(answer))
+    assert held[0].keys() == held[1].keys() == {from_nslc(nslc) for nslc in CHANNELS}
+    for sid, end_ns in held[1].items():
+        assert end_ns == START_NS + (SECONDS * 100 - 1) * 10**7
+        assert abs((held[0][sid] or 0) - end_ns) < 10**9  # version 3 says whole seconds
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"{", b"[]", b'{"station": 3}', b'{"station": [1, {"id": "A_B", "stream": [{}, 0]}]}', b"\xff"],
+)
+def test_an_answer_that_is_none_names_no_stream(document: bytes) -> None:
+    assert held_streams(Answer(4, "x", "y", document)) == {}
+    assert held_streams(Answer(3, "x", "y", document)) == {}
+
+
+def test_version_3_as_others_write_it() -> None:
+    text = b"""<seedlink software="x"><station name="WLF" network="GE" begin_seq="0"><stream location="  "
+        seedname="BHZ" type="D" begin_time="2026-01-01 00:00:00" end_time="2026-13-01 00:00:00"/><stream location="00" seedname="HHZ"
+        end_time="2026/11/27 05:00:01.5000"/></station></seedlink>"""
+    held = held_streams(Answer(3, "x", "y", text))
+    assert held == {"FDSN:GE_WLF__B_H_Z": None, "FDSN:GE_WLF_00_H_H_Z": 1_795_755_601_500_000_000}
 
 
 # ---- a running daemon

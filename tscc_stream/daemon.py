@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -127,6 +128,7 @@ class Daemon:
             in_flight = self._in_flight(stack)
             served = self._keeper.start()
             bus = self._start_bus(stack)
+            self._measure()
             http = HttpServer(self._config.metrics, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
@@ -155,6 +157,12 @@ class Daemon:
             ]
             self._supervise(LinkWatch(self._shared, self._inbox, watched), bus)
             return self._drain(workers, readers, bus, in_flight)
+
+    def _measure(self) -> None:
+        """What is looked at when somebody asks."""
+        metrics = self._shared.metrics
+        metrics.healthy.set_function(lambda: float(self._shared.health.healthy(time.monotonic_ns(), STALLED_NS)))
+        metrics.state_free_bytes.set_function(lambda: float(shutil.disk_usage(self._state_dir).free))
 
     def _close(self, journal: JournalFile) -> None:
         """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""

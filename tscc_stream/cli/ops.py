@@ -12,7 +12,7 @@ from tscc_stream.cli.command import Commands, add_command
 
 def add(commands: Commands) -> None:
     """Add them all."""
-    for add_one in (_add_doctor,):
+    for add_one in (_add_doctor, _add_support_bundle):
         add_one(commands)
 
 
@@ -49,3 +49,24 @@ def _doctor(options: argparse.Namespace) -> int:
             print(doctor.line(finding, colour=colour), flush=True)
     print(doctor.as_json(findings) if options.json else doctor.summary(findings))
     return 1 if any(finding.state == "fail" for finding in findings) else 0
+
+
+def _add_support_bundle(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "support-bundle",
+        "one file that says how a site is, without its secrets, for whoever shall help",
+        "support-bundle --config config.yaml --out support.tar.gz",
+        _support_bundle,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the site's; without it, the machine alone")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.tar.gz", help="a new file")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="the daemon's log, where journald does not have it")
+
+
+def _support_bundle(options: argparse.Namespace) -> int:
+    from tscc_stream.apps import support  # noqa: PLC0415  # loaded where it is needed
+
+    size = support.write(options.config, options.out, options.log, lambda text: print(text, file=sys.stderr))
+    print(f"{options.out}: {size / 1024:.0f} KiB; look into it before you send it: tar xzf {options.out}")
+    return 0
