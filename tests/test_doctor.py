@@ -480,8 +480,8 @@ def test_an_answer_that_is_none_names_no_stream(document: bytes) -> None:
 
 def test_version_3_as_others_write_it() -> None:
     text = b"""<seedlink software="x"><station name="WLF" network="GE" begin_seq="0"><stream location="  "
-        seedname="BHZ" type="D" begin_time="2026-01-01 00:00:00" end_time="2026-13-01 00:00:00"/><stream location="00" seedname="HHZ"
-        end_time="2026/11/27 05:00:01.5000"/></station></seedlink>"""
+        seedname="BHZ" type="D" begin_time="2026-01-01 00:00:00" end_time="2026-13-01 00:00:00"/><stream location="00"
+        seedname="HHZ" end_time="2026/11/27 05:00:01.5000"/></station></seedlink>"""
     held = held_streams(Answer(3, "x", "y", text))
     assert held == {"FDSN:GE_WLF__B_H_Z": None, "FDSN:GE_WLF_00_H_H_Z": 1_795_755_601_500_000_000}
 

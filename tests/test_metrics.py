@@ -26,6 +26,7 @@ CONTRACT = {
     "tscc_windows_dropped_total": "counter",
     "tscc_detections_total": "counter",
     "tscc_unknown_total": "counter",
+    "tscc_network_events_total": "counter",
     "tscc_queue_depth": "gauge",
     "tscc_batch_size": "histogram",
     "tscc_stage_seconds": "histogram",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import queue
 import shutil
@@ -162,7 +163,7 @@ class Daemon:
         """What is looked at when somebody asks."""
         metrics = self._shared.metrics
         metrics.healthy.set_function(lambda: float(self._shared.health.healthy(time.monotonic_ns(), STALLED_NS)))
-        metrics.state_free_bytes.set_function(lambda: float(shutil.disk_usage(self._state_dir).free))
+        metrics.state_free_bytes.set_function(lambda: _free_bytes(self._state_dir))
 
     def _close(self, journal: JournalFile) -> None:
         """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""
@@ -413,6 +414,14 @@ class Daemon:
         self._shared.given_up.set()
         for worker in workers:
             worker.join(GIVING_UP_SECONDS)
+
+
+def _free_bytes(folder: Path) -> float:
+    """NaN where the disk does not say: a scrape is of use without."""
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return math.nan
 
 
 def _tune_interpreter() -> None:

@@ -182,6 +182,11 @@ class Metrics:
             "tscc_spilled_windows", "Windows in the journal that wait to be classified.", registry=self.registry
         )
         self.detections = self._counters("detections", "Detections committed to the journal, by cluster.", "cluster")
+        self.network_events = self._counters(
+            "network_events",
+            "Network events committed to the journal, their last words, by the winning cluster.",
+            "cluster",
+        )
         self.unknown = self._counter("unknown", "Detections that belong to no known cluster.")
         self.journal_head_seq = Gauge(
             "tscc_journal_head_seq", "Seq of the last message in the journal.", registry=self.registry

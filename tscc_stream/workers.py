@@ -534,6 +534,8 @@ class BackWorker:
         metrics.journal_head_seq.set(self._journal.head)
         uids = set()
         for entry in committed:
+            if entry.message.kind == "network" and entry.message.final:
+                metrics.network_events[entry.message.topic.split(".")[1]].inc()
             if entry.message.kind == "detection":
                 uids.add(entry.message.uid)
                 cluster = entry.message.topic.split(".")[1]
