@@ -9,16 +9,16 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faulty_process import FaultyProcess
 from made_certificate import make_certificate, needs_openssl
-from made_site import CHANNELS, SECONDS, START_NS, Running, finished, make_archive, serving, write_settings
+from made_site import CHANNELS, SECONDS, START_NS, Running, finished, make_archive, samples_of, serving, write_settings
 
 from tscc_stream import miniseed, package
 from tscc_stream.apps import doctor, doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
@@ -362,7 +362,6 @@ def test_a_server_of_something_else(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         listener.settimeout(10.0)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        import threading  # noqa: PLC0415
 
         def talk() -> None:
             peer, _ = listener.accept()
@@ -401,7 +400,7 @@ def test_data_from_the_future(tmp_path: Path) -> None:
     """A recorder whose clock is an hour fast, or this machine's an hour slow."""
     start_ns = time.time_ns() + 3600 * 10**9
     data = make_archive(tmp_path / "a", channels=CHANNELS[:1])
-    samples = list(miniseed.encode(from_nslc(CHANNELS[0]), start_ns, 100.0, _noise()))
+    samples = list(miniseed.encode(from_nslc(CHANNELS[0]), start_ns, 100.0, samples_of(0)[:2000]))
     (data / f"{CHANNELS[0]}.mseed").write_bytes(b"".join(samples))
     server, address = serving(data, "--speed", "max")
     with server:
@@ -410,17 +409,11 @@ def test_data_from_the_future(tmp_path: Path) -> None:
     assert "XX.A..HHZ" in finding.found
 
 
-def _noise() -> Any:
-    from made_site import samples_of  # noqa: PLC0415
-
-    return samples_of(0)[:2000]
-
-
 def test_fresh_data_are_well(tmp_path: Path) -> None:
     data = tmp_path / "a"
     data.mkdir()
     start_ns = time.time_ns() - 20 * 10**9
-    records = miniseed.encode(from_nslc(CHANNELS[0]), start_ns, 100.0, _noise())
+    records = miniseed.encode(from_nslc(CHANNELS[0]), start_ns, 100.0, samples_of(0)[:2000])
     (data / "a.mseed").write_bytes(b"".join(records))
     server, address = serving(data, "--speed", "max")
     with server:
@@ -484,6 +477,75 @@ def test_version_3_as_others_write_it() -> None:
         seedname="HHZ" end_time="2026/11/27 05:00:01.5000"/></station></seedlink>"""
     held = held_streams(Answer(3, "x", "y", text))
     assert held == {"FDSN:GE_WLF__B_H_Z": None, "FDSN:GE_WLF_00_H_H_Z": 1_795_755_601_500_000_000}
+
+
+# ---- all at once
+
+
+@needs_root
+@needs_openssl
+def test_ten_faults_at_once_are_found_by_the_program(mine: str, tmp_path: Path) -> None:
+    """Each by a line of its own that says what to do; none hides another."""
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    model = tmp_path / "model"
+    shutil.copytree(package.find("models/demo"), model)
+    with (model / "weights.pt").open("ab") as file:
+        file.write(b"!")
+    secret = tmp_path / "password"
+    secret.write_text("wrong")
+    secret.chmod(0o644)
+    future = tmp_path / "future"
+    future.mkdir()
+    records = miniseed.encode(from_nslc(CHANNELS[0]), time.time_ns() + 3600 * 10**9, 100.0, samples_of(0)[:2000])
+    (future / "a.mseed").write_bytes(b"".join(records))
+    ahead, ahead_at = serving(future, "--speed", "max")
+    with (
+        mounted(tmp_path / "disk", "-o", "size=8m"),
+        ahead,
+        FaultyProcess("auth", "tls", archive=future) as faulty,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as closed,
+    ):
+        closed_at = f"127.0.0.1:{closed.getsockname()[1]}"
+        closed.close()
+        JournalFile(tmp_path / "disk" / "state" / "journal.sqlite").close()
+        with (tmp_path / "disk" / "state" / "journal.sqlite").open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * 8192)
+        entries = [
+            {"server": mine, "streams": ["XX_*:HHZ"]},
+            {"server": ahead_at, "streams": ["XX_*:HHZ"]},
+            {"server": mine.replace("127.0.0.1", "localhost"), "streams": ["QQ_*"]},
+            {"server": faulty.addresses["auth"], "streams": ["XX_*"], "user": "mine", "password_file": str(secret)},
+            {"server": faulty.addresses["tls"], "streams": ["XX_*"], "tls": True},
+            {"server": closed_at, "streams": ["XX_*"]},
+        ]
+        path = write_settings(
+            tmp_path, seedlink=entries, model=str(model), state_dir=str(tmp_path / "disk" / "state"),
+            metrics={"bind": f"127.0.0.1:{taken.getsockname()[1]}"}, condition={"band_hz": [10.0, 60.0]},
+            console={"bind": "127.0.0.1:0"},
+        )  # fmt: skip
+        done = finished("doctor", "--config", path)
+    lines = done.stdout.splitlines()
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert (done.returncode, done.stderr) == (1, "")
+    for planted in (
+        "disk: nearly full",
+        "journal: journal ",
+        "port metrics.bind: 127.0.0.1:",
+        "model: model package",
+        "file seedlink[3].password_file: ",
+        f"seedlink {faulty.addresses['auth']}: the server does not let the user in",
+        f"seedlink {faulty.addresses['tls']}: no TLS with",
+        f"seedlink {closed_at}: cannot connect",
+        f"streams {mine.replace('127.0.0.1', 'localhost')}: none of its 4 streams matches QQ_*",
+        f"band {mine}: condition.band_hz: 100 Hz cannot hold",
+        f"data age {ahead_at}: data of XX.A..HHZ are",
+    ):
+        (line,) = [line for line in failed if line.removeprefix("FAIL  ").startswith(planted)]
+        assert " -> " in line
+    assert lines[-1].startswith("12 fail, ")  # the band does not fit the server ahead either
 
 
 # ---- a running daemon

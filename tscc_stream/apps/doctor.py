@@ -53,9 +53,10 @@ def _next() -> Finding:
 
 
 def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Finding]:
-    running, told = _running(settings)
+    running, told = _running(settings, seconds)
     site = Site(settings, file, running)
-    links = _Beside(doctor_links.checks(settings, _spec(site)), seconds)  # they wait for the network meanwhile
+    spec = _spec(site, seconds)
+    links = _Beside(doctor_links.checks(settings, spec), seconds)  # they wait for the network meanwhile
     yield from _all(doctor_machine.checks(settings.inference.device), seconds)
     yield ok("config", f"{file}: good ({len(settings.seedlink)} SeedLink server(s))")
     yield from told
@@ -65,18 +66,21 @@ def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Findi
     yield from links.findings()
 
 
-def _running(settings: config.Config) -> tuple[dict[str, object], list[Finding]]:
+def _running(settings: config.Config, seconds: float) -> tuple[dict[str, object], list[Finding]]:
+    """Where a daemon of this site listens; empty where none runs, or it cannot be told."""
+    look = aside.Aside("doctor endpoints")
     try:
-        return activation.endpoints(Path(settings.state_dir)), []
-    except ActivationError as error:
-        return {}, [warn("daemon", str(error), "else its own ports look as if somebody else had them")]
+        return look.call(lambda: activation.endpoints(Path(settings.state_dir)), seconds, lambda: None), []
+    except (ActivationError, OSError, aside.StuckError) as error:
+        return {}, [warn("daemon", f"cannot be looked at: {error}", "else its ports look as if somebody else had them")]
 
 
-def _spec(site: Site) -> PackageSpec | None:
+def _spec(site: Site, seconds: float) -> PackageSpec | None:
+    """Of the model, for its band; None where it cannot be read, which the check of the model tells."""
     try:
-        return doctor_site.served(site).spec
-    except (PackageError, ActivationError):
-        return None  # which the check of the model tells
+        return aside.Aside("doctor model").call(lambda: doctor_site.served(site).spec, seconds, lambda: None)
+    except (PackageError, ActivationError, OSError, aside.StuckError):
+        return None
 
 
 class _Beside:

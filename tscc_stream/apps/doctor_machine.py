@@ -179,13 +179,16 @@ def compiled_loops() -> list[Finding]:
         from tscc_stream.kernels import compiled  # noqa: PLC0415 takes a second
     except ImportError as error:
         return [fail("compiled loops", f"numba does not load: {error}", "pip install -c constraints.txt numba")]
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(compiled.__file__).parent / "__pycache__")
-    if _can_write(folder):
+    named, source = os.environ.get("NUMBA_CACHE_DIR"), Path(compiled.__file__).parent
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folders = [Path(named)] if named else [source / "__pycache__", home / "numba"]  # in the order in which numba tries
+    folder = next((one for one in folders if _can_write(one)), None)
+    if folder is not None:
         return [ok("compiled loops", f"kept in {folder}")]
     todo = (
         "set NUMBA_CACHE_DIR to a folder that the daemon's user may write to (the units do), else each start compiles"
     )
-    return [warn("compiled loops", f"cannot be kept: {folder} cannot be written to", todo)]
+    return [warn("compiled loops", f"cannot be kept: {folders[0]} cannot be written to", todo)]
 
 
 def _can_write(folder: Path) -> bool:

@@ -72,8 +72,11 @@ def _bound(host: str, number: int) -> OSError | None:
 def _explained(name: str, key: str, address: str, number: int, error: OSError) -> Finding:
     if error.errno == errno.EADDRINUSE:
         pid = listener_of(number)
-        who = "a process that cannot be seen from here" if pid is None else f"process {pid} ({program_of(pid)})"
-        if key == "console.bind" and pid is not None and "tscc" in program_of(pid):
+        if pid is None:
+            todo = "run doctor as root: if it is our own daemon, all is well"
+            return warn(name, f"{address}: taken by a process that cannot be seen from here", todo)
+        who = f"process {pid} ({program_of(pid)})"
+        if key == "console.bind" and "tscc" in program_of(pid):
             return ok(name, f"{address}: held by {who}")
         todo = f"end that process, or give {key} another port"
         return fail(name, f"{address}: taken by {who}", todo)

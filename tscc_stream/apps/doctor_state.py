@@ -14,7 +14,7 @@ from typing import Final
 
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
 from tscc_stream.config import RetentionConfig
-from tscc_stream.edges.journal_check import check_heads, ledger_findings, sqlite_findings
+from tscc_stream.edges.journal_check import check_heads, sqlite_findings
 from tscc_stream.edges.journal_salvage import connect_read_only
 from tscc_stream.edges.journal_schema import check_format, explained, heads_of
 from tscc_stream.stages.journal import JournalError
@@ -80,7 +80,7 @@ def writable(state: StateFolder) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=state.nearest):
             pass
     except OSError as error:
-        yield fail(name, f"{state.nearest} cannot be written to: {error.strerror}", _how_to_write(error, state.nearest))
+        yield fail(name, f"{state.nearest} cannot be written to: {error.strerror}", _how_to_write(error, where))
         return
     if not where.is_dir():
         yield ok(name, f"{where} is not there yet; the daemon makes it")
@@ -93,6 +93,8 @@ def _how_to_write(error: OSError, folder: Path) -> str:
         return f"mount it for writing (mount -o remount,rw), or look in dmesg why it went read-only: {folder}"
     if error.errno == errno.ENOSPC:
         return "the disk is full: make room"
+    if not folder.is_dir():
+        return f"make it for the daemon's user: install -d -o USER -m 700 {folder}"
     return f"give it to the daemon's user (chown -R USER {folder}), or run this as that user"
 
 
@@ -188,7 +190,7 @@ def _looked_at(db: sqlite3.Connection, path: Path) -> tuple[list[str], int, bool
         head = sum(heads_of(db).values())
         check_heads(db, path, head)
         wrong, complete = sqlite_findings(db, "quick_check", QUICK_SECONDS)
-        return [*wrong, *ledger_findings(db)], head, complete
+        return wrong, head, complete
 
 
 def _parted(sentence: str, path: Path) -> tuple[str, str]:
