@@ -255,13 +255,20 @@ def test_damage_in_the_journal(tmp_path: Path) -> None:
     expect(doctor_state.journal(state(folder)), "fail", "SQLite database of something else", "move journal.sqlite away")
 
 
+@needs_root
 def test_looking_at_a_journal_leaves_nothing_of_ours_beside_it(tmp_path: Path) -> None:
-    """Files that root makes beside it would lock out the daemon's user."""
-    JournalFile(tmp_path / "journal.sqlite").close()
-    owner = 1234 if os.geteuid() == 0 else os.geteuid()
-    os.chown(tmp_path / "journal.sqlite", owner, -1)
-    assert doctor_state.journal(state(tmp_path)).state == "ok"
-    assert {path.stat().st_uid for path in tmp_path.glob("journal.sqlite-*")} <= {owner}
+    """After a crash reading makes an index of the log: SQLite gives it to the journal's owner, else root's file would
+    lock out the daemon."""
+    text = "import os, sys; from pathlib import Path; from tscc_stream.edges.sqlite import JournalFile; "
+    text += "from tscc_stream.messages import Gap; j = JournalFile(Path(sys.argv[1]) / 'journal.sqlite'); "
+    text += "j.append([], [Gap('FDSN:XX_A__H_H_Z', 1, 2, 'server')]); os._exit(0)"
+    subprocess.run([sys.executable, "-c", text, str(tmp_path)], check=True, timeout=60)
+    (tmp_path / "journal.sqlite-shm").unlink()
+    for path in (tmp_path, *tmp_path.iterdir()):
+        os.chown(path, 1234, 1234)
+    finding = doctor_state.journal(state(tmp_path))
+    assert finding.state == "ok", finding
+    assert {path.name: path.stat().st_uid for path in tmp_path.iterdir() if path.stat().st_uid != 1234} == {}
 
 
 @needs_root

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from made_site import Running, finished, make_archive, serving, settings, write_settings
 
+from tscc_stream import config
 from tscc_stream.apps import redact, support
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.messages import Gap
@@ -141,6 +142,37 @@ def test_what_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
     assert parts["log.txt"].endswith("last line\n")
     assert "first line" not in parts["log.txt"]
     assert out.stat().st_size < 1 << 20
+
+
+def test_any_part_is_bounded_and_the_manifest_says_so() -> None:
+    bundle = support.Bundle()
+    bundle.add("metrics.txt", "x" * (support.MOST_BYTES + 1) + "end")
+    assert len(bundle.parts["metrics.txt"]) == support.MOST_BYTES
+    assert bundle.parts["metrics.txt"].endswith(b"end")
+    assert (
+        json.loads(bundle.manifest())["notes"]["metrics.txt"]
+        == f"the last {support.MOST_BYTES} of {support.MOST_BYTES + 4} bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["password", "smtp_password", "client_secret", "token", "api_key", "Authorization", "users_file", "PASSPHRASE"],
+)
+def test_keys_for_secrets(key: str) -> None:
+    document = {"site": "north", "a": [{key: "value", "deep": {key: {"x": 1}}}]}
+    assert redact.of_document(document) == {
+        "site": "north",
+        "a": [{key: "(removed)", "deep": {key: {"x": "(removed)"}}}],
+    }
+    assert set(redact.known(document)) == {"value", "1"}
+
+
+def test_keys_of_the_shipped_configuration_that_are_no_secrets() -> None:
+    kept = redact.of_document(config.shipped().model_dump())
+    assert kept["seedlink"][0]["keepalive_seconds"] == 30.0
+    assert kept["publish"]["bind"] == "tcp://127.0.0.1:5556"
+    assert "(removed)" not in str(kept)
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:

@@ -162,8 +162,6 @@ def journal(state: StateFolder) -> Finding:
     name, path = "journal", state.journal
     if not path.exists():
         return ok(name, "there is none yet; the daemon makes it")
-    owner = path.stat()
-    logs_before = _logs(path)
     try:
         db = connect_read_only(path)
         try:
@@ -172,8 +170,6 @@ def journal(state: StateFolder) -> Finding:
             db.close()
     except JournalError as error:
         return fail(name, *_parted(str(error), path))
-    finally:
-        _give_back(_logs(path) - logs_before, owner)
     if wrong:
         todo = (
             f"tscc-stream journal check --state-dir {state.path} tells all; then restore a backup (docs/operating.md)"
@@ -197,17 +193,6 @@ def _parted(sentence: str, path: Path) -> tuple[str, str]:
     """What is wrong, and the advice that an error of the journal already carries."""
     wrong, _, advice = sentence.partition("; ")
     return wrong, advice or f"move {path.name} away, or restore a backup (docs/operating.md)"
-
-
-def _logs(path: Path) -> set[Path]:
-    return {one for end in ("-wal", "-shm") if (one := path.with_name(path.name + end)).exists()}
-
-
-def _give_back(made: set[Path], owner: os.stat_result) -> None:
-    """Reading may have made files beside the journal; as root's, they would lock the daemon out."""
-    if os.geteuid() == 0:
-        for path in made:
-            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def holder_of(path: Path) -> int | None:
