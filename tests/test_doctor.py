@@ -258,7 +258,8 @@ def test_damage_in_the_journal(tmp_path: Path) -> None:
 @needs_root
 def test_looking_at_a_journal_leaves_nothing_of_ours_beside_it(tmp_path: Path) -> None:
     """After a crash reading makes an index of the log: SQLite gives it to the journal's owner, else root's file would
-    lock out the daemon."""
+    lock out the daemon.
+    """
     text = "import os, sys; from pathlib import Path; from tscc_stream.edges.sqlite import JournalFile; "
     text += "from tscc_stream.messages import Gap; j = JournalFile(Path(sys.argv[1]) / 'journal.sqlite'); "
     text += "j.append([], [Gap('FDSN:XX_A__H_H_Z', 1, 2, 'server')]); os._exit(0)"

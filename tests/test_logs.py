@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_site import command, write_settings
+from made_site import Running, command, finished, write_settings
 
 from tscc_stream import logs
 
@@ -88,6 +88,22 @@ def test_a_terminal_gets_colour_unless_it_wants_none(root: logging.Logger) -> No
             logs.set_up("text", terminal, {"NO_COLOR": no_colour})
             logging.getLogger("mine").error("bad")
             assert (b"\x1b[31m" in reader.read(1000)) is expected
+
+
+def test_why_the_daemon_ended_is_a_json_line_too(tmp_path: Path) -> None:
+    done = finished("run", "--log-format", "json", "--config", write_settings(tmp_path, novelty={"alpha": 2.0}))
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (done.returncode, line["level"]) == (2, "CRITICAL")
+    assert "novelty.alpha" in line["message"]
+
+
+def test_a_daemon_tells_its_life_in_json(tmp_path: Path) -> None:
+    with Running("run", "--log-format", "json", "--config", write_settings(tmp_path, "127.0.0.1:1")) as running:
+        running.wait_for('"message": "127.0.0.1:1: cannot connect')
+        assert running.stop() == 0
+    lines = [json.loads(line) for line in running.text.splitlines() if line != "(ended)"]
+    assert lines[-1]["message"] == "stopped"
+    assert "front" in {line["thread"] for line in lines if "cannot connect" in line["message"]}
 
 
 def test_the_form_comes_from_the_option_then_the_environment(tmp_path: Path) -> None:

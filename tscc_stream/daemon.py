@@ -27,7 +27,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from tscc_stream import __version__, lanes, logs, package, recovery, windows
+from tscc_stream import __version__, lanes, package, recovery, windows
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
@@ -441,13 +441,12 @@ def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
     return names
 
 
-def run(config: Config, folder: Path, file: Path | None = None, log_format: logs.Form = "text") -> int:
+def run(config: Config, folder: Path, file: Path | None = None) -> int:
     """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from; file: the
     configuration's, read again on SIGHUP.
     """
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
-    logs.set_up(log_format, sys.stderr, os.environ)
     for warning in config.metrics.warnings():
         _log.warning("%s", warning)
     shadow = None if config.shadow is None else package.find(config.shadow, folder)

@@ -332,7 +332,7 @@ class BackWorker:
         identity = served.identity
         self._publish = Publish(self._site, identity)
         self._shared.metrics.set_model(identity.name, identity.version, identity.sha256)
-        self._shared.metrics.set_clusters(_called(served))
+        self._shared.metrics.set_clusters(served.package.called)
         self._served = served
 
     def _remember(self) -> None:
@@ -409,7 +409,7 @@ class BackWorker:
         if loaded.sha256 != order.sha256:
             return []
         loaded.given = order.given
-        called = _called(self._served)
+        called = loaded.called
         self._shared.metrics.set_clusters(called)
         _log.info("clusters are called %s from now on", ", ".join(called.values()))
         return [self._model_status({"role": "live", "state": "named", **self._served.told(), "names": called})]
@@ -544,9 +544,3 @@ class BackWorker:
                     metrics.unknown.inc()
         self._beside.saw([detection for detection in self._fresh if detection.assignment.window.uid in uids])
         self._fresh.clear()
-
-
-def _called(served: Served) -> dict[str, str]:
-    """Id -> name of each cluster."""
-    loaded = served.package
-    return {str(cluster): loaded.name_of(cluster) for cluster in range(loaded.spec.clusters)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -37,11 +38,14 @@ def _run(options: argparse.Namespace) -> int:
         form = logs.form_of(options.log_format, os.environ)
     except ValueError as error:
         raise UsageError(f"run: {error}") from error
+    logs.set_up(form, sys.stderr, os.environ)
+    if form == "json":
+        options.complain = logging.getLogger(PROGRAM).critical  # why it ended is a line like any other
     settings, folder = config_of(options)
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
     try:
-        return run(settings, folder, options.config, form)
+        return run(settings, folder, options.config)
     except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
         raise config.ConfigError([f"model: {error}"]) from error
 
