@@ -336,6 +336,11 @@ def test_a_port_that_a_foreign_process_has() -> None:
     assert doctor_ports.port("metrics.bind", f"127.0.0.1:{number}", "", None).state == "ok"
 
 
+def test_every_address_of_the_configuration_is_looked_at(tmp_path: Path) -> None:
+    names = [check.name for check in doctor_ports.checks(load(write_settings(tmp_path)), {})]
+    assert names == ["port publish.bind", "port publish.replay_bind", "port metrics.bind", "port console.bind"]
+
+
 def test_an_address_that_this_machine_does_not_have() -> None:
     finding = doctor_ports.port("publish.bind", "tcp://192.0.2.1:5556", "", None)
     expect(finding, "fail", "no address of this machine", "ip addr")

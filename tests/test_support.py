@@ -168,6 +168,11 @@ def test_keys_for_secrets(key: str) -> None:
     assert set(redact.known(document)) == {"value", "1"}
 
 
+def test_of_a_command_the_program_alone_is_shown() -> None:
+    document = {"commands": {"sms": {"argv": ["/usr/bin/sms", "--pin", "0815"]}}}
+    assert redact.of_document(document)["commands"]["sms"]["argv"] == ["/usr/bin/sms", "(removed)", "(removed)"]
+
+
 def test_keys_of_the_shipped_configuration_that_are_no_secrets() -> None:
     kept = redact.of_document(config.shipped().model_dump())
     assert kept["seedlink"][0]["keepalive_seconds"] == 30.0

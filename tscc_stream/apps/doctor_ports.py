@@ -19,17 +19,21 @@ from tscc_stream.config_section import split_host_port
 
 def checks(config: Config, running: Mapping[str, Any]) -> list[Check]:
     """running: what endpoints.json says of a daemon that runs; empty where none does."""
-    addresses = {
-        "publish.bind": config.publish.bind,
-        "publish.replay_bind": config.publish.replay_bind,
-        "metrics.bind": config.metrics.bind,
-        "console.bind": config.console.bind,
-    }
     ours = {name: str(running.get(key, "")) for key, name in _TOLD.items()}
     pid = running.get("pid")
     return [
-        Check(f"port {key}", partial(_one, key, address, ours.get(key, ""), pid)) for key, address in addresses.items()
+        Check(f"port {key}", partial(_one, key, address, ours.get(key, ""), pid))
+        for key, address in _addresses(config.model_dump())
     ]
+
+
+def _addresses(document: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
+    """Keys of the configuration that say where to listen, with the address."""
+    for key, value in document.items():
+        if key in ("bind", "replay_bind"):
+            yield f"{place}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _addresses(value, f"{place}{key}.")
 
 
 _TOLD = {"publish": "publish.bind", "replay": "publish.replay_bind", "metrics": "metrics.bind"}
@@ -76,7 +80,9 @@ def _explained(name: str, key: str, address: str, number: int, error: OSError) -
             todo = "run doctor as root: if it is our own daemon, all is well"
             return warn(name, f"{address}: taken by a process that cannot be seen from here", todo)
         who = f"process {pid} ({program_of(pid)})"
-        if key == "console.bind" and "tscc" in program_of(pid):
+        if key not in _TOLD.values() and "tscc" in program_of(
+            pid
+        ):  # the console and the like are processes of their own
             return ok(name, f"{address}: held by {who}")
         todo = f"end that process, or give {key} another port"
         return fail(name, f"{address}: taken by {who}", todo)

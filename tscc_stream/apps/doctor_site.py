@@ -26,8 +26,8 @@ from tscc_stream.package import Package, PackageError
 SYSTEMD: Final = Path("/run/systemd/system")
 ANSWER_SECONDS: Final = 5.0
 MANY_RESTARTS: Final = 3
-_SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|users)_file|tls_key", re.IGNORECASE)
-_FILE_KEY: Final = re.compile(r"(tls_ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
+_SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|headers|users)_file|tls_key", re.IGNORECASE)
+_FILE_KEY: Final = re.compile(r"(ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ SHORTEST: Final = 4
 """Characters from which a secret's text is looked for everywhere; shorter ones would take away ordinary words."""
 LONG_PART: Final = 8
 """Characters from which a part of a URL counts as a secret of its own."""
-_KEY: Final = re.compile(r"pass|secret|token|credential|auth|key|users_file|cookie|signature", re.IGNORECASE)
+_KEY: Final = re.compile(r"pass|secret|token|credential|auth|key|header|users_file|cookie|signature", re.IGNORECASE)
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}://)([^\s\"'<>]+)", re.IGNORECASE)
 _FORMS: Final = (
     re.compile(r"\b((?:bearer|basic|token)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
@@ -36,14 +36,18 @@ def is_secret_key(key: str) -> bool:
 def of_document(document: Any, *, secret: bool = False) -> Any:  # noqa: ANN401  # whatever YAML holds
     """The same values, without those under keys for secrets, and without what URLs carry beyond scheme and host."""
     if isinstance(document, dict):
-        return {
-            str(key): of_document(value, secret=secret or is_secret_key(str(key))) for key, value in document.items()
-        }
+        return {str(key): _of_value(str(key), value, secret) for key, value in document.items()}
     if isinstance(document, list | tuple):
         return [of_document(value, secret=secret) for value in document]
     if secret and document is not None and not isinstance(document, bool):
         return REMOVED
     return of_text(document) if isinstance(document, str) else document
+
+
+def _of_value(key: str, value: Any, secret: bool) -> Any:  # noqa: ANN401
+    if key == "argv" and isinstance(value, list | tuple):  # a command's arguments may be anything
+        return [*of_document(value[:1]), *(REMOVED for _ in value[1:])]
+    return of_document(value, secret=secret or is_secret_key(key))
 
 
 def _host_of(match: re.Match[str]) -> str:
