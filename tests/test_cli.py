@@ -29,6 +29,8 @@ COMMANDS = (
     ["model", "label"],
     ["model", "import-reference"],
     ["check-config"],
+    ["doctor"],
+    ["support-bundle"],
 )
 
 

@@ -26,6 +26,7 @@ CONTRACT = {
     "tscc_windows_dropped_total": "counter",
     "tscc_detections_total": "counter",
     "tscc_unknown_total": "counter",
+    "tscc_network_events_total": "counter",
     "tscc_queue_depth": "gauge",
     "tscc_batch_size": "histogram",
     "tscc_stage_seconds": "histogram",
@@ -37,6 +38,11 @@ CONTRACT = {
     "tscc_model_info": "gauge",
     "tscc_drift_score": "gauge",
     "tscc_build_info": "gauge",
+    "tscc_cluster_info": "gauge",
+    "tscc_healthy": "gauge",
+    "tscc_state_free_bytes": "gauge",
+    "process_resident_memory_bytes": "gauge",
+    "process_start_time_seconds": "gauge",
 }
 
 
@@ -110,6 +116,15 @@ def test_only_the_model_in_use_is_shown(made: Metrics) -> None:
     text = generate_latest(made.registry).decode()
     assert 'tscc_model_info{name="new",sha256="cd",version="2"} 1.0' in text
     assert 'name="old"' not in text
+
+
+def test_clusters_have_the_names_of_now(made: Metrics) -> None:
+    made.set_clusters({"0": "noise", "1": "cluster 1"})
+    made.set_clusters({"0": "noise", "1": "blast"})
+    text = generate_latest(made.registry).decode()
+    assert re.findall(r"^tscc_cluster_info{(.*)} 1.0$", text, re.MULTILINE) == [
+        'cluster="0",name="noise"', 'cluster="1",name="blast"', 'cluster="unknown",name="unknown"'
+    ]  # fmt: skip
 
 
 def test_a_server_cannot_grow_a_family_without_end(made: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,9 @@ def _worked_off(
     half = BackHalf(Infer(FakeEncoder()), str, None, site.config)
     if vote is not None:
         half.restore(vote)
-    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document=b"{}"))
+    served = SimpleNamespace(
+        identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document=b"{}", called={})
+    )
     beside, bus = SimpleNamespace(saw=lambda _: None), SimpleNamespace(publish=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
     arguments: Any = (half, served, beside, site.journal, bus, outbox, queue.SimpleQueue(), guard, overload, b"{}")

@@ -71,7 +71,9 @@ _QUIET_BUS = SimpleNamespace(publish=lambda _: None)
 
 
 def back_worker(shared: Shared, back: object, journal: object, outbox: object, bus: object = _QUIET_BUS) -> BackWorker:
-    served = SimpleNamespace(identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}"))
+    served = SimpleNamespace(
+        identity=ModelIdentity("m", "1", "0" * 64), package=SimpleNamespace(document="{}", called={})
+    )
     beside = SimpleNamespace(saw=lambda _: None)
     guard = SimpleNamespace(quarantine=SimpleNamespace(take_notes=list))
     overload = SimpleNamespace(waiting=0, look=lambda: None, relieve=list, late=list, take_notes=list)

@@ -480,6 +480,20 @@ def load(path: Path) -> Config:
     return parse(text)
 
 
+def values(path: Path) -> Any:  # noqa: ANN401  # whatever YAML holds
+    """What stands in a file, unknown keys and wrong values included. Raises ConfigError where it is no YAML."""
+    try:
+        data, _ = _parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read {path}: {error}"]) from error
+    return data
+
+
+def as_yaml(values: Any) -> str:  # noqa: ANN401  # whatever YAML holds
+    """The text of values, without comments."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
 def shipped_text() -> str:
     """The configuration file that the package carries, with its comments."""
     return resources.files("tscc_stream").joinpath("config.yaml").read_text(encoding="utf-8")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -127,6 +129,7 @@ class Daemon:
             in_flight = self._in_flight(stack)
             served = self._keeper.start()
             bus = self._start_bus(stack)
+            self._measure()
             http = HttpServer(self._config.metrics, self._shared.metrics.registry, self._health_report)
             http.start()
             stack.callback(http.stop)
@@ -155,6 +158,12 @@ class Daemon:
             ]
             self._supervise(LinkWatch(self._shared, self._inbox, watched), bus)
             return self._drain(workers, readers, bus, in_flight)
+
+    def _measure(self) -> None:
+        """What is looked at when somebody asks."""
+        metrics = self._shared.metrics
+        metrics.healthy.set_function(lambda: float(self._shared.health.healthy(time.monotonic_ns(), STALLED_NS)))
+        metrics.state_free_bytes.set_function(lambda: _free_bytes(self._state_dir))
 
     def _close(self, journal: JournalFile) -> None:
         """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""
@@ -407,6 +416,14 @@ class Daemon:
             worker.join(GIVING_UP_SECONDS)
 
 
+def _free_bytes(folder: Path) -> float:
+    """NaN where the disk does not say: a scrape is of use without."""
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return math.nan
+
+
 def _tune_interpreter() -> None:
     """What start-up made stays, and is never looked at again: a full collection would stop every thread for 0.2 s."""
     gc.collect()
@@ -430,7 +447,6 @@ def run(config: Config, folder: Path, file: Path | None = None) -> int:
     """
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for warning in config.metrics.warnings():
         _log.warning("%s", warning)
     shadow = None if config.shadow is None else package.find(config.shadow, folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -118,6 +118,7 @@ class Metrics:
         self._add_detections()
         self._add_stages()
         self._add_model()
+        self._add_process()
 
     def _counters(self, name: str, text: str, label: str) -> ByLabel[Counter]:
         family = Counter(f"tscc_{name}", text, [label], registry=self.registry)
@@ -181,6 +182,11 @@ class Metrics:
             "tscc_spilled_windows", "Windows in the journal that wait to be classified.", registry=self.registry
         )
         self.detections = self._counters("detections", "Detections committed to the journal, by cluster.", "cluster")
+        self.network_events = self._counters(
+            "network_events",
+            "Network events committed to the journal, their last words, by the winning cluster.",
+            "cluster",
+        )
         self.unknown = self._counter("unknown", "Detections that belong to no known cluster.")
         self.journal_head_seq = Gauge(
             "tscc_journal_head_seq", "Seq of the last message in the journal.", registry=self.registry
@@ -238,6 +244,25 @@ class Metrics:
         self.shadow_skipped = self._counter("shadow_skipped", "Windows that the candidate had no time for.")
         build = Gauge("tscc_build_info", "1 for the program that runs.", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
+
+    def _add_process(self) -> None:
+        ProcessCollector(registry=self.registry)  # process_*: memory, processor, open files, time of the start
+        self.healthy = Gauge("tscc_healthy", "1 while /healthz answers 200, else 0.", registry=self.registry)
+        self.state_free_bytes = Gauge(
+            "tscc_state_free_bytes", "Room left on the disk of the state folder.", registry=self.registry
+        )
+        self._cluster_info = Gauge(
+            "tscc_cluster_info",
+            "1 for each cluster of the model in use, with the name that people gave it.",
+            ["cluster", "name"],
+            registry=self.registry,
+        )
+
+    def set_clusters(self, names: Mapping[str, str]) -> None:
+        """What people call the clusters from now on, by id; detections of none of them are `unknown`."""
+        self._cluster_info.clear()
+        for cluster, name in {**names, "unknown": "unknown"}.items():
+            self._cluster_info.labels(cluster, name).set(1)
 
     def seedlink_linked(self, server: str, actual: str, step: str) -> None:
         """A configured entry is connected, to itself or a fallback."""

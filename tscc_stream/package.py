@@ -143,6 +143,11 @@ class Package:
         label = self.label_of(cluster)
         return label.name if label else f"cluster {cluster}"
 
+    @property
+    def called(self) -> dict[str, str]:
+        """What people call each cluster, by its id."""
+        return {str(cluster): self.name_of(cluster) for cluster in range(self.spec.clusters)}
+
     def label_of(self, cluster: int) -> Label | None:
         """None until somebody names it."""
         return self.given.get(cluster) or self.labels.get(cluster)

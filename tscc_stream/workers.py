@@ -332,6 +332,7 @@ class BackWorker:
         identity = served.identity
         self._publish = Publish(self._site, identity)
         self._shared.metrics.set_model(identity.name, identity.version, identity.sha256)
+        self._shared.metrics.set_clusters(served.package.called)
         self._served = served
 
     def _remember(self) -> None:
@@ -408,7 +409,8 @@ class BackWorker:
         if loaded.sha256 != order.sha256:
             return []
         loaded.given = order.given
-        called = {str(cluster): loaded.name_of(cluster) for cluster in range(loaded.spec.clusters)}
+        called = loaded.called
+        self._shared.metrics.set_clusters(called)
         _log.info("clusters are called %s from now on", ", ".join(called.values()))
         return [self._model_status({"role": "live", "state": "named", **self._served.told(), "names": called})]
 
@@ -532,6 +534,8 @@ class BackWorker:
         metrics.journal_head_seq.set(self._journal.head)
         uids = set()
         for entry in committed:
+            if entry.message.kind == "network" and entry.message.final:
+                metrics.network_events[entry.message.topic.split(".")[1]].inc()
             if entry.message.kind == "detection":
                 uids.add(entry.message.uid)
                 cluster = entry.message.topic.split(".")[1]

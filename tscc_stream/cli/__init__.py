@@ -19,6 +19,7 @@ GROUPS: Final = {
     "journal": ("journal",),
     "gaps": ("gaps",),
     "report": ("report",),
+    "ops": ("doctor", "support-bundle"),
     "recordings": ("classify", "serve", "simulate"),
     "models": ("train", "dataset", "model"),
     "evaluation": ("evaluate",),
@@ -41,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # the one place where errors become a sentence; --debug shows the rest
         if options.debug:
             raise
+        complain = getattr(options, "complain", _complain)  # a command may have a better way to tell
         for line in _sentences(error):
-            print(f"{PROGRAM}: {line}", file=sys.stderr)
+            complain(line)
         return 2 if isinstance(error, UsageError) or _mistakes(error) else 1
 
 
@@ -59,6 +61,10 @@ def program() -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _complain(sentence: str) -> None:
+    print(f"{PROGRAM}: {sentence}", file=sys.stderr)
 
 
 def _sentences(error: Exception) -> tuple[str, ...]:

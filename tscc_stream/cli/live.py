@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tscc_stream import logs
 from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
 
 if TYPE_CHECKING:
@@ -23,13 +26,24 @@ def add(commands: Commands) -> None:
 def _add_run(commands: Commands) -> None:
     parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--log-format", choices=logs.FORMS, help=f"of the lines on stderr (default: {logs.VARIABLE}, else text)"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
     from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
+
+    try:
+        form = logs.form_of(options.log_format, os.environ)
+    except ValueError as error:
+        raise UsageError(f"run: {error}") from error
+    logs.set_up(form, sys.stderr, os.environ)
+    if form == "json":
+        options.complain = logging.getLogger(PROGRAM).critical  # why it ended is a line like any other
+    settings, folder = config_of(options)
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
-    settings, folder = config_of(options)
     try:
         return run(settings, folder, options.config)
     except package.PackageError as error:  # as a wrong configuration: trying again does not make it right

@@ -1,7 +1,7 @@
 """While the reader waits for room: asks its server on a second, short connection how much of its ring is left.
 
-Part of the SeedLink edge. Each question has a thread of its own, bounded by time-outs, so that the reader goes on at
-once when there is room.
+Part of the SeedLink edge; `converse` is how any question is asked. Each of the reader's has a thread of its own,
+bounded by time-outs, so that it goes on at once when there is room.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, TypeVar
 
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of
@@ -29,6 +29,14 @@ READ_BYTES: Final = 64 << 10
 MOST_BYTES: Final = 16 << 20
 EMPTY_ANSWERS: Final = 3  # in a row, after which it is not asked any more: a server that has just started has no data
 UNSAID: Final = "the server does not say what its ring holds, so that nobody can be warned before it drops unread data"
+
+
+_Answer_co = TypeVar("_Answer_co", covariant=True)
+
+
+class Question(Protocol[_Answer_co]):
+    def to_send(self) -> bytes: ...
+    def receive(self, data: bytes) -> _Answer_co | None: ...
 
 
 class _Ended(Exception):  # noqa: N818 - not an error: the reader was stopped
@@ -97,19 +105,27 @@ class RingGuard:
     def _converse(self, server: str) -> Extents | None:
         """What the server holds; None where it did not say so in time."""
         probe = Probe(self._config.user or "", password_of(self._config), self._newest)
-        deadline_ns = time.monotonic_ns() + seconds_to_ns(self._config.timeout_seconds)
-        with self._dialer.connect(server) as link:
-            link.sendall(probe.to_send())
-            while self._dialer.wait(link, selectors.EVENT_READ, deadline_ns):
-                data = _received(link)
-                if data is None:
-                    continue
-                answer = probe.receive(data)
-                if answer is not None or not data:
-                    return answer
-                if command := probe.to_send():
-                    link.sendall(command)
-        return None
+        return converse(self._dialer, server, probe, self._config.timeout_seconds)
+
+
+def converse(dialer: Dialer, server: str, question: Question[_Answer_co], seconds: float) -> _Answer_co | None:
+    """The answer to a question, on a connection of its own; None where the server did not give it in time, or ended.
+
+    Raises LinkError, FrameError and OSError.
+    """
+    deadline_ns = time.monotonic_ns() + seconds_to_ns(seconds)
+    with dialer.connect(server) as link:
+        link.sendall(question.to_send())
+        while dialer.wait(link, selectors.EVENT_READ, deadline_ns):
+            data = _received(link)
+            if data is None:
+                continue
+            answer = question.receive(data)
+            if answer is not None or not data:
+                return answer
+            if command := question.to_send():
+                link.sendall(command)
+    return None
 
 
 def _received(link: socket.socket) -> bytes | None:
@@ -119,7 +135,7 @@ def _received(link: socket.socket) -> bytes | None:
         while piece := link.recv(READ_BYTES):
             data += piece
             if len(data) > MOST_BYTES:
-                raise FrameError("size", f"more than {MOST_BYTES} bytes in answer to INFO STATIONS")
+                raise FrameError("size", f"more than {MOST_BYTES} bytes in answer to a question")
     except (BlockingIOError, ssl.SSLWantReadError):
         return bytes(data) or None
     return bytes(data)

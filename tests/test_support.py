@@ -1,0 +1,207 @@
+"""The support bundle: everything that helps, no secret anywhere, bounded, whatever does not work."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from made_site import Running, finished, make_archive, serving, settings, write_settings
+
+from tscc_stream import config
+from tscc_stream.apps import redact, support
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import Gap
+
+PASSWORD = "open-sesame-Nr.5"  # noqa: S105  # made up, as the next
+HOOK = "T00000/B11111/Xx9secretXx9"
+URL_PASSWORD = "hunter2hunter2"  # noqa: S105
+CURVE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+TYPED_HERE = "typed-into-the-file"
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.e30.abc"  # noqa: S105
+SECRETS = (PASSWORD, HOOK, URL_PASSWORD, CURVE, TYPED_HERE, TOKEN, "87654321")
+
+
+def parts_of(path: Path) -> dict[str, str]:
+    with tarfile.open(path) as packed:
+        members = {member.name.removeprefix("tscc-stream-support/"): member for member in packed.getmembers()}
+        found = {}
+        for name, member in members.items():
+            data = packed.extractfile(member)
+            assert data is not None
+            found[name] = data.read().decode()
+        return found
+
+
+def planted(folder: Path, *, unknown_keys: bool) -> tuple[Path, Path]:
+    """A configuration with secrets in all sorts of places, and a log that tells them."""
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    (folder / "daemon.key").write_text(f"# secret key of the bus\n{CURVE}\n")
+    curve = {"secret_key_file": str(folder / "daemon.key"), "allowed_keys_file": str(folder / "none.keys")}
+    entry = {"server": "127.0.0.1:1", "streams": ["XX_*"], "user": "miner", "password_file": str(folder / "password")}
+    document = settings(folder, seedlink=[entry], publish={"bind": "tcp://127.0.0.1:0", "curve": curve})
+    document["metrics"]["users_file"] = TYPED_HERE
+    if unknown_keys:
+        document["alerts"] = {
+            "actions": [{"webhook": f"https://hooks.example.org/services/{HOOK}"}, {"api_key": 87654321}],
+            "smtp": f"smtp://alarm:{URL_PASSWORD}@mail.example.org:587",
+            "headers": {"Authorization": f"Bearer {TOKEN}"},
+        }
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump(document) + f"# old password: {PASSWORD}\n")
+    log = folder / "daemon.log"
+    told = [f"retrying with {secret}" for secret in (PASSWORD, CURVE, f"https://hooks.example.org/services/{HOOK}")]
+    told += [f"retrying with {secret}" for secret in (HOOK, URL_PASSWORD) if unknown_keys]
+    told += [f"AUTH USERPASS miner {PASSWORD}", f"POST https://bob:{URL_PASSWORD}@x.example.org/", f"token={TOKEN}"]
+    log.write_text("\n".join([*told, "the last line"]) + "\n")
+    return path, log
+
+
+@pytest.mark.parametrize("unknown_keys", [False, True])
+def test_no_planted_secret_is_anywhere(tmp_path: Path, unknown_keys: bool) -> None:
+    path, log = planted(tmp_path, unknown_keys=unknown_keys)
+    out = tmp_path / "support.tar.gz"
+    support.write(path, out, log)
+    parts = parts_of(out)
+    for name, text in parts.items():
+        for secret in SECRETS:
+            assert secret not in text, (name, secret)
+    kept = yaml.safe_load(parts["config.yaml"])
+    assert kept["site"] == "test"
+    assert kept["seedlink"][0]["user"] == "miner"
+    assert kept["seedlink"][0]["password_file"] == redact.REMOVED
+    assert kept["metrics"]["users_file"] == redact.REMOVED
+    assert "the last line" in parts["log.txt"]
+    if unknown_keys:
+        assert kept["alerts"]["actions"][0]["webhook"] == "https://hooks.example.org/(removed)"
+        assert kept["alerts"]["smtp"] == "smtp://(removed)@mail.example.org:587"
+
+
+def test_a_configuration_that_is_no_yaml_is_left_out_and_its_secrets_still_removed(tmp_path: Path) -> None:
+    path, log = planted(tmp_path, unknown_keys=True)
+    path.write_text(path.read_text() + "site: [twice\n")
+    out = tmp_path / "support.tar.gz"
+    support.write(path, out, log)
+    parts = parts_of(out)
+    assert "config.yaml" not in parts
+    assert "cannot be read as YAML" in json.loads(parts["manifest.json"])["notes"]["config.yaml"]
+    assert [(name, secret) for name, text in parts.items() for secret in SECRETS if secret in text] == []
+    assert "FAIL  config" in parts["doctor.txt"]
+
+
+def test_a_site_whose_daemon_is_down(tmp_path: Path) -> None:
+    """Its journal, ledger and model are there; the manifest says what is not, and why."""
+    path = write_settings(tmp_path, "127.0.0.1:1")
+    journal = JournalFile(tmp_path / "state" / "journal.sqlite")
+    journal.append([], [Gap("FDSN:XX_A__H_H_Z", 1, 2, "server")])
+    journal.close()
+    out = tmp_path / "support.tar.gz"
+    done = finished("support-bundle", "--config", path, "--out", out)
+    assert (done.returncode, "look into it before you send it" in done.stdout) == (0, True)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    parts = parts_of(out)
+    manifest = json.loads(parts["manifest.json"])
+    assert set(manifest["parts"]) == set(parts) - {"manifest.json"}
+    assert "no daemon runs" in manifest["notes"]["metrics.txt"]
+    assert "--log FILE" in manifest["notes"].get("log.txt", "--log FILE")
+    assert json.loads(parts["gaps.jsonl"])["cause"] == "server"
+    assert json.loads(parts["journal.json"])["head"] == 0
+    assert "journal.sqlite" in parts["state.txt"]
+    assert json.loads(parts["model/model.json"])["name"] == "demo"
+    assert json.loads(parts["versions.json"])["packages"]["numpy"]
+    assert "connection refused" in parts["doctor.txt"]
+    again = finished("support-bundle", "--config", path, "--out", out)
+    assert (again.returncode, again.stderr) == (
+        1, f"tscc-stream: {out}: is there already; give another name, or move it away\n"
+    )  # fmt: skip
+
+
+def test_a_site_that_runs(tmp_path: Path) -> None:
+    server, address = serving(make_archive(tmp_path / "a"), "--speed", "max")
+    with server, Running("run", "--config", write_settings(tmp_path, address)) as running:
+        running.wait_for("ready: ")
+        out = tmp_path / "support.tar.gz"
+        support.write(tmp_path / "site.yaml", out)
+        assert running.stop() == 0
+    parts = parts_of(out)
+    assert "tscc_journal_head_seq" in parts["metrics.txt"]
+    assert json.loads(parts["healthz.json"])["state"] in ("ok", "disconnected")
+
+
+def test_what_is_too_long_loses_its_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "huge.log"
+    log.write_text("first line\n" + "an ordinary line of the log\n" * (support.MOST_BYTES // 20) + "last line\n")
+    out = tmp_path / "support.tar.gz"
+    support.write(None, out, log)
+    parts = parts_of(out)
+    assert len(parts["log.txt"]) <= support.MOST_BYTES
+    assert parts["log.txt"].endswith("last line\n")
+    assert "first line" not in parts["log.txt"]
+    assert out.stat().st_size < 1 << 20
+
+
+def test_any_part_is_bounded_and_the_manifest_says_so() -> None:
+    bundle = support.Bundle()
+    bundle.add("metrics.txt", "x" * (support.MOST_BYTES + 1) + "end")
+    assert len(bundle.parts["metrics.txt"]) == support.MOST_BYTES
+    assert bundle.parts["metrics.txt"].endswith(b"end")
+    assert (
+        json.loads(bundle.manifest())["notes"]["metrics.txt"]
+        == f"the last {support.MOST_BYTES} of {support.MOST_BYTES + 4} bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["password", "smtp_password", "client_secret", "token", "api_key", "Authorization", "users_file", "PASSPHRASE"],
+)
+def test_keys_for_secrets(key: str) -> None:
+    document = {"site": "north", "a": [{key: "value", "deep": {key: {"x": 1}}}]}
+    assert redact.of_document(document) == {
+        "site": "north",
+        "a": [{key: "(removed)", "deep": {key: {"x": "(removed)"}}}],
+    }
+    assert set(redact.known(document)) == {"value", "1"}
+
+
+def test_of_a_command_the_program_alone_is_shown() -> None:
+    document = {"commands": {"sms": {"argv": ["/usr/bin/sms", "--pin", "0815"]}}}
+    assert redact.of_document(document)["commands"]["sms"]["argv"] == ["/usr/bin/sms", "(removed)", "(removed)"]
+
+
+def test_keys_of_the_shipped_configuration_that_are_no_secrets() -> None:
+    kept = redact.of_document(config.shipped().model_dump())
+    assert kept["seedlink"][0]["keepalive_seconds"] == 30.0
+    assert kept["publish"]["bind"] == "tcp://127.0.0.1:5556"
+    assert "(removed)" not in str(kept)
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    out = tmp_path / "none" / "support.tar.gz"
+    with pytest.raises(support.SupportError, match="cannot be written: No such file or directory"):
+        support.write(None, out, Path(os.devnull))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tcp://127.0.0.1:5556 is up", "tcp://127.0.0.1:5556 is up"),
+        ("GET http://127.0.0.1:9108/metrics", "GET http://127.0.0.1:9108/metrics"),
+        ("GET https://a.example.org/hook?x=1 now", "GET https://a.example.org/(removed) now"),
+        ("password_file: seedlink", "password_file: seedlink"),
+        ("password: abc123", "password: (removed)"),
+        ('{"token": "abc123"}', '{"token": "(removed)"}'),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: (removed) (removed)"),
+        ("ana:scrypt$16384$8$1$c2FsdA==$aGFzaA==", "ana:scrypt$(removed)"),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END", "-----BEGIN EC PRIVATE KEY-----(removed)-----END"),
+        ("stations of key importance", "stations of key importance"),
+    ],
+)
+def test_what_looks_like_a_secret(text: str, expected: str) -> None:
+    assert "dXNlcjpwYXNz" not in redact.of_text(text)
+    if not text.startswith("Authorization"):
+        assert redact.of_text(text) == expected

@@ -1,0 +1,288 @@
+"""What `doctor` looks at of a site: configuration, model, secrets, what people see, the service, the running daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+import stat
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from tscc_stream import activation, credentials, package
+from tscc_stream.activation import ActivationError
+from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
+from tscc_stream.config import Config
+from tscc_stream.package import Package, PackageError
+
+SYSTEMD: Final = Path("/run/systemd/system")
+ANSWER_SECONDS: Final = 5.0
+MANY_RESTARTS: Final = 3
+_SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|headers|users)_file|tls_key", re.IGNORECASE)
+_FILE_KEY: Final = re.compile(r"(ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A configuration that holds. file: where it lies; running: endpoints of its daemon, empty where none runs."""
+
+    config: Config
+    file: Path
+    running: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.file.resolve().parent
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.config.state_dir)
+
+    @property
+    def credentials(self) -> Path:
+        """Where the units take secrets from: config.yaml has config.credentials beside it."""
+        return self.folder / f"{self.file.stem}.credentials"
+
+    @property
+    def unit(self) -> str:
+        name = self.file.stem
+        return "tscc-stream.service" if name == "config" else f"tscc-stream@{name}.service"
+
+
+def checks(site: Site) -> list[Check]:
+    return [
+        Check("model", lambda: list(model(site)), patience=3.0),
+        Check("secrets", lambda: list(secrets(site))),
+        Check("people", lambda: list(people(site))),
+        Check("service", lambda: [service(site)]),
+        Check("daemon", lambda: [daemon(site)]),
+    ]
+
+
+def served(site: Site) -> Package:
+    """The package that a start would serve. Raises PackageError and ActivationError."""
+    configured = package.find(site.config.model, site.folder)
+    return package.load_live(activation.live_folder(site.state_dir, configured))
+
+
+def model(site: Site) -> Iterator[Finding]:
+    """Hashes, then the self-check on the processor."""
+    name = "model"
+    try:
+        loaded = served(site)
+    except (PackageError, ActivationError) as error:
+        todo = "install the package anew, or name another one as model; `tscc-stream model verify DIR` looks at one"
+        yield fail(name, str(error), todo)
+        return
+    from tscc_stream.edges.torchscript import TorchScriptEncoder  # noqa: PLC0415 torch takes seconds
+
+    try:
+        TorchScriptEncoder(loaded, "cpu", threads=1)
+    except PackageError as error:
+        todo = "tscc-stream model recompile DIR brings it to this version; else take another package"
+        yield fail(name, str(error), todo)
+        return
+    spec, (low, high) = loaded.spec, loaded.spec.band_hz
+    yield ok(
+        name,
+        f"{spec.name} {spec.version} ({loaded.sha256[:12]}): hashes and self-check hold; {spec.clusters} clusters, "
+        f"{spec.sample_rate_hz:g} Hz, band {low:g} to {high:g} Hz",
+    )
+
+
+def _named_files(document: object, place: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Keys of the configuration that name files, with the names, and whether these hold secrets."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            where = f"{place}.{key}" if place else str(key)
+            if isinstance(value, str) and (_SECRET_KEY.search(str(key)) or _FILE_KEY.search(str(key))):
+                yield where, value, _SECRET_KEY.search(str(key)) is not None
+            yield from _named_files(value, where)
+    elif isinstance(document, list | tuple):
+        for number, value in enumerate(document):
+            yield from _named_files(value, f"{place}[{number}]")
+
+
+def secrets(site: Site) -> Iterator[Finding]:
+    """Whether the files that the configuration names are there, and whether a stranger may read those with secrets."""
+    seen = 0
+    for key, name, secret in _named_files(site.config.model_dump()):
+        seen += 1
+        finding = _file(site, f"file {key}", name, secret=secret)
+        if finding is not None:
+            yield finding
+    if not seen:
+        yield ok("secrets", "the configuration names no file with any")
+
+
+def _file(site: Site, name: str, value: str, *, secret: bool) -> Finding:
+    path = _place(site, value)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        todo = f"put it there (install -m 600), or correct {name.removeprefix('file ')}"
+        if "/" not in value and SYSTEMD.exists():
+            return warn(name, f"{path}: not there", f"{todo}; where a drop-in hands it over, all is well")
+        return fail(name, f"{path}: not there", todo)
+    except OSError as error:
+        return warn(
+            name, f"{path}: cannot be looked at: {error.strerror}", "run doctor as root or as the daemon's user"
+        )
+    return _readable(name, path, found, secret=secret)
+
+
+def _readable(name: str, path: Path, found: os.stat_result, *, secret: bool) -> Finding:
+    if not stat.S_ISREG(found.st_mode):
+        return fail(name, f"{path}: is no file", "name a file")
+    if secret and found.st_mode & stat.S_IROTH and not _shut_in(path):
+        return fail(
+            name, f"{path}: everybody on this machine can read it", f"chmod 600 {path}, and change what it holds"
+        )
+    if not found.st_size:
+        return fail(name, f"{path}: is empty", "write what it should hold into it")
+    return ok(name, f"{path}: is there" + (", not for everybody" if secret else ""))
+
+
+def _shut_in(path: Path) -> bool:
+    """Whether a folder above keeps strangers out."""
+    return any(not folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
+
+
+def people(site: Site) -> Iterator[Finding]:
+    """The time that people will read, their shifts, the doors of metrics and console."""
+    config = site.config
+    now = datetime.now(ZoneInfo(config.time_zone))
+    yield ok("time zone", f"{config.time_zone}: it is {now:%Y-%m-%d %H:%M} there; shifts: {', '.join(config.shifts)}")
+    for section, settings in (("metrics", config.metrics), ("console", config.console)):
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            yield _certificate(site, section, settings.tls_certificate, settings.tls_key)
+    for warning in config.metrics.warnings():
+        yield warn("metrics", warning, "see `Monitoring from another machine` in docs/operating.md")
+
+
+def _certificate(site: Site, section: str, certificate: str, key: str) -> Finding:
+    chain, secret = (_place(site, name) for name in (certificate, key))
+    name = f"certificate of {section}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, secret, password="")
+    except OSError as error:  # ssl.SSLError is one
+        why = getattr(error, "reason", None) or error.strerror
+        return fail(
+            name, f"{chain} and {secret}: do not go together ({why})", "make both anew, PEM, key without passphrase"
+        )
+    return ok(name, f"{chain}: goes with its key")
+
+
+def _place(site: Site, name: str) -> Path:
+    path = credentials.path_of(name)
+    return path if path.exists() or "/" in name else site.credentials / name
+
+
+def service(site: Site) -> Finding:
+    """How systemd sees it, where systemd runs."""
+    name = "service"
+    if not SYSTEMD.exists():
+        return ok(name, "systemd does not run here; something else must start the daemon again when it fails")
+    asked = ["systemctl", "show", site.unit, "--property=" + ",".join(_PROPERTIES)]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return warn(name, f"systemctl does not answer: {error}", f"try it by hand: systemctl status {site.unit}")
+    return judge(site.unit, dict(line.partition("=")[::2] for line in done.stdout.splitlines()))
+
+
+_PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NRestarts", "Result", "ExecMainStatus")
+
+
+def judge(unit: str, said: Mapping[str, str]) -> Finding:
+    """What the properties of a unit mean."""
+    name, active = "service", said.get("ActiveState", "unknown")
+    if said.get("LoadState") != "loaded":
+        todo = "to have it started with the machine, see `As a service` in docs/operating.md"
+        return warn(name, f"{unit}: is not installed", todo)
+    if active == "failed":
+        found = f"{unit}: failed ({said.get('Result')}, exit status {said.get('ExecMainStatus')})"
+        return fail(name, found, f"journalctl -u {unit} -n 50 says why; then systemctl restart {unit}")
+    restarts = int(said.get("NRestarts") or 0)
+    found = f"{unit}: {active} ({said.get('SubState')}), started again {restarts} time(s)"
+    if said.get("UnitFileState") == "disabled":
+        return warn(name, f"{found}; does not start with the machine", f"systemctl enable {unit}")
+    if active != "active":
+        return warn(name, found, f"systemctl start {unit}")
+    if restarts > MANY_RESTARTS:
+        return warn(name, found, f"journalctl -u {unit} -p err says why it ended")
+    return ok(name, found)
+
+
+def daemon(site: Site) -> Finding:
+    """What a running daemon says of itself."""
+    name = "daemon"
+    if not site.running:
+        return ok(name, "does not run")
+    said = fetched(site, "/healthz")
+    who = f"process {site.running['pid']}"
+    if isinstance(said, str):
+        return fail(name, f"{who} runs, but does not answer: {said}", "restart it: systemctl restart tscc-stream")
+    if said.status in (401, 429):
+        return ok(name, f"{who} runs, and wants a password for its health")
+    return _judged(name, who, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of the daemon's HTTP endpoint."""
+
+    status: int
+    body: bytes
+
+
+def fetched(site: Site, path: str, most: int = 16 << 20) -> Answer | str:
+    """What the running daemon answers, or why it does not. Its certificate is not checked: it is this machine."""
+    scheme = "http" if site.config.metrics.tls_key is None else "https"
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    request = urllib.request.Request(f"{scheme}://{_reachable(str(site.running['metrics']))}{path}")  # noqa: S310
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
+    try:
+        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
+            return Answer(answer.status, answer.read(most))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.read(most))
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _reachable(address: str) -> str:
+    host, _, number = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what others may reach, so can we
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+def _judged(name: str, who: str, said: Answer) -> Finding:
+    try:
+        health = json.loads(said.body)
+        state = str(health["state"])
+    except (ValueError, KeyError, TypeError):
+        return fail(
+            name, f"{who}: answers {said.status}, but not with its health", "is something else on metrics.bind?"
+        )
+    if said.status != 200:
+        why = health.get("reason") or ", ".join(health.get("stalled", [])) or state
+        return fail(name, f"{who}: {state}: {why}", "docs/alarms.md, TsccUnhealthy; the log says more (journalctl -u)")
+    away = [server for server, link in health.get("servers", {}).items() if link != "connected"]
+    silent = int(health.get("silent_channels", 0))
+    found = f"{who}: {state}, {health.get('channels', 0)} channels, {silent} silent"
+    if away:
+        return warn(name, f"{found}; not connected: {some(away)}", "see the lines of this server above")
+    if silent:
+        return warn(name, f"{found}: {some(list(health.get('silent', {})))}", "look at these sensors and recorders")
+    return ok(name, found)
