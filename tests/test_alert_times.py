@@ -15,7 +15,7 @@ from tscc_stream.config_alerts import PlannedConfig, When
 SUDBURY = ZoneInfo("America/Toronto")
 ZONES = st.sampled_from([UTC, SUDBURY, ZoneInfo("Australia/Lord_Howe"), ZoneInfo("Africa/Johannesburg")])
 _CLOCK = st.tuples(st.integers(0, 23), st.integers(0, 59))
-_MOMENT = st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31))  # noqa: DTZ001  # UTC is added
+_MOMENT = st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31))  # UTC is added
 
 
 def ns(moment: datetime) -> int:
@@ -37,7 +37,7 @@ def test_a_span_is_what_counting_minutes_says(
     naive = clock.replace(tzinfo=None, second=0, microsecond=0)
     inside = False
     for back in (0, 1):
-        midnight = datetime(naive.year, naive.month, naive.day) - timedelta(days=back)  # noqa: DTZ001  # a clock's face
+        midnight = datetime(naive.year, naive.month, naive.day) - timedelta(days=back)  # a clock's face
         first = midnight + timedelta(hours=begin[0], minutes=begin[1])
         last = midnight + timedelta(hours=end[0], minutes=end[1], days=1 if end < begin else 0)
         inside |= first <= naive < last and (not days or DAYS[midnight.weekday()] in days)

@@ -104,6 +104,7 @@ class ActionThread:
         self._tried = tried
         self._in_memory: deque[StoredAlert] = deque(maxlen=MOST_IN_MEMORY)
         self._unkept: tuple[Delivery, str, int] | None = None
+        self._hasten = True
         self._seldom = Seldom()
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -158,6 +159,9 @@ class ActionThread:
     def _turn(self, journal: AlertJournal) -> bool:
         """One try; whether there is more to do at once. While stopping, only what was never tried is."""
         self._keep(journal)
+        if self._hasten:
+            journal.hasten(self.name)
+            self._hasten = False
         delivery = journal.due(self.name, time.time_ns(), seconds_to_ns(2 * LONGEST_WAIT_S))
         if delivery is None or (self._stopping.is_set() and delivery.attempts):
             return False
@@ -168,6 +172,7 @@ class ActionThread:
         outcome, delivered = self._try(alert, delivery)
         if delivered:
             self._unkept = delivery, outcome, time.time_ns()
+            self._hasten = delivery.attempts > 0
             self._tried(self.name, "delivered")
             _log.info("action %s: alert %s delivered: %s", self.name, key_of(delivery), outcome)
             self._keep(journal)

@@ -23,6 +23,8 @@ from tscc_stream.seldom import Seldom
 _log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+"""How often it is looked where the daemon listens."""
 METRICS_EVERY = 3
 """Turns between two looks at /metrics, which is long."""
 GAPS_NS = 3600 * NS_PER_SECOND
@@ -76,10 +78,12 @@ class Probe:
 
     def _run(self) -> None:
         name_this_thread("probe")
+        asked_s = float("-inf")
         while not self._stopping.is_set():
             self.where = self._endpoints.find()
-            self.facts = self._ask()
-            self._stopping.wait(EVERY_SECONDS)
+            if time.monotonic() - asked_s >= EVERY_SECONDS:
+                self.facts, asked_s = self._ask(), time.monotonic()
+            self._stopping.wait(LOOK_SECONDS)
 
     def _ask(self) -> Facts:
         address = self.where["metrics"]

@@ -48,6 +48,7 @@ from tscc_stream.edges.alert_journal import (
 )
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import PeopleError
+from tscc_stream.edges.sqlite import JournalError, JournalReader
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.seldom import Seldom
 
@@ -134,15 +135,31 @@ class AlertProcess:
         return self._probe.alive and all(action.alive for action in self._actions.values())
 
     def _subscribe(self) -> Subscriber:
-        where, place, keys = self._probe.where, self._journal.place(), self._alerts.bus_keys
+        where, place, keys = self._probe.where, self._journal.place() or self._beginning(), self._alerts.bus_keys
         self._where = (where["publish"], where["replay"])
         return Subscriber(
             *self._where,
-            since=None if place is None else place.through,
-            epoch=None if place is None else place.epoch,
+            since=place.through,
+            epoch=place.epoch or None,
             notice=self._notice,
             curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
         )
+
+    def _beginning(self) -> Place:
+        """The first start goes on after what the daemon's journal holds now."""
+        path = self._state_dir / "journal.sqlite"
+        if not path.is_file():
+            return Place("", 0)
+        try:
+            reader = JournalReader(path)
+        except JournalError as error:
+            raise AlertJournalError(f"where to begin cannot be told: {error}") from error
+        try:
+            place = Place(reader.epoch, reader.head())
+        finally:
+            reader.close()
+        self._journal.commit(place=place)
+        return place
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):

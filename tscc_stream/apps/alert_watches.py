@@ -28,20 +28,25 @@ _LINK = "link"
 
 
 class _Watch:
-    """One watch and what it remembers. told: subjects that went out in alerts and last still."""
+    """One watch and what it remembers.
+
+    told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet.
+    """
 
     def __init__(self, config: WatchConfig, hours: Hours, state: bytes | None) -> None:
         self.config, self.hours = config, hours
         self.cooldown, self.told, self.gaps = Cooldown(), list[str](), list[str]()
+        self.open = False
         if state is not None:
             document = json.loads(state)
             self.cooldown = Cooldown.from_dict(document["cooldown"])
-            self.told, self.gaps = document["told"], document["gaps"]
+            self.told, self.gaps, self.open = document["told"], document["gaps"], document["open"]
         self.dirty = False
         self.detected_s: float | None = None
 
     def snapshot(self) -> bytes:
-        return json.dumps({"cooldown": self.cooldown.as_dict(), "told": self.told, "gaps": self.gaps}).encode()
+        document = {"cooldown": self.cooldown.as_dict(), "told": self.told, "gaps": self.gaps, "open": self.open}
+        return json.dumps(document).encode()
 
     def concerns(self, channel: str) -> bool:
         patterns = self.config.channels
@@ -215,10 +220,10 @@ def _turn(watch: _Watch, conditions: dict[str, str] | None, now_ns: int) -> list
     untold = conditions.keys() - set(watch.told)
     lasting = [subject for subject in watch.told if subject in conditions]
     if untold and not watch.cooldown.active(watch.config, now_ns):
-        watch.told, watch.dirty = sorted(conditions), True
+        watch.told, watch.open, watch.dirty = sorted(conditions), True, True
         return [_silence(watch, conditions, now_ns)]
-    if watch.told and not conditions:
-        watch.told, watch.dirty = [], True
+    if watch.open and not conditions:
+        watch.told, watch.open, watch.dirty = [], False, True
         watch.cooldown.over()
         identity = alert_id(watch.config.name, "over", watch.cooldown.alert)
         cause = {"uids": [], "after_alert": watch.cooldown.alert}

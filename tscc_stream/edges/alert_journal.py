@@ -298,6 +298,11 @@ class AlertJournal:
                 (state, next_ns, outcome, delivery.number),
             )
 
+    def hasten(self, action: str) -> None:
+        """Whatever waits for an action is due now: it works again, or this process has just started."""
+        with self._transaction():
+            self._db.execute("UPDATE delivery SET next_ns = 0 WHERE state = 'waiting' AND action = ?", (action,))
+
     def give_up_on(self, actions: Sequence[str]) -> int:
         """Deliveries of actions that the configuration no longer has fail; how many."""
         marks = ", ".join("?" * len(actions))
