@@ -19,13 +19,14 @@ PATIENCE_S = 40.0
 class Receivers:
     """The two servers of alert_receivers.py; `stop` and `start` keep their ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *tls: Path) -> None:
         self._log = folder / "received.jsonl"
+        self._tls = [str(path) for path in tls]
         self._ports = ["0", "0"]
         self.start()
 
     def start(self, status: int = 200) -> None:
-        command = [sys.executable, str(PROGRAM), str(self._log), *self._ports, str(status)]
+        command = [sys.executable, str(PROGRAM), str(self._log), *self._ports, str(status), *self._tls]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._ports = self._process.stdout.readline().split()
@@ -38,7 +39,7 @@ class Receivers:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._ports[0]}/alerts?site=1"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._ports[0]}/alerts?site=1"
 
     @property
     def smtp(self) -> str:

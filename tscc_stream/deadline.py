@@ -9,7 +9,10 @@ from types import TracebackType
 
 
 class Deadline:
-    """Cuts sockets off once `seconds` have passed since the block began; `passed` says whether that happened."""
+    """Cuts sockets off once `seconds` have passed since the block began; `passed` says whether that happened.
+
+    The block's end closes them.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
@@ -35,6 +38,8 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
+        for link in self._sockets:
+            link.close()
 
     def _cut(self) -> None:
         with self._lock:

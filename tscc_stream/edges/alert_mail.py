@@ -70,7 +70,7 @@ def _exchange(config: MailConfig, message: EmailMessage, deadline: Deadline) -> 
             link.ehlo()
         if config.user is not None and config.password_file is not None:
             link.login(config.user, credentials.read(config.password_file, "password_file"))
-        refused: dict[str, tuple[int, bytes]] = link.send_message(message)
+        refused: dict[str, tuple[int, bytes]] = link.send_message(message, config.sender, list(config.recipients))
     finally:
         link.close()  # no QUIT: what was answered counts, and an answer to a farewell is not waited for
     return refused
