@@ -1,9 +1,9 @@
 """A webhook server and an SMTP server in a process of their own, to be stopped and started again.
 
-`alert_receivers.py LOG [WEBHOOK_PORT SMTP_PORT [STATUS [CERTIFICATE KEY]]]` prints both ports, and appends a line of JSON to LOG for
-everything that it has answered with success: {"by": "webhook", "key", "document"} or {"by": "mail", "key", "subject",
-"text"}. STATUS: what the webhook answers instead of 200. With a certificate the webhook is HTTPS, and the SMTP server
-takes mail only after STARTTLS from a user `mine` with the password `sesame`.
+`alert_receivers.py LOG [WEBHOOK_PORT SMTP_PORT [STATUS [CERTIFICATE KEY]]]` prints both ports, and appends to LOG a
+line of JSON for everything that it has answered with success: {"by": "webhook", "key", "document"} or {"by": "mail",
+"key", "subject", "text"}. STATUS: what the webhook answers instead of 200. With a certificate the webhook is HTTPS, and
+the SMTP server takes mail only after STARTTLS from a user `mine` with the password `sesame`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from made_site import Running
+
+from tscc_stream.config import PublishConfig
+from tscc_stream.edges.sqlite import JournalFile, JournalReader
+from tscc_stream.edges.zeromq import Bus
+from tscc_stream.messages import Message
 
 PROGRAM = Path(__file__).with_name("alert_receivers.py")
 PATIENCE_S = 40.0
@@ -67,6 +73,54 @@ class Receivers:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.stop()
+
+
+class Site:
+    """A journal and its bus, as a daemon has them, and messages that the test makes up."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._journal = JournalFile(folder / "journal.sqlite")
+        config = PublishConfig(bind="tcp://127.0.0.1:0", replay_bind="tcp://127.0.0.1:0", heartbeat_seconds=0.2)
+        self._reader = JournalReader(folder / "journal.sqlite")
+        self._bus = Bus(config, "test", self._reader)
+        self._bus.start()
+        where = {"publish": self._bus.endpoint, "replay": self._bus.replay_endpoint, "metrics": "127.0.0.1:9"}
+        (folder / "endpoints.json").write_text(json.dumps({**where, "pid": os.getpid()}))
+
+    def event(self, uid: str, age_s: float = 0.0, cluster: str = "microseismic", amplitude: float = 50.0) -> None:
+        """A detection and the network event that it makes, so old."""
+        onset_ns = time.time_ns() - round(age_s * 1e9)
+        known = cluster != "unknown"
+        about = {"id": 1, "name": cluster, "membership": [0.1, 0.9], "known": known}
+        detection = {"onset_ns": onset_ns, "peak_amplitude": amplitude, "quality": [], "cluster": about}
+        sid = "FDSN:SM_S001__G_H_Z"
+        network = {
+            "onset_ns": onset_ns, "channels": [sid], "detections": [f"detection-{uid}"], "final": True,
+            "votes": {cluster: 1}, "cluster": {"id": 1 if known else None, "name": cluster},
+        }  # fmt: skip
+        self.say(
+            _message(f"detection-{uid}", "detection.1.SM.S001..GHZ.", "tscc.detection.v1", sid, detection),
+            _message(uid, "network.1.", "tscc.network_event.v1", "network", network),
+        )
+
+    def say(self, *messages: Message) -> None:
+        self._bus.publish(self._journal.append(messages))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bus.stop()
+        self._reader.close()
+        self._journal.close()
+
+
+def _message(uid: str, topic: str, kind: str, subject: str, data: dict[str, Any]) -> Message:
+    body = {"type": kind, "id": uid, "subject": subject, "data": data}
+    sid = subject if kind == "tscc.detection.v1" else ""
+    encoded = json.dumps(body).encode()
+    return Message(uid, topic.partition(".")[0], topic, encoded, int(data["onset_ns"]), sid, tolerance_ns=0)
 
 
 def until(holds: Callable[[], Any], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Actions over real sockets and processes: what is delivered, what is refused, and that nothing is waited for too long."""
+"""Actions over real sockets and processes: what is delivered, what is refused, and that nothing hangs."""
 
 from __future__ import annotations
 

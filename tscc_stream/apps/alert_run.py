@@ -7,6 +7,7 @@ transaction: after kill -9 the process goes on exactly there.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from tscc_stream.apps.alert_delivery import ActionThread, senders
 from tscc_stream.apps.alert_events import EventReader
 from tscc_stream.apps.alert_health import SensorHealth
 from tscc_stream.apps.alert_metrics import AlertMetrics
+from tscc_stream.apps.alert_names import names_in_use, without_cluster
 from tscc_stream.apps.alert_people import PeopleNews
 from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.apps.alert_rules import Rules
@@ -61,6 +63,8 @@ CATCHING_UP_SECONDS = 10.0
 GROUP_SECONDS = 0.2
 MOST_IN_GROUP = 100
 TRIM_SECONDS = 3600.0
+REMEMBERED = 1000
+"""Messages before the start whose detections network events to come may name."""
 STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
@@ -102,6 +106,7 @@ class AlertProcess:
             self._probe = Probe(self._config, self._state_dir)
             self._probe.start()
             stack.callback(self._probe.stop)
+            self._remember_amplitudes()
             self._subscriber = self._subscribe()
             stack.callback(lambda: self._subscriber.close())  # noqa: PLW0108  # it may be another by then
             self._start_http(stack)
@@ -152,14 +157,32 @@ class AlertProcess:
             return Place("", 0)
         try:
             reader = JournalReader(path)
+            try:
+                place = Place(reader.epoch, reader.head())
+            finally:
+                reader.close()
         except JournalError as error:
             raise AlertJournalError(f"where to begin cannot be told: {error}") from error
-        try:
-            place = Place(reader.epoch, reader.head())
-        finally:
-            reader.close()
         self._journal.commit(place=place)
         return place
+
+    def _remember_amplitudes(self) -> None:
+        """Of detections that were looked at before this start, since network events to come may name them."""
+        path, place = self._state_dir / "journal.sqlite", self._journal.place()
+        if place is None or not path.is_file():
+            return
+        try:
+            reader = JournalReader(path)
+            try:
+                page = reader.since(max(0, place.through - REMEMBERED), "detection.", REMEMBERED)
+            finally:
+                reader.close()
+        except JournalError as error:
+            self._notice(str(error))
+            return
+        for one in page.messages if reader.epoch == place.epoch else ():
+            if one.seq <= place.through:
+                self._reader.read(json.loads(one.message.body))
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):
@@ -345,11 +368,14 @@ class AlertProcess:
         _log.info("the daemon listens on %s now; going on after %s", self._where[0], place)
 
 
-def run(config: Config, state_dir: Path) -> int:
-    """The process until SIGTERM or SIGINT."""
+def run(config: Config, state_dir: Path, folder: Path) -> int:
+    """The process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if not state_dir.is_dir():
         raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
+    known = names_in_use(config, state_dir, folder)
+    for sentence in () if known is None else without_cluster(config, known):
+        _log.warning("%s", sentence)
     process = AlertProcess(config, state_dir)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import argparse
 import getpass
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ def _settings(options: argparse.Namespace) -> tuple[Config, Path]:
 def _run(options: argparse.Namespace) -> int:
     from tscc_stream.apps.alert_run import run  # noqa: PLC0415  # loaded where it is needed
 
-    return run(*_settings(options))
+    settings, state_dir = _settings(options)
+    return run(settings, state_dir, options.config.resolve().parent)
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -162,6 +164,7 @@ def _replay(options: argparse.Namespace) -> int:
         people = PeopleFile(state_dir / FILE)
         windows = list(announced(people).values())
         people.close()
+    _warn_of_names(settings, state_dir, options.config.resolve().parent)
     zone, told, withheld = ZoneInfo(settings.time_zone), 0, 0
     for one in replay(
         journal, settings.alerts, settings.shifts, zone, since_seq=seq, since_ns=since_ns, announced=windows
@@ -177,6 +180,14 @@ def _replay(options: argparse.Namespace) -> int:
             f"{told} alerts; {withheld} events withheld{'' if options.all or not withheld else ' (--all shows them)'}"
         )
     return 0
+
+
+def _warn_of_names(settings: Config, state_dir: Path, folder: Path) -> None:
+    from tscc_stream.apps.alert_names import names_in_use, without_cluster  # noqa: PLC0415  # loaded where it is needed
+
+    known = names_in_use(settings, state_dir, folder)
+    for sentence in () if known is None else without_cluster(settings, known):
+        print(f"{PROGRAM}: warning: {sentence}", file=sys.stderr)
 
 
 def _since(text: str) -> tuple[int, int | None]:
