@@ -20,6 +20,7 @@ from tscc_stream.messages import Message
 
 PROGRAM = Path(__file__).with_name("alert_receivers.py")
 PATIENCE_S = 40.0
+SID = "FDSN:SM_S001__G_H_Z"
 
 
 class Receivers:
@@ -90,19 +91,25 @@ class Site:
 
     def event(self, uid: str, age_s: float = 0.0, cluster: str = "microseismic", amplitude: float = 50.0) -> None:
         """A detection and the network event that it makes, so old."""
+        self.detection(uid, age_s, cluster, amplitude)
+        self.network(uid, age_s, cluster)
+
+    def detection(self, uid: str, age_s: float = 0.0, cluster: str = "microseismic", amplitude: float = 50.0) -> None:
         onset_ns = time.time_ns() - round(age_s * 1e9)
-        known = cluster != "unknown"
-        about = {"id": 1, "name": cluster, "membership": [0.1, 0.9], "known": known}
-        detection = {"onset_ns": onset_ns, "peak_amplitude": amplitude, "quality": [], "cluster": about}
-        sid = "FDSN:SM_S001__G_H_Z"
-        network = {
-            "onset_ns": onset_ns, "channels": [sid], "detections": [f"detection-{uid}"], "final": True,
-            "votes": {cluster: 1}, "cluster": {"id": 1 if known else None, "name": cluster},
-        }  # fmt: skip
-        self.say(
-            _message(f"detection-{uid}", "detection.1.SM.S001..GHZ.", "tscc.detection.v1", sid, detection),
-            _message(uid, "network.1.", "tscc.network_event.v1", "network", network),
-        )
+        about = {"id": 1, "name": cluster, "membership": [0.1, 0.9], "known": cluster != "unknown"}
+        data = {"onset_ns": onset_ns, "peak_amplitude": amplitude, "quality": [], "cluster": about}
+        self.say(_message(f"detection-{uid}", "detection.1.SM.S001..GHZ.", "tscc.detection.v1", SID, data))
+
+    def network(self, uid: str, age_s: float = 0.0, cluster: str = "microseismic") -> None:
+        data = {
+            "onset_ns": time.time_ns() - round(age_s * 1e9),
+            "channels": [SID],
+            "detections": [f"detection-{uid}"],
+            "final": True,
+            "votes": {cluster: 1},
+            "cluster": {"id": None if cluster == "unknown" else 1, "name": cluster},
+        }
+        self.say(_message(uid, "network.1.", "tscc.network_event.v1", "network", data))
 
     def say(self, *messages: Message) -> None:
         self._bus.publish(self._journal.append(messages))

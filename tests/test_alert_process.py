@@ -78,6 +78,28 @@ def test_what_comes_while_it_is_down_and_what_is_too_old(tmp_path: Path, site: S
     assert "withheld in all: late 3" in withheld.stdout
 
 
+def test_a_network_event_after_a_restart_still_has_its_amplitude(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    """Else a blast would not be known to be small. The detection is looked at before the restart, the event after."""
+    path = configured(tmp_path, suppress_below_amplitude=100.0, **receivers.actions())
+    with alerting(path) as running:
+        site.event("one")
+        until(lambda: len(receivers.got("mail")) == 1, "the first alert")
+        blast = ("alert", "suppress", "--config", path, "--for", "30m", "--reason", "blast")
+        assert finished(*blast).returncode == 0
+        site.detection("two")
+        site.event("known", cluster="unknown")
+        until(lambda: len(receivers.got("mail")) == 2, "what comes after the detection")
+        assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    site.network("two")
+    with alerting(path) as running:
+        hidden = ("alert", "list", "--config", path, "--withheld")
+        until(lambda: "suppressed 1" in finished(*hidden).stdout, "the hidden event")
+        assert running.stop() == 0
+    assert titles(receivers) == ["one", "known"]
+
+
 def test_a_dead_action_is_given_up_and_the_others_tell(tmp_path: Path, site: Site, receivers: Receivers) -> None:
     commands = {"siren": {"argv": ["/bin/sh", "-c", "echo broken >&2; exit 1"]}}
     path = configured(tmp_path, commands=commands, give_up_after_seconds=2.0, **receivers.actions())
