@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from made_site import Running
 
-from tscc_stream.config import PublishConfig
+from tscc_stream.config import CurveConfig, PublishConfig
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.zeromq import Bus
-from tscc_stream.messages import Message
+from tscc_stream.messages import Gap, Message
 
 PROGRAM = Path(__file__).with_name("alert_receivers.py")
 PATIENCE_S = 40.0
@@ -79,14 +79,15 @@ class Receivers:
 class Site:
     """A journal and its bus, as a daemon has them, and messages that the test makes up."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, curve: CurveConfig | None = None, metrics: str = "127.0.0.1:9") -> None:
         folder.mkdir(exist_ok=True)
         self._journal = JournalFile(folder / "journal.sqlite")
-        config = PublishConfig(bind="tcp://127.0.0.1:0", replay_bind="tcp://127.0.0.1:0", heartbeat_seconds=0.2)
+        any_port = "tcp://127.0.0.1:0"
+        config = PublishConfig(bind=any_port, replay_bind=any_port, heartbeat_seconds=0.2, curve=curve)
         self._reader = JournalReader(folder / "journal.sqlite")
         self._bus = Bus(config, "test", self._reader)
         self._bus.start()
-        where = {"publish": self._bus.endpoint, "replay": self._bus.replay_endpoint, "metrics": "127.0.0.1:9"}
+        where = {"publish": self._bus.endpoint, "replay": self._bus.replay_endpoint, "metrics": metrics}
         (folder / "endpoints.json").write_text(json.dumps({**where, "pid": os.getpid()}))
 
     def event(self, uid: str, age_s: float = 0.0, cluster: str = "microseismic", amplitude: float = 50.0) -> None:
@@ -113,6 +114,10 @@ class Site:
 
     def say(self, *messages: Message) -> None:
         self._bus.publish(self._journal.append(messages))
+
+    def lose(self, *gaps: Gap) -> None:
+        """Enter breaks into the ledger."""
+        self._journal.append([], gaps)
 
     def __enter__(self) -> Self:
         return self

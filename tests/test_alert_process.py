@@ -14,6 +14,7 @@ import pytest
 from made_alerts import Receivers, Site, alerting, until
 from made_site import finished, write_settings
 
+from tscc_stream.config import CurveConfig
 from tscc_stream.edges.alert_journal import FILE, AlertJournal
 from tscc_stream.messages import Message
 
@@ -242,6 +243,42 @@ def test_a_rehearsal_with_and_without_the_process(tmp_path: Path, site: Site, re
     assert (dead.returncode, "boss: waiting: " in dead.stdout and "refused" in dead.stdout) == (1, True)
     wrong = finished("alert", "test", "--config", path, "--rule", "none")
     assert (wrong.returncode, "no such rule or watch; there are: any" in wrong.stderr) == (1, True)
+
+
+def test_replay_shows_what_the_rules_would_have_done_and_sends_nothing(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    rule = {**RULE, "clusters": ["microseismic", "unknown"], "cooldown_seconds": 60.0}
+    planned = {"reason": "blast", "hours": ["00:00-12:00", "12:00-00:00"]}
+    path = configured(
+        tmp_path, rules=[rule], suppression=[planned], suppress_below_amplitude=100.0, **receivers.actions()
+    )
+    for number in range(3):
+        site.event(f"{number}", age_s=86_400.0, amplitude=500.0)
+    site.event("small", age_s=86_000.0)
+    site.event("new", age_s=86_000.0, cluster="unknown")
+    short = finished("alert", "replay", "--config", path, "--since", "2020-01-01")
+    assert short.stdout.splitlines()[-1] == "3 alerts; 3 events withheld (--all shows them)", short.stdout
+    assert ["any" in line for line in short.stdout.splitlines()] == [True, True, True, False]
+    assert "2 more since the last alert" in short.stdout
+    whole = finished("alert", "replay", "--config", path, "--since", "0", "--all").stdout
+    assert [whole.count(why) for why in ("cooldown", "suppressed")] == [2, 1]
+    assert finished("alert", "replay", "--config", path, "--since", "10").stdout.startswith("0 alerts; 0 events")
+    assert finished("alert", "replay", "--config", path, "--since", "tomorrow").returncode == 2
+    assert receivers.got("mail") == receivers.got("webhook") == []
+    assert not (tmp_path / "state" / FILE).exists()
+
+
+def test_a_secured_bus(tmp_path: Path, receivers: Receivers) -> None:
+    for name in ("daemon.key", "alert.key"):
+        assert finished("bus-key", "--out", tmp_path / name).returncode == 0
+    curve = CurveConfig(secret_key_file=str(tmp_path / "daemon.key"), allowed_keys_file=str(tmp_path / "alert.key.pub"))
+    keys = {"server_key": str(tmp_path / "daemon.key.pub"), "secret_key_file": str(tmp_path / "alert.key")}
+    path = configured(tmp_path, bus_keys=keys, **receivers.actions())
+    with Site(tmp_path / "state", curve) as site, alerting(path) as running:
+        site.event("one")
+        until(lambda: len(receivers.got("mail")) == 1, "the alert")
+        assert running.stop() == 0
 
 
 def test_a_message_that_cannot_be_read_stops_nothing(tmp_path: Path, site: Site, receivers: Receivers) -> None:

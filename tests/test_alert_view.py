@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_alerts import SID, Site, until
 from made_certificate import make_certificate, needs_openssl
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import passwords
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
+from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.config import Config, parse
 from tscc_stream.config_alerts import MonitorConfig
 from tscc_stream.config_http import MetricsConfig
 from tscc_stream.edges.daemon_view import DaemonView, ViewError
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import FILE, PeopleFile
-from tscc_stream.messages import Record, read_only
+from tscc_stream.messages import Gap, Record, read_only
 from tscc_stream.metrics import Metrics
 from tscc_stream.names import give
 from tscc_stream.package import Label, find, load
+
+SECOND = 10**9
 
 
 @pytest.fixture
@@ -48,6 +52,29 @@ def test_health_and_newest_samples(registry: CollectorRegistry) -> None:
     server.stop()
     with pytest.raises(ViewError, match="refused"):
         view.health(address)
+
+
+def test_the_probe_puts_together_what_daemon_and_ledger_say(registry: CollectorRegistry, tmp_path: Path) -> None:
+    health = {
+        "state": "disconnected",
+        "servers": {"s:1": "not connected", "s:2": "connected"},
+        "data": {"s:2": {"state": "SILENT", "age_s": 70.0}},
+        "stalled": ["back"],
+    }
+    server = serving(MetricsConfig(bind="127.0.0.1:0"), registry, health)
+    begin, end = 4 * SECOND, 6 * SECOND
+    with Site(tmp_path / "state", metrics=f"127.0.0.1:{server.address[1]}") as site:
+        site.lose(Gap(SID, begin, end, "link"), Gap(SID, begin, None, "flat"), Gap("X", begin, end, "rate"))
+        probe = Probe(config_of(), tmp_path / "state")
+        probe.start()
+        until(lambda: probe.facts.state, "what the daemon says")
+        probe.stop()
+        facts = probe.facts
+    server.stop()
+    assert (facts.state, facts.stalled, facts.cut_off) == ("disconnected", ("back",), True)
+    assert facts.channels == {"FDSN:A_B__G_H_Z": 7.0}
+    assert facts.open_gaps == ((SID, "flat"),)
+    assert [(gap.sid, gap.cause) for gap in facts.gaps] == [(SID, "link")]
 
 
 @needs_openssl

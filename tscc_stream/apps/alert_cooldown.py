@@ -49,6 +49,12 @@ class Cooldown:
         """Whether the cool-down is over, and what it held back is to be told."""
         return self.held > 0 and not self.acknowledged and not self.active(told, now_ns)
 
+    def ends_ns(self, told: Told) -> int | None:
+        """When what it holds back is to be told; None: it holds nothing back."""
+        if self.told_ns is None or not self.held or self.acknowledged:
+            return None
+        return self.told_ns + seconds_to_ns(told.cooldown_seconds)
+
     def acknowledge(self, alert: str) -> bool:
         """Somebody has answered an alert; whether it was the last one."""
         if alert != self.alert or not alert:

@@ -25,7 +25,10 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One outcome. what: an alert's kind, or why it was withheld. onset_ns: of the event; of `more`, the time."""
+    """One outcome.
+
+    what: an alert's kind, or why it was withheld. onset_ns: of the event; of `more`, when it is told.
+    """
 
     onset_ns: int
     rule: str
@@ -52,15 +55,25 @@ def replay(
     now_ns = 0
     for event in _events(journal, since_seq, since_ns):
         now_ns = max(now_ns, event.onset_ns)
-        for outcome in (*rules.poll(now_ns), *rules.feed(event, now_ns)):
-            if isinstance(outcome, Alert):
-                onset_ns = int(outcome.cause.get("onset_ns", now_ns))
-                uid = outcome.cause["uids"][0]
-                name = outcome.told.name
-                yield Replayed(onset_ns, name, outcome.kind, severity[name], uid, outcome.title)
-            elif isinstance(outcome, Withheld):
-                rule = outcome.rule
-                yield Replayed(outcome.onset_ns, rule, outcome.why, severity[rule], outcome.uid, outcome.reason)
+        for outcome in (*_more(rules, now_ns), *rules.feed(event, now_ns)):
+            yield _replayed(outcome, severity)
+    for outcome in _more(rules, None):
+        yield _replayed(outcome, severity)
+
+
+def _more(rules: Rules, until_ns: int | None) -> Iterator[Alert]:
+    """What cool-downs held back, each at its end. until_ns None: all of them."""
+    while (at_ns := rules.next_more_ns()) is not None and (until_ns is None or at_ns <= until_ns):
+        yield from (one for one in rules.poll(at_ns) if isinstance(one, Alert))
+
+
+def _replayed(outcome: Alert | Withheld, severity: Mapping[str, str]) -> Replayed:
+    if isinstance(outcome, Withheld):
+        rule = outcome.rule
+        return Replayed(outcome.onset_ns, rule, outcome.why, severity[rule], outcome.uid, outcome.reason)
+    name, uid = outcome.told.name, outcome.cause["uids"][0]
+    at_ns = int(outcome.cause.get("onset_ns", outcome.at_ns))
+    return Replayed(at_ns, name, outcome.kind, severity[name], uid, outcome.title)
 
 
 def _events(journal: Path, since_seq: int, since_ns: int | None) -> Iterator[Event]:

@@ -148,6 +148,11 @@ class Rules:
         """What time alone brings: ends of cool-downs, repetitions, digests."""
         return [told for rule in self._rules for told in _poll(rule, now_ns)]
 
+    def next_more_ns(self) -> int | None:
+        """When the next cool-down ends that holds something back; None: none does."""
+        ends = (rule.cooldown.ends_ns(rule.config) for rule in self._rules)
+        return min((end for end in ends if end is not None), default=None)
+
     def changes(self) -> dict[str, bytes]:
         """What rules remember now, of those where that changed since the last call."""
         changed = {_key(rule.config.name): rule.snapshot() for rule in self._rules if rule.dirty}

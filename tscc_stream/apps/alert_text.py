@@ -18,7 +18,7 @@ SHOWN_CHANNELS = 30
 
 def stored(alert: Alert, site: str, zone: ZoneInfo, health: Mapping[str, Any], actions: Sequence[str]) -> NewAlert:
     """What the journal keeps of an alert, and actions get."""
-    title = f"{alert.told.name}: {alert.title}"
+    title = "".join(letter if letter.isprintable() else "?" for letter in f"{alert.told.name}: {alert.title}")
     if alert.kind == "rehearsal":
         title = f"{REHEARSAL}: {title}"
     onset_ns = alert.cause.get("onset_ns")
