@@ -173,6 +173,7 @@ def _check_story(tmp_path: Path, path: Path, expected: Expected, receivers: Rece
     swarms = [one for one in receivers.got("webhook") if one["document"]["rule"] == "swarm"]
     assert all(one["document"]["advice"] == "clear the section" for one in swarms)
     assert all(one["document"]["sensor_health"]["channels"] == 4 for one in swarms)
+    assert all(len(one["document"]["cause"]["uids"]) == COUNT for one in swarms)
     assert "SAST" in swarms[0]["document"]["cause"]["onset_local"]
     replayed = finished("alert", "replay", "--config", path, "--since", "0", "--jsonl")
     assert replayed.returncode == 0, replayed.stderr

@@ -145,7 +145,9 @@ def test_a_rate_is_reached_where_some_window_with_the_event_holds_enough(
     for at, onset in enumerate(onsets):
         before = onsets[max(0, at + 1 - 4 * count) : at]
         expected = any(max(*those, onset) - min(*those, onset) < seconds for those in combinations(before, count - 1))
-        assert rate.add(onset * SECOND) == expected
+        uids = rate.add(onset * SECOND, str(at))
+        assert bool(uids) == expected
+        assert not uids or (str(at) in uids and len(uids) == count)
 
 
 _STEP = st.tuples(st.integers(0, 40), st.booleans())

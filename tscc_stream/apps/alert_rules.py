@@ -10,7 +10,6 @@ A blast window hides only what is known not to matter: an event of a known clust
 
 from __future__ import annotations
 
-import bisect
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,20 +31,26 @@ Outcome = Alert | Withheld
 
 
 class Rate:
-    """The latest onsets (ns) of a rule, and whether so many lie within its window."""
+    """The latest events of a rule (onset ns, uid), and whether so many lie within its window."""
 
-    def __init__(self, config: RateConfig, onsets: Sequence[int] = ()) -> None:
+    def __init__(self, config: RateConfig, latest: Iterable[tuple[int, str]] = ()) -> None:
         self._count = config.count
         self._span_ns = seconds_to_ns(config.seconds)
-        self.onsets = list(onsets)  # in the order in which they came
+        self.latest = list(latest)  # in the order in which they came
 
-    def add(self, onset_ns: int) -> bool:
-        """Whether a window that holds this onset holds enough: less than `seconds` from its first to its last."""
-        self.onsets = [*self.onsets, onset_ns][-4 * self._count :]
-        near = sorted(one for one in self.onsets if abs(one - onset_ns) < self._span_ns)
-        at = bisect.bisect_left(near, onset_ns)
-        windows = range(max(0, at - self._count + 1), min(at, len(near) - self._count) + 1)
-        return any(near[first + self._count - 1] - near[first] < self._span_ns for first in windows)
+    def add(self, onset_ns: int, uid: str) -> list[str]:
+        """Events of a window that holds this one and enough others; empty: there is none.
+
+        A window is less than `seconds` long, from its first onset to its last.
+        """
+        self.latest = [*self.latest, (onset_ns, uid)][-4 * self._count :]
+        near = sorted(one for one in self.latest if abs(one[0] - onset_ns) < self._span_ns)
+        at = near.index((onset_ns, uid))
+        for first in range(max(0, at - self._count + 1), min(at, len(near) - self._count) + 1):
+            window = near[first : first + self._count]
+            if window[-1][0] - window[0][0] < self._span_ns:
+                return [one for _, one in window]
+        return []
 
 
 class _Late:
@@ -75,14 +80,14 @@ class _Rule:
         self.config, self.hours = config, hours
         self.matched: OrderedDict[str, None] = OrderedDict()
         self.hidden: OrderedDict[str, None] = OrderedDict()
-        self.cooldown, self.late, onsets = Cooldown(), _Late(), []
+        self.cooldown, self.late, latest = Cooldown(), _Late(), list[tuple[int, str]]()
         if state is not None:
             document = json.loads(state)
             self.matched = OrderedDict.fromkeys(document["matched"])
             self.cooldown = Cooldown.from_dict(document["cooldown"])
             self.late.__dict__.update(document["late"])
-            onsets = document["onsets"]
-        self.rate = None if config.rate is None else Rate(config.rate, onsets)
+            latest = [(onset_ns, uid) for onset_ns, uid in document["latest"]]
+        self.rate = None if config.rate is None else Rate(config.rate, latest)
         self.dirty = False
 
     def snapshot(self) -> bytes:
@@ -91,7 +96,7 @@ class _Rule:
                 "matched": list(self.matched),
                 "cooldown": self.cooldown.as_dict(),
                 "late": self.late.__dict__,
-                "onsets": self.rate.onsets if self.rate else [],
+                "latest": self.rate.latest if self.rate else [],
             }
         ).encode()
 
@@ -170,12 +175,13 @@ class Rules:
         if (reason := self._hidden_by(rule, event)) is not None:
             return _hide(rule, event, now_ns, reason)
         _remember(rule, event.uid)
-        if rule.rate is not None and not rule.rate.add(event.onset_ns):
+        uids = [event.uid] if rule.rate is None else rule.rate.add(event.onset_ns, event.uid)
+        if not uids:
             return []
         if rule.cooldown.active(rule.config, now_ns):
             rule.cooldown.hold(event.uid)
             return [_withheld(rule, event, now_ns, "cooldown", f"after alert {rule.cooldown.alert}")]
-        return [_alert(rule, event, now_ns)]
+        return [_alert(rule, event, uids, now_ns)]
 
     def _hidden_by(self, rule: _Rule, event: Event) -> str | None:
         """The reason of a blast window that explains an event; never of one that may matter."""
@@ -210,7 +216,7 @@ def _withheld(rule: _Rule, event: Event, now_ns: int, why: str, reason: str) -> 
     return Withheld(rule.config.name, event.uid, event.onset_ns, now_ns, why, reason)  # type: ignore[arg-type]  # one of three
 
 
-def _alert(rule: _Rule, event: Event, now_ns: int) -> Alert:
+def _alert(rule: _Rule, event: Event, uids: Sequence[str], now_ns: int) -> Alert:
     config = rule.config
     identity = alert_id(config.name, "event", event.uid)
     held = rule.cooldown.tell(config, identity, now_ns)
@@ -219,7 +225,7 @@ def _alert(rule: _Rule, event: Event, now_ns: int) -> Alert:
     if config.rate is not None:
         title = f"{config.rate.count} or more within {config.rate.seconds:g} s, the latest: {title}"
     cause = {
-        "uids": [event.uid],
+        "uids": [event.uid, *(uid for uid in uids if uid != event.uid)],
         "kind": event.kind,
         "onset_ns": event.onset_ns,
         "cluster": event.cluster,
