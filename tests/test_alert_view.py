@@ -72,6 +72,7 @@ def test_the_probe_puts_together_what_daemon_and_ledger_say(registry: CollectorR
         facts = probe.facts
     server.stop()
     assert (facts.state, facts.stalled, facts.cut_off) == ("disconnected", ("back",), True)
+    assert (facts.silent, facts.away) == ({"s:2": 70.0}, {"s:1"})
     assert facts.channels == {"FDSN:A_B__G_H_Z": 7.0}
     assert facts.open_gaps == ((SID, "flat"),)
     assert [(gap.sid, gap.cause) for gap in facts.gaps] == [(SID, "link")]

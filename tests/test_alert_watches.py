@@ -86,8 +86,8 @@ def test_data_of_servers_and_channels() -> None:
     assert clock.at(62) == ["over", "over"]
 
 
-def _alerts(clock: Clock, s: float) -> list[Alert]:
-    clock.at(s)
+def _alerts(clock: Clock, s: float, facts: Facts = WELL) -> list[Alert]:
+    clock.at(s, facts)
     return [one for one in clock.told if isinstance(one, Alert)]
 
 
@@ -98,6 +98,18 @@ def test_a_link_that_stays_away() -> None:
     clock.say("seedlink", server="s:1", actual="s:1", connected=False, text="refused again")
     assert clock.at(60) == ["silence"]
     clock.say("seedlink", server="s:1", actual="s:1", connected=True)
+    assert clock.at(61) == ["over"]
+
+
+def test_what_was_said_before_the_first_start() -> None:
+    """The messages of then are not read; the daemon still says so when it is asked."""
+    clock = Clock({"kind": "data", "after_seconds": 60.0, "cooldown_seconds": 0.0})
+    silent = Facts(state="ok", silent={"s:1": 600.0, A: 700.0}, away=frozenset({"s:2"}))
+    (alert,) = _alerts(clock, 0, silent)
+    assert alert.cause["sentences"] == ["SM.S001..GHZ: no data for 700 s", "s:1: no data for 600 s"]
+    assert clock.at(59, silent) == []
+    (alert,) = _alerts(clock, 60, silent)
+    assert alert.cause["sentences"][2] == "s:2: not connected"
     assert clock.at(61) == ["over"]
 
 
@@ -221,5 +233,14 @@ def test_sensor_health() -> None:
     health.detection(sids[1], clipped=False, now_ns=NOON)
     report = health.report(NOON)
     assert (report["blind"], report["clipped"]) == (3, [])
+    health.learn(Facts(state="ok", channels=facts.channels, silent={sids[7]: 99.0, "s:1": 99.0}))
+    assert health.report(NOON)["silent"] == ["SM.S000..GHZ", "SM.S007..GHZ"]
     health.learn(Facts(state="disconnected", cut_off=True, channels=facts.channels))
     assert health.report(NOON)["text"] == "12 of 12 blind"
+    health.learn(facts, quiet_s=30.0)
+    assert health.report(NOON)["text"] == "12 of 12 blind (nothing heard from the daemon)"
+    health.learn(facts)
+    health.status("seedlink", {"server": "s:1", "connected": False})
+    assert health.report(NOON)["blind"] == 12
+    health.status("seedlink", {"server": "s:1", "connected": True})
+    assert health.report(NOON)["blind"] == 3

@@ -94,14 +94,17 @@ class Probe:
         self._turns += 1
         open_gaps, gaps = self._ledger(max(channels.values(), default=time.time()))
         servers = health.get("servers", {})
-        silent = {name for name, one in health.get("data", {}).items() if one.get("state") == "SILENT"}
-        away = {name for name, state in servers.items() if state != "connected"}
+        ages = health.get("data", {})
+        silent = {name: float(one["age_s"]) for name, one in ages.items() if one.get("state") == "SILENT"}
+        away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(
             state=health.get("state"),
             reason=str(health.get("reason") or ""),
             stalled=tuple(map(str, health.get("stalled", ()))),
-            cut_off=bool(servers) and servers.keys() <= (silent | away),
+            cut_off=bool(servers) and servers.keys() <= (silent.keys() | away),
             channels=channels,
+            silent=silent or health.get("silent", {}),  # of a silent server, its streams are not told one by one
+            away=away,
             open_gaps=open_gaps,
             gaps=gaps,
         )

@@ -287,7 +287,7 @@ class AlertProcess:
         self._polled_s = now_s
         now_ns = time.time_ns()
         self._look_at_people()
-        self._health.learn(self._probe.facts)
+        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
         for told in self._rules.poll(now_ns):
             self._put(told)
         try:

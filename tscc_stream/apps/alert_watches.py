@@ -75,6 +75,7 @@ class Watches:
         self._stale_ns = None if stale is None else seconds_to_ns(stale)
         self._silent: dict[str, str] = {}  # subject -> sentence
         self._links: dict[str, tuple[int, str]] = {}  # server -> wall ns since which it is away, why
+        self._away_s: dict[str, float] = {}  # server that /healthz says is away -> monotonic s since which it does
         self._journal_since_s: float | None = None
         self._said = False
         if (state := states.get(_key(_LINK, ""))) is not None:
@@ -100,7 +101,7 @@ class Watches:
         if data["state"] != "SILENT":
             self._silent.pop(subject, None)
         elif len(self._silent) < MOST_SUBJECTS:
-            self._silent[subject] = f"{_channel(subject)}: no data for {data['age_s']:.0f} s"
+            self._silent[subject] = _no_data(subject, data["age_s"])
 
     def _link(self, server: str, data: Mapping[str, Any], now_ns: int) -> None:
         if data["connected"]:
@@ -125,6 +126,7 @@ class Watches:
             self._journal_since_s = None
         elif self._journal_since_s is None:
             self._journal_since_s = now_s
+        self._away_s = {server: self._away_s.get(server, now_s) for server in facts.away}
         told: list[Alert | Repetition] = []
         for watch in self._watches:
             if watch.config.kind == "gaps":
@@ -155,22 +157,25 @@ class Watches:
             return None
         find: dict[str, Callable[[], dict[str, str]]] = {
             "daemon": lambda: _daemon(watch.config.seconds, now_s - heard_s, facts),
-            "data": lambda: self._without_data(watch, now_ns),
+            "data": lambda: self._without_data(watch, now_ns, now_s, facts),
             "triggers": lambda: self._without_triggers(watch, now_ns, now_s),
             "journal": lambda: self._journal(watch, now_s, facts),
         }
         return find[watch.config.kind]()
 
-    def _without_data(self, watch: _Watch, now_ns: int) -> dict[str, str]:
-        patterns = watch.config.channels
-        silent = {s: text for s, text in self._silent.items() if not patterns or watch.concerns(_channel(s))}
-        if patterns:
-            return silent
+    def _without_data(self, watch: _Watch, now_ns: int, now_s: float, facts: Facts) -> dict[str, str]:
+        """By what the messages said; what they said before the first start, /healthz still says."""
+        said = {subject: _no_data(subject, age_s) for subject, age_s in facts.silent.items()} | self._silent
+        if watch.config.channels:
+            return {subject: text for subject, text in said.items() if watch.concerns(_channel(subject))}
+        for server, since_s in self._away_s.items():
+            if now_s - since_s >= watch.config.seconds:
+                said[server] = f"{server}: not connected"
         for server, (since_ns, why) in self._links.items():
             away_s = (now_ns - since_ns) / NS_PER_SECOND
             if away_s >= watch.config.seconds or away_s < 0:
-                silent[server] = f"{server}: not connected: {why}"
-        return silent
+                said[server] = f"{server}: not connected: {why}"
+        return said
 
     def _without_triggers(self, watch: _Watch, now_ns: int, now_s: float) -> dict[str, str]:
         since_s = self._started_s if watch.detected_s is None else watch.detected_s
@@ -240,6 +245,10 @@ def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
     watch.cooldown.tell(watch.config, identity, now_ns)
     cause = {"uids": [], "sentences": sentences[:SHOWN], "subjects": sorted(conditions)[:SHOWN]}
     return Alert(identity, watch.config, "silence", now_ns, title, cause)
+
+
+def _no_data(subject: str, age_s: float) -> str:
+    return f"{_channel(subject)}: no data for {age_s:.0f} s"
 
 
 def _daemon(after_s: float, quiet_s: float, facts: Facts) -> dict[str, str]:
