@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tscc_stream.apps.alert_run import DRAIN_SECONDS
 from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
+ALERT = "tscc-alert.service"
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
 HIGHEST_EXPOSURE = 1.5
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=(*NAMES, ALERT))
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
     shipped = (UNITS / request.param).read_text(encoding="utf-8")
@@ -100,3 +102,15 @@ def test_the_two_units_differ_only_in_names() -> None:
     as_one = {key: [value.replace("/%i", "") for value in values] for key, values in many.items()}
     differing = {key for key in one.keys() | many.keys() if one.get(key) != as_one.get(key)}
     assert differing == {"Description", "ExecStart", "LoadCredential", "User"}
+
+
+def test_the_alerts_share_user_state_and_secrets_with_the_daemon() -> None:
+    """Of another user, the state folder would be taken away from the daemon."""
+    daemon, alert = settings_of(NAMES[0]), settings_of(ALERT)
+    assert (alert["DynamicUser"], alert["User"]) == (["yes"], [NAMES[0].removesuffix(".service")])
+    own = {"Description", "After", "ExecStart", "ExecReload", "User", "TimeoutStartSec", "TimeoutStopSec"}
+    differing = {key for key in daemon.keys() | alert.keys() if daemon.get(key) != alert.get(key)}
+    assert differing == own | {"SystemCallFilter"}
+    assert alert["ExecStart"] == [f"{PROGRAM} alert run --config /etc/tscc-stream/config.yaml"]
+    assert alert["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
+    assert int(alert["TimeoutStopSec"][0]) >= DRAIN_SECONDS + 5

@@ -145,6 +145,8 @@ class Subscriber:
     ) -> None:
         self.epoch = epoch
         self.through = since
+        self.heard_s = time.monotonic()
+        """When the daemon last said anything, a heartbeat or an answer; at first, when this was made."""
         self._filter = _Filter(topic)
         self._replay = replay
         self._page = page
@@ -263,7 +265,8 @@ class Subscriber:
     def _listen(self, deadline: float) -> bool:
         """Take one message from the bus, if one comes in time."""
         if self._bus.readable(min(deadline, self._quiet_due)):
-            self._quiet_due = time.monotonic() + QUIET_SECONDS
+            self.heard_s = time.monotonic()
+            self._quiet_due = self.heard_s + QUIET_SECONDS
             self._take_live(self._bus.socket.recv_multipart())
             return True
         if time.monotonic() >= self._quiet_due:
@@ -282,6 +285,7 @@ class Subscriber:
             self._answer_due = time.monotonic() + ANSWER_SECONDS
         if self._journal.readable(min(deadline, self._answer_due)):
             self._answer_due = None
+            self.heard_s = time.monotonic()
             self._take_answer(self._journal.socket.recv_multipart())
             return True
         if time.monotonic() >= self._answer_due:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
@@ -263,6 +264,12 @@ def _detail(error: ErrorDetails, place: tuple[str, ...] = ()) -> InitErrorDetail
     return InitErrorDetails(type=kind, loc=(*place, *error["loc"]), input=error["input"])
 
 
+def _told(place: tuple[str | int, ...], sentence: str) -> InitErrorDetails:
+    return InitErrorDetails(
+        type=PydanticCustomError("value_error", "{told}", {"told": sentence}), loc=place, input=None
+    )
+
+
 def _override_mistakes(data: object) -> list[InitErrorDetails]:
     """What per-channel overrides make wrong in the sections that they change."""
     sections = _mapping(data)
@@ -304,6 +311,7 @@ class Config(Section):
     vocabulary: Annotated[tuple[Term, ...], Field(strict=False), AfterValidator(no_term_twice)] = ()
     stationxml: str | None = None
     console: ConsoleConfig = ConsoleConfig()
+    alerts: AlertsConfig = AlertsConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")
@@ -313,6 +321,7 @@ class Config(Section):
         mistakes: list[InitErrorDetails] = []
         try:
             config = handler(data)
+            mistakes += [_told(*one) for one in alert_mistakes(config.alerts, config.shifts)]
         except ValidationError as error:
             mistakes += [_detail(e) for e in error.errors()]
         mistakes += _override_mistakes(data)

@@ -17,7 +17,7 @@ def _time_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r}: expected a name such as UTC, Africa/Johannesburg or America/Sudbury") from error
+        raise ValueError(f"{name!r}: expected a name such as UTC, Africa/Johannesburg or America/Toronto") from error
     return name
 
 

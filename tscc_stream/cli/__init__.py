@@ -15,6 +15,7 @@ from tscc_stream import __version__
 from tscc_stream.cli.command import PROGRAM, UsageError
 
 GROUPS: Final = {
+    "alerts": ("alert",),
     "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
     "journal": ("journal",),
     "gaps": ("gaps",),

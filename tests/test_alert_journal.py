@@ -1,0 +1,137 @@
+"""The journal of alerts: one transaction, a bounded queue, failures to be told, old entries, other files."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tscc_stream.edges import alert_journal
+from tscc_stream.edges.alert_journal import (
+    FILE,
+    AlertJournal,
+    AlertJournalError,
+    NewAlert,
+    NewRound,
+    NewWithheld,
+    Place,
+)
+
+
+def new(number: int, *actions: str, at_ns: int = 0) -> NewAlert:
+    return NewAlert(f"id-{number}", at_ns, "rule", "event", "warning", f"title {number}", {"n": number}, actions)
+
+
+def test_everything_goes_in_together_and_an_alert_only_once(tmp_path: Path) -> None:
+    with AlertJournal(tmp_path / FILE) as journal:
+        withheld = NewWithheld(5, 4, "rule", "uid", "suppressed", "blast")
+        journal.commit([new(1, "a", "b", "a")], [withheld], states={"rule": b"x"}, place=Place("e", 7))
+        journal.commit([new(1, "c")], rounds=[NewRound("id-1", 1, 9, ("a",))], states={"rule": b"y"})
+        (stored,) = journal.recent()
+        assert [(one.action, one.round) for one in stored.deliveries] == [("a", 0), ("b", 0), ("a", 1)]
+        assert (journal.states(), journal.place()) == ({"rule": b"y"}, Place("e", 7))
+        assert (journal.withheld(), journal.withheld_counts()) == ([withheld], {"suppressed": 1})
+        with pytest.raises(AlertJournalError, match="cannot write"):
+            journal.commit([new(2, "a"), NewAlert("x", 0, "r", "e", "s", "t", {"bad": float("nan")}, ())])
+        assert [one.id for one in journal.recent()] == ["id-1"], "nothing of a group that fails"
+    with AlertJournal(tmp_path / FILE, read_only=True) as reader:
+        assert reader.get("id-1") == stored
+        with pytest.raises(AlertJournalError, match="readonly"):
+            reader.commit([new(3)])
+
+
+def test_what_is_due_is_what_was_tried_least_then_the_oldest(tmp_path: Path) -> None:
+    with AlertJournal(tmp_path / FILE) as journal:
+        journal.commit([new(1, "a"), new(2, "a"), new(3, "b")])
+        first = journal.due("a", 10, 100)
+        assert first is not None
+        assert first.alert == "id-1"
+        journal.tried(first, "waiting", "refused" * 1000, 10, next_ns=50)
+        second = journal.due("a", 60, 100)
+        assert second is not None
+        assert second.alert == "id-2"
+        journal.tried(second, "delivered", "ok", 60)
+        assert journal.due("a", 49, 100) is None
+        again = journal.due("a", 50, 100)
+        assert again is not None
+        assert (again.attempts, len(again.outcome)) == (1, alert_journal.MOST_LETTERS)
+        set_back = journal.due("a", -1000, 100)
+        assert set_back is not None, "a clock that was set back holds up nothing"
+        journal.hasten("a")
+        assert journal.due("a", 0, 100) is not None
+        assert [one.outcome for one in journal.attempts(second.number)] == ["ok"]
+        assert journal.waiting() == {"a": 1, "b": 1}
+
+
+def test_a_queue_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_journal, "MOST_WAITING", 3)
+    with AlertJournal(tmp_path / FILE) as journal:
+        journal.commit([new(number, "a", "b" if number == 0 else "a") for number in range(5)])
+        failed = journal.untold_failures()
+        assert [(one.alert, one.outcome) for one in failed] == [
+            ("id-3", "3 deliveries wait already"),
+            ("id-4", "3 deliveries wait already"),
+        ]
+        journal.tell_failures(failed, [new(9, "b")])
+        assert journal.untold_failures() == []
+        assert journal.waiting() == {"a": 3, "b": 2}
+        assert journal.give_up_on(["b"]) == 3
+        assert {one.outcome for one in journal.untold_failures()} == {"the configuration has this action no longer"}
+
+
+@given(st.lists(st.sampled_from(["commit", "close"]), max_size=12))
+def test_pages_show_every_alert_once_newest_first(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+    path = tmp_path_factory.mktemp("pages") / FILE
+    journal, count = AlertJournal(path), 0
+    for step in steps:
+        if step == "close":
+            journal.close()
+            journal = AlertJournal(path)
+        else:
+            journal.commit([new(count, at_ns=count)])
+            count += 1
+    seen, before = list[str](), None
+    while page := journal.recent(3, before):
+        seen += [one.id for one in page]
+        before = page[-1].number
+    journal.close()
+    assert seen == [f"id-{number}" for number in reversed(range(count))]
+
+
+def test_what_is_too_old_goes(tmp_path: Path) -> None:
+    now_ns = 2 * alert_journal.KEPT_NS
+    with AlertJournal(tmp_path / FILE) as journal:
+        journal.commit([new(1, "a", at_ns=1), new(2, "a", at_ns=now_ns)], [NewWithheld(1, 1, "r", "u", "late", "x")])
+        first = journal.due("a", now_ns, 1)
+        assert first is not None
+        journal.tried(first, "waiting", "refused", 1)
+        journal.trim(now_ns)
+        assert ([one.id for one in journal.recent()], journal.withheld()) == (["id-2"], [])
+        assert journal.attempts(first.number) == []
+        assert journal.beginning_with("id-") == ["id-2"]
+
+
+def test_another_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all, but long enough to be one" * 40)
+    with pytest.raises(AlertJournalError, match="cannot open: file is not a database"):
+        AlertJournal(tmp_path / "text")
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE t (x)")
+    other.commit()
+    other.close()
+    with pytest.raises(AlertJournalError, match="is a database of something else"):
+        AlertJournal(tmp_path / "other")
+    with pytest.raises(AlertJournalError, match="cannot open: unable to open"):
+        AlertJournal(tmp_path / "none" / FILE, read_only=True)
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    with AlertJournal(tmp_path / FILE) as first:
+        first.hold()
+        with AlertJournal(tmp_path / FILE) as second, pytest.raises(AlertJournalError, match="another"):
+            second.hold()
+    with AlertJournal(tmp_path / FILE) as third:
+        third.hold()

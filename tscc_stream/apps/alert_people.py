@@ -1,0 +1,78 @@
+"""What people say to alerts, in people.sqlite: answers, and announced blasts.
+
+kind "acknowledgement": subject is an alert's id, document {"note"}. kind "suppression": subject is of our making,
+document {"from_ns", "until_ns", "reason"}; the last word on a subject counts, so that another ends
+a window early.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tscc_stream.apps.alert_times import Announced
+from tscc_stream.edges.people import FILE, PeopleError, PeopleFile
+
+ACKNOWLEDGEMENT = "acknowledgement"
+SUPPRESSION = "suppression"
+LONGEST_NS = 24 * 3600 * 10**9
+"""Of an announced window."""
+
+
+def acknowledge(people: PeopleFile, alert: str, note: str, who: str, at_ns: int) -> None:
+    """Answer an alert: it is not repeated any more. Raises PeopleError."""
+    people.say(ACKNOWLEDGEMENT, alert, {"note": note}, who, at_ns)
+
+
+def announce(people: PeopleFile, window: Announced, who: str, at_ns: int) -> str:
+    """Announce a blast; the window's subject. Raises PeopleError."""
+    document = {"from_ns": window.from_ns, "until_ns": window.until_ns, "reason": window.reason}
+    subject = f"announced-{at_ns}"
+    people.say(SUPPRESSION, subject, document, who, at_ns)
+    return subject
+
+
+def announced(people: PeopleFile) -> dict[str, Announced]:
+    """Every announced window, by subject. Raises PeopleError."""
+    try:
+        return {
+            subject: Announced(
+                int(said.document["from_ns"]), int(said.document["until_ns"]), str(said.document["reason"])
+            )
+            for subject, said in people.latest(SUPPRESSION).items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise PeopleError(f"an announced blast cannot be read: {error}") from error
+
+
+def end_announced(people: PeopleFile, who: str, at_ns: int) -> int:
+    """End every announced window that has not ended; how many."""
+    running = {subject: one for subject, one in announced(people).items() if one.until_ns > at_ns}
+    for subject, one in running.items():
+        document = {"from_ns": min(one.from_ns, at_ns), "until_ns": at_ns, "reason": one.reason}
+        people.say(SUPPRESSION, subject, document, who, at_ns)
+    return len(running)
+
+
+class PeopleNews:
+    """What is new in the file since the last look, opened anew where that failed."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / FILE
+        self._file: PeopleFile | None = None
+        self._through: int | None = None
+
+    def look(self) -> tuple[list[str], list[Announced] | None]:
+        """Alerts that were acknowledged, and all announced windows; None: no change. Raises PeopleError."""
+        if self._file is None:
+            self._file = PeopleFile(self._path)
+        head = self._file.head()
+        if head == self._through:
+            return [], None
+        answered = list(self._file.latest(ACKNOWLEDGEMENT))
+        windows = list(announced(self._file).values())
+        self._through = head
+        return answered, windows
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

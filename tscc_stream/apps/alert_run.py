@@ -1,0 +1,386 @@
+"""`alert run`: a process of its own that reads the daemon's messages, asks the rules, and hands alerts to actions.
+
+One thread takes messages in order; each action has a thread, and one more asks the daemon how the sensors are. Alerts,
+what was not told, what rules remember and the place in the daemon's messages go into the journal of alerts in one
+transaction: after kill -9 the process goes on exactly there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tscc_stream.apps import alert_text
+from tscc_stream.apps.alert_book import Book
+from tscc_stream.apps.alert_delivery import ActionThread, senders
+from tscc_stream.apps.alert_events import EventReader
+from tscc_stream.apps.alert_health import SensorHealth
+from tscc_stream.apps.alert_metrics import AlertMetrics
+from tscc_stream.apps.alert_names import names_in_use, without_cluster
+from tscc_stream.apps.alert_people import PeopleNews
+from tscc_stream.apps.alert_probe import Probe
+from tscc_stream.apps.alert_rules import Rules
+from tscc_stream.apps.alert_told import Alert, Repetition, Withheld, alert_id
+from tscc_stream.apps.alert_watches import Watches
+from tscc_stream.bus.keys import CurveKeys
+from tscc_stream.client import Received, Subscriber, SubscriberError
+from tscc_stream.config import Config, ConfigError
+from tscc_stream.config_alerts import Told
+from tscc_stream.credentials import path_of
+from tscc_stream.edges.alert_journal import (
+    FILE,
+    AlertJournal,
+    AlertJournalError,
+    Delivery,
+    NewAlert,
+    NewRound,
+    NewWithheld,
+    Place,
+)
+from tscc_stream.edges.http import HttpServer
+from tscc_stream.edges.people import PeopleError
+from tscc_stream.edges.sqlite import JournalError, JournalReader
+from tscc_stream.edges.supervision import Notifier
+from tscc_stream.seldom import Seldom
+
+_log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.2
+POLL_SECONDS = 1.0
+CATCHING_UP_SECONDS = 10.0
+"""While messages come without a pause, watches are looked at only so often: what they say may be of the past."""
+GROUP_SECONDS = 0.2
+MOST_IN_GROUP = 100
+TRIM_SECONDS = 3600.0
+REMEMBERED = 1000
+"""Messages before the start whose detections network events to come may name."""
+STALLED_SECONDS = 30.0
+DRAIN_SECONDS = 10.0
+FAILURES_TOLD = "action failed"
+_UNDELIVERED = Told(name=FAILURES_TOLD, severity="critical", cooldown_seconds=0.0)
+
+
+class AlertProcess:
+    """Raises AlertJournalError, SubscriberError, ConfigError or HttpError where it cannot start. run: 0, or 1 where a
+    thread has failed.
+    """
+
+    def __init__(self, config: Config, state_dir: Path) -> None:
+        self._config, self._state_dir, self._alerts = config, state_dir, config.alerts
+        self._zone = ZoneInfo(config.time_zone)
+        self._metrics = AlertMetrics()
+        self._stopping = threading.Event()
+        self._notifier = Notifier.from_environment(os.environ)
+        self._reader, self._health, self._seldom = EventReader(), SensorHealth(), Seldom()
+        self._turned_s = self._polled_s = self._watched_s = self._trimmed_s = self._grouped_s = time.monotonic()
+        self._where: tuple[str, str] = ("", "")
+        self._told_by_name: dict[str, Told] = {one.name: one for one in (*self._alerts.rules, *self._alerts.watches)}
+
+    def request_stop(self) -> None:
+        """From a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> int:
+        with ExitStack() as stack:
+            self._journal = stack.enter_context(AlertJournal(self._state_dir / FILE))
+            self._journal.hold()
+            states = self._journal.states()
+            shifts = self._config.shifts
+            self._rules = Rules(self._alerts, shifts, self._zone, states)
+            self._watches = Watches(self._alerts, shifts, self._zone, time.monotonic(), states)
+            self._people = PeopleNews(self._state_dir)
+            stack.callback(self._people.close)
+            self._start_actions()
+            self._book = Book(self._journal, self._actions, self._metrics, self._states)
+            self._probe = Probe(self._config, self._state_dir)
+            self._probe.start()
+            stack.callback(self._probe.stop)
+            self._remember_amplitudes()
+            self._subscriber = self._subscribe()
+            stack.callback(lambda: self._subscriber.close())  # noqa: PLW0108  # it may be another by then
+            self._start_http(stack)
+            return self._serve()
+
+    def _start_actions(self) -> None:
+        path, seconds = self._state_dir / FILE, self._alerts.give_up_after_seconds
+        self._actions = {
+            name: ActionThread(name, send, path, seconds, self._metrics.tried)
+            for name, send in senders(self._alerts).items()
+        }
+        if gone := self._journal.give_up_on(list(self._actions)):
+            _log.error("%d deliveries are given up: the configuration has their actions no longer", gone)
+        for action in self._actions.values():
+            action.start()
+
+    def _start_http(self, stack: ExitStack) -> None:
+        if self._alerts.metrics is None:
+            return
+        server = HttpServer(self._alerts.metrics, self._metrics.registry, self._healthz)
+        server.start()
+        stack.callback(server.stop)
+        _log.info("metrics on %s/metrics", server.url)
+
+    def _healthz(self) -> tuple[bool, dict[str, Any]]:
+        quiet_s = time.monotonic() - self._turned_s
+        well = quiet_s < STALLED_SECONDS and self._threads_live() and not self._stopping.is_set()
+        return well, {"state": "ok" if well else "stalled", "last_turn_s": round(quiet_s, 3)}
+
+    def _threads_live(self) -> bool:
+        return self._probe.alive and all(action.alive for action in self._actions.values())
+
+    def _subscribe(self) -> Subscriber:
+        where, place, keys = self._probe.where, self._journal.place() or self._beginning(), self._alerts.bus_keys
+        self._where = (where["publish"], where["replay"])
+        return Subscriber(
+            *self._where,
+            since=place.through,
+            epoch=place.epoch or None,
+            notice=self._notice,
+            curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
+        )
+
+    def _beginning(self) -> Place:
+        """The first start goes on after what the daemon's journal holds now."""
+        path = self._state_dir / "journal.sqlite"
+        if not path.is_file():
+            return Place("", 0)
+        try:
+            reader = JournalReader(path)
+            try:
+                place = Place(reader.epoch, reader.head())
+            finally:
+                reader.close()
+        except JournalError as error:
+            raise AlertJournalError(f"where to begin cannot be told: {error}") from error
+        self._journal.commit(place=place)
+        return place
+
+    def _remember_amplitudes(self) -> None:
+        """Of detections that were looked at before this start, since network events to come may name them."""
+        path, place = self._state_dir / "journal.sqlite", self._journal.place()
+        if place is None or not path.is_file():
+            return
+        try:
+            reader = JournalReader(path)
+            try:
+                page = reader.since(max(0, place.through - REMEMBERED), "detection.", REMEMBERED)
+            finally:
+                reader.close()
+        except JournalError as error:
+            self._notice(str(error))
+            return
+        for one in page.messages if reader.epoch == place.epoch else ():
+            if one.seq <= place.through:
+                self._reader.read(json.loads(one.message.body))
+
+    def _notice(self, sentence: str) -> None:
+        if self._seldom.due(sentence, time.monotonic()):
+            _log.warning("%s", sentence)
+
+    def _serve(self) -> int:
+        self._look_at_people()
+        rules, actions = len(self._alerts.rules), ", ".join(self._actions) or "no action: alerts are only journalled"
+        self._notifier.ready(f"{rules} rules, {len(self._alerts.watches)} watches; {actions}")
+        _log.info("ready: %d rules, %d watches; %s", rules, len(self._alerts.watches), actions)
+        while not self._stopping.is_set() and self._threads_live():
+            self._turned_s = time.monotonic()
+            self._notifier.watchdog(self._turned_s)
+            self._turn()
+        return self._end()
+
+    def _end(self) -> int:
+        self._notifier.stopping()
+        self._book.keep()
+        deadline_s = time.monotonic() + DRAIN_SECONDS
+        slow = [name for name, action in self._actions.items() if not action.stop(deadline_s)]
+        if slow:
+            _log.warning("still at work: %s; what they were sending is sent again at the next start", ", ".join(slow))
+        if not self._stopping.is_set():
+            _log.error("a thread has failed")
+            return 1
+        left = sum(self._journal.waiting().values())
+        _log.info("stopped; %d deliveries wait for the next start", left)
+        return 0
+
+    def _turn(self) -> None:
+        """One message, if one comes; then whatever time brings."""
+        received = None if self._book.full else self._receive()
+        if received is not None:
+            self._take(received)
+        elif self._subscriber.epoch is not None and self._subscriber.through is not None and not self._book.full:
+            self._book.move(Place(self._subscriber.epoch, self._subscriber.through))
+        now_s = time.monotonic()
+        if now_s - self._polled_s >= POLL_SECONDS:
+            self._poll(now_s)
+        if now_s - self._watched_s >= (POLL_SECONDS if received is None else CATCHING_UP_SECONDS):
+            self._watch(now_s)
+        urgent = self._book.size >= MOST_IN_GROUP or received is None
+        if urgent or now_s - self._grouped_s >= GROUP_SECONDS:
+            self._grouped_s = now_s
+            if not self._book.keep():
+                self._stopping.wait(TURN_SECONDS)
+
+    def _receive(self) -> Received | None:
+        try:
+            return self._subscriber.receive(TURN_SECONDS)
+        except SubscriberError as error:
+            self._notice(str(error))
+            self._stopping.wait(POLL_SECONDS)
+            return None
+
+    def _take(self, received: Received) -> None:
+        now_ns = time.time_ns()
+        try:
+            self._look_at(received, now_ns)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            self._metrics.unreadable.inc()
+            self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {error}")
+            _log.debug("message %d: %r", received.seq, received.raw[:500])
+        self._book.move(Place(received.epoch, received.seq))
+
+    def _look_at(self, received: Received, now_ns: int) -> None:
+        body = received.body
+        if body["type"] == "tscc.status.v1":
+            kind = received.topic.split(".")[1]
+            self._health.status(kind, body["data"])
+            self._watches.status(kind, body["data"], now_ns)
+            return
+        event = self._reader.read(body)
+        if event is None:
+            return
+        if event.kind == "detection":
+            self._health.detection(body["subject"], "clipped" in body["data"]["quality"], now_ns)
+            self._watches.detection(event.channels[0], time.monotonic())
+        for outcome in self._rules.feed(event, now_ns):
+            self._put(outcome)
+
+    def _put(self, outcome: Alert | Withheld | Repetition) -> None:
+        every = tuple(self._actions)
+        if isinstance(outcome, Withheld):
+            self._book.withhold(
+                NewWithheld(outcome.at_ns, outcome.onset_ns, outcome.rule, outcome.uid, outcome.why, outcome.reason)
+            )
+        elif isinstance(outcome, Repetition):
+            actions = alert_text.actions_of(outcome.told, every, escalated=True)
+            self._book.repeat(NewRound(outcome.alert, outcome.round, time.time_ns(), actions))
+        else:
+            self._book.alert(self._stored(outcome, alert_text.actions_of(outcome.told, every)))
+
+    def _stored(self, alert: Alert, actions: Sequence[str]) -> NewAlert:
+        return alert_text.stored(alert, self._config.site, self._zone, self._health.report(alert.at_ns), actions)
+
+    def _states(self) -> dict[str, bytes]:
+        return self._rules.changes() | self._watches.changes()
+
+    def _poll(self, now_s: float) -> None:
+        self._polled_s = now_s
+        now_ns = time.time_ns()
+        self._look_at_people()
+        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
+        for told in self._rules.poll(now_ns):
+            self._put(told)
+        try:
+            self._tell_failures(now_ns)
+            self._count_waiting()
+            if now_s - self._trimmed_s >= TRIM_SECONDS:
+                self._trimmed_s = now_s
+                self._journal.trim(now_ns)
+        except AlertJournalError as error:
+            self._notice(str(error))
+        self._follow_daemon()
+
+    def _watch(self, now_s: float) -> None:
+        self._watched_s = now_s
+        for told in self._watches.poll(time.time_ns(), now_s, self._subscriber.heard_s, self._probe.facts):
+            self._put(told)
+
+    def _look_at_people(self) -> None:
+        try:
+            answered, windows = self._people.look()
+        except PeopleError as error:
+            self._notice(str(error))
+            return
+        for alert in answered:
+            self._rules.acknowledge(alert)
+            self._watches.acknowledge(alert)
+        if windows is not None:
+            self._rules.announce(windows)
+
+    def _count_waiting(self) -> None:
+        waiting = self._journal.waiting()
+        for name in self._actions:
+            self._metrics.waiting(name, waiting.get(name, 0))
+
+    def _tell_failures(self, now_ns: int) -> None:
+        """What an action could not deliver is told by the others of its rules, once for all that failed."""
+        failures = self._journal.untold_failures()
+        by_action: dict[str, list[Delivery]] = {}
+        for one in failures:
+            by_action.setdefault(one.action, []).append(one)
+        alerts = [alert for action, those in by_action.items() if (alert := self._undelivered(action, those, now_ns))]
+        if failures:
+            self._journal.tell_failures(failures, alerts)
+        for alert in alerts:
+            _log.error("alert %s: %s", alert.id, alert.title)
+            for name in alert.actions:
+                self._actions[name].wake()
+
+    def _undelivered(self, action: str, failures: Sequence[Delivery], now_ns: int) -> NewAlert | None:
+        others: dict[str, None] = {}
+        lost: list[str] = []
+        for failure in failures:
+            stored = self._journal.get(failure.alert)
+            if (
+                stored is None or stored.kind == "undelivered"
+            ):  # else two dead actions would tell of one another for ever
+                continue
+            told = self._told_by_name.get(stored.rule, _UNDELIVERED)
+            others |= dict.fromkeys(alert_text.actions_of(told, tuple(self._actions), escalated=True))
+            lost.append(stored.title)
+        if not lost:
+            return None
+        title = f"{action} could not deliver {len(lost)} alerts: {failures[0].outcome}"
+        identity = alert_id(action, "undelivered", str(failures[0].number))
+        cause = {"uids": [], "sentences": lost[:10], "action": action}
+        alert = Alert(identity, _UNDELIVERED, "undelivered", now_ns, title, cause)
+        return self._stored(alert, [name for name in others if name != action and name in self._actions])
+
+    def _follow_daemon(self) -> None:
+        """A daemon that listens elsewhere since its restart is followed there."""
+        where = self._probe.where
+        if (where["publish"], where["replay"]) == self._where or self._book.size:
+            return
+        heard_s, place = self._subscriber.heard_s, self._journal.place()
+        self._subscriber.close()
+        self._subscriber = self._subscribe()
+        self._subscriber.heard_s = heard_s
+        _log.info("the daemon listens on %s now; going on after %s", self._where[0], place)
+
+
+def run(config: Config, state_dir: Path, folder: Path) -> int:
+    """The process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not state_dir.is_dir():
+        raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
+    known = names_in_use(config, state_dir, folder)
+    for sentence in () if known is None else without_cluster(config, known):
+        _log.warning("%s", sentence)
+    process = AlertProcess(config, state_dir)
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        process.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return process.run()

@@ -1,0 +1,441 @@
+"""The journal of alerts in an SQLite file: what was told and why, each delivery with its attempts, what was not told.
+
+An alert, its deliveries, what rules remember and the place in the daemon's messages go in one transaction, so that a
+process that is killed at any moment neither loses an alert nor makes one twice. Deliveries wait in the file: a restart
+goes on with them. Several connections may have the file open; `hold` keeps a second alert process out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+FILE = "alerts.sqlite"
+APPLICATION_ID = 0x54534341  # "TSCA"
+SCHEMA_VERSION = 1
+BUSY_MS = 10_000
+MOST_WAITING = 1000
+"""Deliveries of one action that may wait; further ones fail at once, which the other actions are told."""
+MOST_LETTERS = 500
+"""Of an outcome."""
+KEPT_NS = 400 * 86_400_000_000_000
+"""After as long, alerts and what was not told are removed."""
+REMOVED_AT_ONCE = 500
+
+_SCHEMA = (
+    """CREATE TABLE alert (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        at_ns INTEGER NOT NULL,
+        rule TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        severity TEXT NOT NULL,
+        title TEXT NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX alert_at ON alert (at_ns)",
+    """CREATE TABLE delivery (
+        number INTEGER PRIMARY KEY,
+        alert TEXT NOT NULL REFERENCES alert (id),
+        action TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        made_ns INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        next_ns INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        told INTEGER NOT NULL,
+        UNIQUE (alert, action, round)
+    ) STRICT""",
+    "CREATE INDEX delivery_waiting ON delivery (action, attempts, number) WHERE state = 'waiting'",
+    "CREATE INDEX delivery_untold ON delivery (number) WHERE state = 'failed' AND told = 0",
+    """CREATE TABLE attempt (
+        number INTEGER PRIMARY KEY,
+        delivery INTEGER NOT NULL REFERENCES delivery (number),
+        at_ns INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        outcome TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX attempt_delivery ON attempt (delivery)",
+    """CREATE TABLE withheld (
+        number INTEGER PRIMARY KEY,
+        at_ns INTEGER NOT NULL,
+        onset_ns INTEGER NOT NULL,
+        rule TEXT NOT NULL,
+        uid TEXT NOT NULL,
+        why TEXT NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX withheld_at ON withheld (at_ns)",
+    "CREATE TABLE state (name TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    """CREATE TABLE place (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        epoch TEXT NOT NULL,
+        through INTEGER NOT NULL
+    ) STRICT""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+class AlertJournalError(RuntimeError):
+    """What the file cannot do, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAlert:
+    """An alert to keep. document: all of it, as actions get it; actions: those that shall deliver it."""
+
+    id: str
+    at_ns: int
+    rule: str
+    kind: str
+    severity: str
+    title: str
+    document: Mapping[str, Any]
+    actions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewWithheld:
+    """An event that matched a rule and was not told by itself. why: suppressed, late or cooldown."""
+
+    at_ns: int
+    onset_ns: int
+    rule: str
+    uid: str
+    why: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRound:
+    """A repetition of an alert that is kept already."""
+
+    alert: str
+    round: int
+    at_ns: int
+    actions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a delivery."""
+
+    at_ns: int
+    delivered: bool
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One alert for one action. state: waiting, delivered or failed; round: 0, or the number of the repetition."""
+
+    number: int
+    alert: str
+    action: str
+    round: int
+    made_ns: int
+    state: str
+    attempts: int
+    next_ns: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAlert:
+    """An alert as it was kept. document: as actions got it."""
+
+    number: int
+    id: str
+    at_ns: int
+    rule: str
+    kind: str
+    severity: str
+    title: str
+    document: dict[str, Any]
+    deliveries: tuple[Delivery, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Everything up to `through` of the daemon's journal `epoch` was looked at."""
+
+    epoch: str
+    through: int
+
+
+_DELIVERY = "number, alert, action, round, made_ns, state, attempts, next_ns, outcome"
+_ALERT = "number, id, at_ns, rule, kind, severity, title, document"
+
+
+class AlertJournal:
+    """The file, made where there is none unless read_only. For one thread at a time.
+
+    Raises AlertJournalError where it cannot be opened, or is something else.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._lock = -1
+        with self._explained("open"):
+            if read_only:
+                where = f"file:{quote(str(path.absolute()))}?mode=ro"
+                self._db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            else:
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        try:
+            with self._explained("open"):
+                if not read_only:
+                    self._db.execute("PRAGMA journal_mode = WAL")
+                    self._db.execute("PRAGMA synchronous = FULL")
+                    self._prepare()
+                self._recognise()
+                if not read_only:
+                    _give_to_owner(path)
+        except AlertJournalError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> AlertJournal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hold(self) -> None:
+        """Keep every other alert process out until this one ends. Raises AlertJournalError where one runs."""
+        path = self._path.with_name(self._path.name + ".lock")
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _give_to_owner(path)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlertJournalError(f"{self._path}: another `tscc-stream alert run` uses it") from error
+        except OSError as error:
+            raise AlertJournalError(f"{path}: cannot be locked: {error.strerror}") from error
+
+    def commit(
+        self,
+        alerts: Sequence[NewAlert] = (),
+        withheld: Sequence[NewWithheld] = (),
+        rounds: Sequence[NewRound] = (),
+        states: Mapping[str, bytes] | None = None,
+        place: Place | None = None,
+    ) -> None:
+        """Keep all of it, in one transaction; on return it is on the disk. An alert that is there already stays."""
+        with self._transaction():
+            for alert in alerts:
+                self._insert(alert)
+            for one in rounds:
+                self._enqueue(one.alert, one.round, one.at_ns, one.actions)
+            self._db.executemany(
+                "INSERT INTO withheld (at_ns, onset_ns, rule, uid, why, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                [(one.at_ns, one.onset_ns, one.rule, one.uid, one.why, one.reason) for one in withheld],
+            )
+            self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", (states or {}).items())
+            if place is not None:
+                self._db.execute("INSERT OR REPLACE INTO place VALUES (1, ?, ?)", (place.epoch, place.through))
+
+    def _insert(self, alert: NewAlert) -> None:
+        text = json.dumps(alert.document, allow_nan=False)
+        values = (alert.id, alert.at_ns, alert.rule, alert.kind, alert.severity, alert.title, text)
+        added = self._db.execute(
+            "INSERT OR IGNORE INTO alert (id, at_ns, rule, kind, severity, title, document) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        ).rowcount
+        if added:
+            self._enqueue(alert.id, 0, alert.at_ns, alert.actions)
+
+    def _enqueue(self, alert: str, round_: int, at_ns: int, actions: Sequence[str]) -> None:
+        for action in dict.fromkeys(actions):
+            query = "SELECT count(*) FROM delivery WHERE state = 'waiting' AND action = ?"
+            crowded = self._db.execute(query, (action,)).fetchone()[0] >= MOST_WAITING
+            state, why = ("failed", f"{MOST_WAITING} deliveries wait already") if crowded else ("waiting", "")
+            self._db.execute(
+                "INSERT OR IGNORE INTO delivery (alert, action, round, made_ns, state, attempts, next_ns, outcome, "
+                "told) VALUES (?, ?, ?, ?, ?, 0, ?, ?, 0)",
+                (alert, action, round_, at_ns, state, at_ns, why),
+            )
+
+    def due(self, action: str, now_ns: int, longest_ns: int) -> Delivery | None:
+        """What an action is to try next: what was tried least, then the oldest; None: nothing is due yet.
+
+        longest_ns: what waits longer than that, waits since a clock was set back, and is due as well.
+        """
+        query = f"""SELECT {_DELIVERY} FROM delivery WHERE state = 'waiting' AND action = ?
+                    AND (next_ns <= ? OR next_ns > ?) ORDER BY attempts, number LIMIT 1"""  # noqa: S608  # names of columns
+        with self._explained("read"):
+            row = self._db.execute(query, (action, now_ns, now_ns + longest_ns)).fetchone()
+        return None if row is None else Delivery(*row)
+
+    def tried(self, delivery: Delivery, state: str, outcome: str, at_ns: int, next_ns: int = 0) -> None:
+        """What came of a try. state: waiting (again at next_ns), delivered or failed."""
+        outcome = outcome[:MOST_LETTERS]
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO attempt (delivery, at_ns, delivered, outcome) VALUES (?, ?, ?, ?)",
+                (delivery.number, at_ns, int(state == "delivered"), outcome),
+            )
+            self._db.execute(
+                "UPDATE delivery SET state = ?, attempts = attempts + 1, next_ns = ?, outcome = ? WHERE number = ?",
+                (state, next_ns, outcome, delivery.number),
+            )
+
+    def hasten(self, action: str) -> None:
+        """Whatever waits for an action is due now: it works again, or this process has just started."""
+        with self._transaction():
+            self._db.execute("UPDATE delivery SET next_ns = 0 WHERE state = 'waiting' AND action = ?", (action,))
+
+    def give_up_on(self, actions: Sequence[str]) -> int:
+        """Deliveries of actions that the configuration no longer has fail; how many."""
+        marks = ", ".join("?" * len(actions))
+        query = f"""UPDATE delivery SET state = 'failed', outcome = 'the configuration has this action no longer'
+                    WHERE state = 'waiting' AND action NOT IN ({marks})"""  # noqa: S608  # marks only
+        with self._transaction():
+            return self._db.execute(query, tuple(actions)).rowcount
+
+    def untold_failures(self, most: int = 100) -> list[Delivery]:
+        """Deliveries that failed for good, of which nobody was told yet."""
+        query = f"""SELECT {_DELIVERY} FROM delivery WHERE state = 'failed' AND told = 0
+                    ORDER BY number LIMIT ?"""  # noqa: S608  # names of columns
+        with self._explained("read"):
+            return [Delivery(*row) for row in self._db.execute(query, (most,))]
+
+    def tell_failures(self, failures: Sequence[Delivery], alerts: Sequence[NewAlert]) -> None:
+        """Keep the alerts that tell of failures, and that these were told, in one transaction."""
+        with self._transaction():
+            for alert in alerts:
+                self._insert(alert)
+            self._db.executemany("UPDATE delivery SET told = 1 WHERE number = ?", [(one.number,) for one in failures])
+
+    def waiting(self) -> dict[str, int]:
+        """Deliveries that wait, by action."""
+        with self._explained("read"):
+            return dict(
+                self._db.execute("SELECT action, count(*) FROM delivery WHERE state = 'waiting' GROUP BY action")
+            )
+
+    def get(self, alert: str) -> StoredAlert | None:
+        """One alert with its deliveries."""
+        with self._explained("read"):
+            row = self._db.execute(f"SELECT {_ALERT} FROM alert WHERE id = ?", (alert,)).fetchone()  # noqa: S608  # names of columns
+        return None if row is None else self._stored(row)
+
+    def beginning_with(self, letters: str, most: int = 10) -> list[str]:
+        """Ids that begin so."""
+        with self._explained("read"):
+            query = "SELECT id FROM alert WHERE substr(id, 1, ?) = ? ORDER BY number DESC LIMIT ?"
+            return [one for (one,) in self._db.execute(query, (len(letters), letters, most))]
+
+    def recent(self, most: int = 50, before: int | None = None, since_ns: int = 0) -> list[StoredAlert]:
+        """The latest alerts with their deliveries, newest first. before: those with a smaller number."""
+        query = f"SELECT {_ALERT} FROM alert WHERE number < ? AND at_ns >= ? ORDER BY number DESC LIMIT ?"  # noqa: S608  # names of columns
+        with self._explained("read"):
+            rows = self._db.execute(query, (2**63 - 1 if before is None else before, since_ns, most)).fetchall()
+        return [self._stored(row) for row in rows]
+
+    def attempts(self, delivery: int) -> list[Attempt]:
+        """Every try of a delivery, in order."""
+        query = "SELECT at_ns, delivered, outcome FROM attempt WHERE delivery = ? ORDER BY number"
+        with self._explained("read"):
+            return [Attempt(at_ns, bool(done), text) for at_ns, done, text in self._db.execute(query, (delivery,))]
+
+    def withheld(self, most: int = 100, since_ns: int = 0) -> list[NewWithheld]:
+        """What was not told, newest first."""
+        query = """SELECT at_ns, onset_ns, rule, uid, why, reason FROM withheld WHERE at_ns >= ?
+                   ORDER BY number DESC LIMIT ?"""
+        with self._explained("read"):
+            return [NewWithheld(*row) for row in self._db.execute(query, (since_ns, most))]
+
+    def withheld_counts(self, since_ns: int = 0) -> dict[str, int]:
+        """How many were not told, by why."""
+        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? GROUP BY why"
+        with self._explained("read"):
+            return dict(self._db.execute(query, (since_ns,)))
+
+    def states(self) -> dict[str, bytes]:
+        """What rules and watches remembered."""
+        with self._explained("read"):
+            return dict(self._db.execute("SELECT name, document FROM state"))
+
+    def place(self) -> Place | None:
+        """How far the daemon's messages were looked at; None: never."""
+        with self._explained("read"):
+            row = self._db.execute("SELECT epoch, through FROM place").fetchone()
+        return None if row is None else Place(*row)
+
+    def trim(self, now_ns: int) -> None:
+        """Remove some of what is too old."""
+        old = f"SELECT id FROM alert WHERE at_ns < {now_ns - KEPT_NS} ORDER BY number LIMIT {REMOVED_AT_ONCE}"  # noqa: S608  # numbers
+        with self._transaction():
+            for statement in (
+                f"DELETE FROM attempt WHERE delivery IN (SELECT number FROM delivery WHERE alert IN ({old}))",  # noqa: S608
+                f"DELETE FROM delivery WHERE alert IN ({old})",  # noqa: S608
+                f"DELETE FROM alert WHERE id IN ({old})",  # noqa: S608
+                f"DELETE FROM withheld WHERE number IN (SELECT number FROM withheld WHERE at_ns < {now_ns - KEPT_NS} "  # noqa: S608
+                f"ORDER BY number LIMIT {REMOVED_AT_ONCE})",
+            ):
+                self._db.execute(statement)
+
+    def _stored(self, row: tuple[int, str, int, str, str, str, str, str]) -> StoredAlert:
+        number, identity, at_ns, rule, kind, severity, title, document = row
+        query = f"SELECT {_DELIVERY} FROM delivery WHERE alert = ? ORDER BY number"  # noqa: S608  # names of columns
+        with self._explained("read"):
+            deliveries = tuple(Delivery(*one) for one in self._db.execute(query, (identity,)))
+            known = json.loads(document)
+        return StoredAlert(number, identity, at_ns, rule, kind, severity, title, known, deliveries)
+
+    def _prepare(self) -> None:
+        with self._transaction():
+            if not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+
+    def _recognise(self) -> None:
+        ours = self._db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if not ours or version != SCHEMA_VERSION:
+            what = f"has format {version}, expected {SCHEMA_VERSION}" if ours else "is a database of something else"
+            raise AlertJournalError(f"{self._path}: {what}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained("write"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+            raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
+
+
+def _give_to_owner(path: Path) -> None:
+    """What root made by hand belongs to whom the folder belongs to: the service could not write it otherwise."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
