@@ -17,6 +17,7 @@ import numpy as np
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, TriggerConfig
 from tscc_stream.kernels import front as kernel
+from tscc_stream.kernels.columns import SECTIONS
 from tscc_stream.messages import (
     QUALITIES,
     AnyArray,
@@ -88,12 +89,12 @@ class _Group:
         self.lanes: list[_Lane | None] = []
         self._free: list[int] = []
         self.state = np.zeros(0, kernel.LANE)
-        self.sections = np.zeros((0, kernel.SECTIONS, 5))
-        self.memory = np.zeros((0, kernel.SECTIONS, 2))
+        self.sections = np.zeros((0, SECTIONS, 5))
+        self.memory = np.zeros((0, SECTIONS, 2))
         self.history = np.zeros((0, ring))
         self.ratios = np.zeros((0, ring))
         self.events = np.zeros((_EVENTS, kernel.EVENT_COLUMNS), np.int64)
-        self.flights, self.columns, self.tile = kernel.room()
+        self.flights, self.columns, self.tile, self.ratio = kernel.room()
 
     def take(self) -> int:
         """A free row, whatever it holds."""
@@ -223,6 +224,7 @@ class Lanes:
                 flights=flights,
                 columns=group.columns,
                 tile=group.tile,
+                ratio=group.ratio,
                 place=at,
             )
             if found:
@@ -347,10 +349,12 @@ class Lanes:
         triggered.open = None if opened < 0 else Trigger(lane.sid, lane.rate_hz, opened, int(state["open_ns"]))
         triggered.announced, triggered.earliest = bool(state["announced"]), int(state["earliest"])
         end = assembled.index
-        first = max(
-            lane.valid_from, end - lane.group.ring, min([end, *(p.onset_index for p in kept.pending)]) - lane.lookback
-        )
+        onsets = [p.onset_index for p in kept.pending]
+        first = max(lane.valid_from, end - lane.group.ring, min([end, *onsets]) - lane.lookback)
         kept.origin, (kept.history, kept.ratios) = first, lane.group.cut(row, first, end)
+        asked_for = min([end - 1, *onsets, *([opened] if opened >= 0 else [])])  # the ring holds no others
+        kept.ratios[: max(0, asked_for - first)] = 0.0
+        kept.ratios[-1] = state["ratio"]
         kept.flags = [flag for flag in kept.flags if flag[0] < end]
 
 
@@ -360,7 +364,7 @@ def _covered(config: Sections, assembled: ChannelState, filtered: FilterState, k
     rate, index = assembled.rate_hz, assembled.index
     agreed = filtered.rate_hz == kept.plan.stream_rate_hz == rate
     agreed &= filtered.ratio.seen == index == kept.origin + kept.history.size
-    fits = condition.corners <= kernel.SECTIONS and _longest_record(rate) >= _SHORTEST_LONGEST
+    fits = condition.corners <= SECTIONS and _longest_record(rate) >= _SHORTEST_LONGEST
     return agreed and fits and trigger.method == "recursive"
 
 
@@ -416,7 +420,7 @@ def _fill(lane: _Lane, config: Sections) -> None:
     for name, value in values.items():
         group.state[name][row] = value
     sections = bandpass(*condition.band_hz, condition.corners, rate_hz)
-    group.sections[row] = (1.0, 0.0, 0.0, 0.0, 0.0)
+    group.sections[row] = (1.0, 0.0, 1.0, 0.0, 1.0)  # changes nothing
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]
     group.memory[row] = 0.0
     group.memory[row, : len(sections)] = lane.filtered.memory
