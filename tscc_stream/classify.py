@@ -26,8 +26,10 @@ from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 Output = Literal["jsonl", "csv", "quakeml"]
-CHUNK_SECONDS = 10.0
-"""Data time after which results are handed on."""
+CHUNK_SECONDS, LONGEST_CHUNK_SECONDS, FIRST_SECONDS = 10.0, 60.0, 1.25
+"""Data time after which results are handed on: more of it where that is not much data. In the first of it channels are
+the stages' affair, which take longer."""
+CHUNK_SAMPLES = 250_000
 _CSV_COLUMNS = (
     *("type", "time", "channel", "onset_ns", "cluster_id", "cluster", "known", "membership", "p_value"),
     *("peak_ratio", "duration_s", "peak_amplitude", "quality", "channels", "id"),
@@ -127,7 +129,8 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     index = archive.index(paths)
     classifier = Classifier(config, loaded)
     channels = archive.channels(index)
-    batches = one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS))
+    chunk_seconds = min(max(CHUNK_SECONDS, CHUNK_SAMPLES / index.samples_per_second), LONGEST_CHUNK_SECONDS)
+    batches = one_ahead(archive.iter_batches(index, chunk_seconds=chunk_seconds, first_seconds=FIRST_SECONDS))
     if sys.stderr.isatty():
         batches = _with_progress(batches, index.start_ns, index.stop_ns)
     messages = classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])

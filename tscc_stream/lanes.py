@@ -38,7 +38,8 @@ _SLACK = 512
 """Samples, at least, by which a channel moves on before its events are looked at."""
 _RING_STEP = 64
 """Rings have a length of a multiple of this, so that channels of one kind share arrays."""
-_FIRST_LANES = 16
+_FIRST_LANES, _GROWTH = 128, 4
+"""Pages of the rings that nobody has written cost nothing; to move the others costs much."""
 _EVENTS = 2 * kernel.FEWEST_EVENTS
 _MOST_NUMERATOR = 1 << 62
 _SHORTEST_LONGEST = 4096
@@ -101,7 +102,7 @@ class _Group:
         if self._free:
             return self._free.pop()
         if len(self.lanes) == len(self.state):
-            self._grow(max(_FIRST_LANES, 2 * len(self.state)))
+            self._grow(max(_FIRST_LANES, _GROWTH * len(self.state)))
         self.lanes.append(None)
         return len(self.lanes) - 1
 
@@ -112,7 +113,7 @@ class _Group:
     def _grow(self, size: int) -> None:
         for name in ("state", "sections", "memory", "history", "ratios"):
             old: AnyArray = getattr(self, name)
-            new = np.empty((size, *old.shape[1:]), old.dtype)  # pages that nobody has written cost nothing
+            new = np.empty((size, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
 
@@ -424,7 +425,9 @@ def _fill(lane: _Lane, config: Sections) -> None:
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]
     group.memory[row] = 0.0
     group.memory[row, : len(sections)] = lane.filtered.memory
+    first = lane.valid_from - lane.kept.origin
     places = np.arange(lane.valid_from, assembled.index) % group.ring
-    group.history[row, places] = lane.kept.history[lane.valid_from - lane.kept.origin :]
-    group.ratios[row, places] = lane.kept.ratios[lane.valid_from - lane.kept.origin :]
+    group.history[row, places] = lane.kept.history[first:]
+    if opened is not None or lane.kept.pending:
+        group.ratios[row, places] = lane.kept.ratios[first:]
     lane.kept.history = lane.kept.ratios = np.empty(0)

@@ -135,6 +135,11 @@ class ArchiveIndex:
         return int(self.rows["start_ns"][0])
 
     @property
+    def samples_per_second(self) -> float:
+        """Of all channels together, on average over the archive's time."""
+        return float(self.rows["samples"].sum()) * NS_PER_SECOND / (self.stop_ns - self.start_ns)
+
+    @property
     def stop_ns(self) -> int:
         """Where the archive would go on: one sample after the last one of whichever channel lasts longest."""
         rows = self.rows
@@ -235,9 +240,15 @@ def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Itera
             yield from _decoded(archive, chunk.run(number))
 
 
-def iter_batches(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Iterator[RecordBatch]:
-    """The same, the records of each chunk side by side, decoded several times as fast."""
-    for chunk in archive_runs.chunks(archive.rows, chunk_seconds):
+def iter_batches(
+    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None
+) -> Iterator[RecordBatch]:
+    """The same, the records of each chunk side by side, decoded several times as fast.
+
+    first_seconds: length of the first chunk, where it is to be shorter; each of the following is twice as long as the
+    one before, up to chunk_seconds.
+    """
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds):
         batch = _batch(archive, chunk)
         if len(batch):
             yield batch
