@@ -421,7 +421,7 @@ def _fill(lane: _Lane, config: Sections) -> None:
     for name, value in values.items():
         group.state[name][row] = value
     sections = bandpass(*condition.band_hz, condition.corners, rate_hz)
-    group.sections[row] = (1.0, 0.0, 1.0, 0.0, 1.0)  # changes nothing
+    group.sections[row] = (1.0, 0.0, 0.0, 0.0, 0.0)
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]
     group.memory[row] = 0.0
     group.memory[row, : len(sections)] = lane.filtered.memory

@@ -26,7 +26,7 @@ from tscc_stream import miniseed
 from tscc_stream.edges import archive_runs, obspy_formats
 from tscc_stream.edges.archive_heads import HeadReader, Heads
 from tscc_stream.kernels import records as kernel
-from tscc_stream.messages import QUALITIES, AnyArray, Float64Array, Int64Array, Record, RecordBatch, read_only
+from tscc_stream.messages import QUALITIES, AnyArray, Int32Array, Int64Array, Record, RecordBatch, read_only
 from tscc_stream.sampling import NS_PER_SECOND
 
 _OPEN_FILES = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
@@ -271,13 +271,13 @@ def _batch(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> RecordBatch:
     )
 
 
-def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Float64Array, AnyArray]:
+def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Int32Array, AnyArray]:
     """Samples of a chunk by compiled code, and of which rows [n] that holds; the others are undefined."""
     files, at, length, encoding, data_at = (
         archive.rows[name][chunk.rows].astype(np.int64) for name in ("file", "offset", "length", "encoding", "data_at")
     )
     encoding[data_at == 0] = -1
-    out, whole = np.empty(chunk.samples[-1] + kernel.SPARE), np.zeros(len(at), np.bool_)
+    out, whole = np.empty(chunk.samples[-1] + kernel.SPARE, np.int32), np.zeros(len(at), np.bool_)
     edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
     for first, last in pairwise(edges):
         some = slice(first, last)
@@ -293,7 +293,7 @@ def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Float64
     return out[: chunk.samples[-1]], whole
 
 
-def _partly(archive: ArchiveIndex, chunk: archive_runs.Chunk, samples: Float64Array, whole: AnyArray) -> RecordBatch:
+def _partly(archive: ArchiveIndex, chunk: archive_runs.Chunk, samples: Int32Array, whole: AnyArray) -> RecordBatch:
     """Those runs by libmseed that are not whole."""
     records: list[Record] = []
     for number in range(len(chunk)):

@@ -2,6 +2,9 @@
 
 Written in LLVM's own terms: of a loop over arrays it keeps the memories in the cache instead of in registers, which
 takes nearly twice as long. Products and sums are taken one by one, in the order in which stages.condition takes them.
+
+Whoever changes this file has to remove what is kept on disk of `front.advance`, which holds it and is judged by its own
+file's date alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from tscc_stream.kernels.compiled import compiled
 from tscc_stream.messages import Float64Array
 
 SECTIONS = 4
-"""Second-order sections of the filter (b0 b1 b2 a1 a2); b0 and b2 of all but the first have to be 1."""
+"""Second-order sections of the filter (b0 b1 b2 a1 a2); b0 of all but the first has to be 1."""
 WIDE = 8
 """Columns: as many as there are numbers in the widest registers."""
 PER_SECTION = 5
@@ -44,7 +47,7 @@ def _step(b: ir.IRBuilder, rows: list[Any], memories: list[Any], x: Any) -> tupl
         near, far = memories[2 * section : 2 * section + 2]
         w = b.fadd(v if section else b.fmul(b0, v), near)
         after.append(b.fadd(b.fsub(b.fmul(b1, v), b.fmul(a1, w)), far))
-        after.append(b.fsub(v if section else b.fmul(b2, v), b.fmul(a2, w)))
+        after.append(b.fsub(b.fmul(b2, v), b.fmul(a2, w)))
         v = w
     square = b.fmul(v, v)
     sta = b.fadd(b.fmul(rows[STA_SHARE], square), memories[-2])

@@ -14,7 +14,7 @@ import numpy as np
 from tscc_stream.kernels import columns as column
 from tscc_stream.kernels.columns import SECTIONS, WIDE, filter_columns
 from tscc_stream.kernels.compiled import compiled, inlined
-from tscc_stream.messages import AnyArray, Float64Array, Int64Array
+from tscc_stream.messages import AnyArray, Float64Array, Int64Array, read_only
 
 OPENED, CLOSED = 0, 1
 EVENT_COLUMNS = 6
@@ -26,6 +26,7 @@ _PLACE, _DONE, _KEPT = 0, 1, 2
 """Columns of flights."""
 _LARGEST = 1e15
 _STRIDE = 16
+_NUMBER_BYTES = 8
 _LINE = 8
 _SURELY = 1.0 - 1e-9
 """A ratio reaches a threshold only where STA reaches as much of it times LTA, however both are rounded."""
@@ -93,6 +94,14 @@ def _flat(samples: Float64Array, begin: Any, end: Any, last: Any, run: Any, lane
 
 
 @inlined
+def _valid(samples: Float64Array, first: Any, count: Any) -> bool:
+    valid = True
+    for k in range(count):  # unsigned places are not looked at whether they count from the end
+        valid &= abs(samples[first + np.uint64(k)]) <= _LARGEST
+    return valid
+
+
+@inlined
 def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
     """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its last run."""
     ahead_ns = start_ns - lane.next_ns
@@ -100,10 +109,7 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
         return False
     if ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
         return False
-    first, valid = np.uint64(begin), True  # unsigned places are not looked at whether they count from the end
-    for k in range(end - begin):
-        valid &= abs(samples[first + np.uint64(k)]) <= _LARGEST
-    if not valid:
+    if samples.itemsize == _NUMBER_BYTES and not _valid(samples, np.uint64(begin), end - begin):  # integers always are
         return False
     # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th.
     suspicious = samples[begin] == lane.last
@@ -328,7 +334,7 @@ def advance(
     start_ns: Int64Array,
     rate: Float64Array,
     begin: Int64Array,
-    samples: Float64Array,
+    samples: AnyArray,
     lanes: AnyArray,
     sections: Float64Array,
     memory: Float64Array,
@@ -410,10 +416,13 @@ def _in_lines(numbers: int) -> Float64Array:
 
 
 def warm_up() -> None:
-    """Compile `advance`, or load it, before anything waits for it."""
+    """Compile `advance`, or load it, before anything waits for it: for samples of both kinds."""
+    for kind in (np.float64, np.int32):
+        _warm_up(read_only(np.zeros(0, kind)))
+
+
+def _warm_up(samples: AnyArray) -> None:
     none, rates = np.zeros(0, np.int64), np.zeros(0)
-    samples = rates.copy()
-    samples.flags.writeable = False
     lanes, rings = np.zeros(1, LANE), (np.zeros((1, 1)), np.zeros((1, 1)))
     sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
     events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
