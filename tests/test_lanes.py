@@ -239,6 +239,25 @@ def test_integers_in_long_records_give_what_the_stages_give(gain: float) -> None
     assert any(isinstance(message, Window) for message in got) == (gain > 1.0)
 
 
+def test_a_ratio_that_just_reaches_the_threshold_is_not_overlooked() -> None:
+    """Ratios are worked out only where STA and LTA of a stretch allow one that opens a trigger."""
+    signal = noise_with_bursts(3, 3000, [1200, 2000], gain=4.0)
+    made = records(signal, 100.0, range(150, 3000, 150), sid=sid_of(1))
+    sections = {"condition": {"band_hz": (5.0, 20.0)}}
+    trigger = {"sta_seconds": 0.2, "lta_seconds": 2.0, "trigger_on": 2.0, "trigger_off": 1.5}
+
+    def told_by(on: float, *, fast: bool) -> list[FrontMessage]:
+        front = FrontHalf(Config.model_validate({**sections, "trigger": {**trigger, "trigger_on": on}}), package_spec())
+        if fast:
+            return [message for record in made for message in front.feed_batch(RecordBatch.of([record]))]
+        return [message for record in made for message in front.feed(record)]
+
+    peak = max(message.peak_ratio for message in told_by(2.0, fast=False) if isinstance(message, Window))
+    for on, windows in ((peak, 1), (np.nextafter(peak, np.inf), 0)):
+        assert told(told_by(float(on), fast=True)) == told(told_by(float(on), fast=False))
+        assert sum(isinstance(message, Window) for message in told_by(float(on), fast=True)) == windows
+
+
 def test_ordinary_records_never_reach_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second batch on, bursts included; after a gap, and some records more, it moves in anew."""
     front = FrontHalf(Config.model_validate({"condition": {"band_hz": (5.0, 20.0)}}), package_spec())
