@@ -13,7 +13,7 @@ from made_archive import T0, channel, mixed, write
 
 from tscc_stream import miniseed
 from tscc_stream.edges import archive, archive_heads
-from tscc_stream.messages import Record
+from tscc_stream.messages import Record, RecordBatch
 
 NEW_YEAR_NS = 1_483_228_800_000_000_000
 """2017, after a leap second."""
@@ -123,6 +123,19 @@ def test_batches_of_every_kind_of_record(tmp_path: Path) -> None:
         batches = list(archive.iter_batches(index, chunk_seconds=chunk_seconds))
         assert [told(batch.record(place)) for batch in batches for place in range(len(batch))] == expected
         assert not any(batch.samples.flags.writeable for batch in batches)
+
+
+def test_a_short_first_chunk_changes_where_chunks_end_and_nothing_else(tmp_path: Path) -> None:
+    index = archive.index([write(tmp_path, [channel("FDSN:XX_S1__H_H_Z", encoding="int32", length=256)])])
+
+    def batches(first_seconds: float | None) -> list[RecordBatch]:
+        return list(archive.iter_batches(index, chunk_seconds=4.0, first_seconds=first_seconds))
+
+    sizes, ordinary = ([batch.samples.size for batch in batches(seconds)] for seconds in (1.0, None))
+    assert sizes[0] < ordinary[0] // 2
+    assert max(sizes) == max(ordinary)
+    joined, short = (np.concatenate([batch.samples for batch in batches(seconds)]) for seconds in (None, 1.0))
+    np.testing.assert_array_equal(joined, short)
 
 
 def test_a_last_sample_behind_a_leap_second_is_where_libmseed_has_it(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tscc_stream.messages import (
     Released,
     Window,
     WindowDropped,
+    read_only,
 )
 from tscc_stream.pipeline import FrontHalf, FrontMessage, FrontState
 from tscc_stream.recovery import decode, encode
@@ -50,7 +51,7 @@ def configs(draw: st.DrawFn) -> Config:
     }
     return Config.model_validate(
         {
-            "condition": {"band_hz": (5.0, 20.0), "corners": draw(st.sampled_from([1, 2, 4, 4, 5]))},
+            "condition": {"band_hz": (5.0, 20.0), "corners": draw(st.sampled_from([1, 2, 3, 4, 4, 5]))},
             "trigger": trigger,
             "assemble": {
                 "flat_seconds": draw(st.sampled_from([0.5, 5.0])),
@@ -215,6 +216,46 @@ def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
                 fast.restore(decode(written, FrontState), 0)
                 fast.counts = counts
     assert told(got + fast.flush()) == told(expected + plain.flush())
+
+
+@pytest.mark.parametrize("gain", [1.0, 40.0])
+def test_integers_in_long_records_give_what_the_stages_give(gain: float) -> None:
+    """Records longer than the rings, with and without triggers, some of them open at a record's end."""
+    config = Config.model_validate({"condition": {"band_hz": (5.0, 20.0)}, "trigger": {"lta_seconds": 2.0}})
+    onsets = [2600, 4000, 5990, 7100, 8999, 9200, 13_000]
+    signal = np.rint(100.0 * noise_with_bursts(3, 15_000, onsets, gain=gain)).astype(np.int32)
+    made = [
+        replace(record, samples=record.samples.astype(np.int32))
+        for record in records(signal, 100.0, [1500, 2000, 6000, 9000, 9100], sid=sid_of(1))
+    ]
+    plain, fast = FrontHalf(config, package_spec()), FrontHalf(config, package_spec())
+    expected, got = [], []
+    for record in made:
+        batch = RecordBatch.of([record])
+        expected += plain.feed(record)
+        got += fast.feed_batch(replace(batch, samples=read_only(batch.samples.astype(np.int32))))
+        assert state_of(fast) == state_of(plain)
+    assert told(got + fast.flush()) == told(expected + plain.flush())
+    assert any(isinstance(message, Window) for message in got) == (gain > 1.0)
+
+
+def test_a_ratio_that_just_reaches_the_threshold_is_not_overlooked() -> None:
+    """Ratios are worked out only where STA and LTA of a stretch, here one sample, allow one that opens a trigger."""
+    signal = noise_with_bursts(3, 3000, [1200, 2000], gain=4.0)
+    made = records(signal, 100.0, range(1, 3000), sid=sid_of(1))
+    sections = {"condition": {"band_hz": (5.0, 20.0)}}
+    trigger = {"sta_seconds": 0.2, "lta_seconds": 2.0, "trigger_on": 2.0, "trigger_off": 1.5}
+
+    def told_by(on: float, *, fast: bool) -> list[FrontMessage]:
+        front = FrontHalf(Config.model_validate({**sections, "trigger": {**trigger, "trigger_on": on}}), package_spec())
+        if fast:
+            return [message for record in made for message in front.feed_batch(RecordBatch.of([record]))]
+        return [message for record in made for message in front.feed(record)]
+
+    peak = max(message.peak_ratio for message in told_by(2.0, fast=False) if isinstance(message, Window))
+    for on, windows in ((peak, 1), (np.nextafter(peak, np.inf), 0)):
+        assert told(told_by(float(on), fast=True)) == told(told_by(float(on), fast=False))
+        assert sum(isinstance(message, Window) for message in told_by(float(on), fast=True)) == windows
 
 
 def test_ordinary_records_never_reach_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:

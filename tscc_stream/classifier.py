@@ -27,8 +27,10 @@ from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 Output = Literal["jsonl", "csv", "quakeml"]
-CHUNK_SECONDS = 10.0
-"""Data time after which results are handed on."""
+CHUNK_SECONDS, LONGEST_CHUNK_SECONDS, FIRST_SECONDS = 10.0, 60.0, 1.25
+"""Data time after which results are handed on: more of it where that is not much data. In the first of it channels are
+the stages' affair, which take longer."""
+CHUNK_SAMPLES = 250_000
 CSV_COLUMNS = (
     *("type", "time", "channel", "onset_ns", "cluster_id", "cluster", "known", "membership", "p_value"),
     *("peak_ratio", "duration_s", "peak_amplitude", "quality", "channels", "id"),
@@ -134,10 +136,14 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     return 0
 
 
+def _chunk_seconds(index: archive.Index) -> float:
+    return min(max(CHUNK_SECONDS, CHUNK_SAMPLES / index.samples_per_second), LONGEST_CHUNK_SECONDS)
+
+
 def messages_of(index: archive.ArchiveIndex, classifier: Classifier) -> Iterator[Message]:
     """Everything that is found in an archive, as `Classifier.run` gives it."""
     channels = archive.channels(index)
-    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=CHUNK_SECONDS)), index)
+    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=_chunk_seconds(index), first_seconds=FIRST_SECONDS)), index)
     return classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
 
 

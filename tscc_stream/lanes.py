@@ -17,6 +17,7 @@ import numpy as np
 
 from tscc_stream.config import AssembleConfig, ConditionConfig, TriggerConfig
 from tscc_stream.kernels import front as kernel
+from tscc_stream.kernels.columns import SECTIONS
 from tscc_stream.messages import (
     QUALITIES,
     AnyArray,
@@ -37,7 +38,8 @@ _SLACK = 512
 """Samples, at least, by which a channel moves on before its events are looked at."""
 _RING_STEP = 64
 """Rings have a length of a multiple of this, so that channels of one kind share arrays."""
-_FIRST_LANES = 16
+_FIRST_LANES, _GROWTH = 128, 4
+"""Pages of the rings that nobody has written cost nothing; to move the others costs much."""
 _EVENTS = 2 * kernel.FEWEST_EVENTS
 _MOST_NUMERATOR = 1 << 62
 _SHORTEST_LONGEST = 4096
@@ -88,19 +90,19 @@ class _Group:
         self.lanes: list[_Lane | None] = []
         self._free: list[int] = []
         self.state = np.zeros(0, kernel.LANE)
-        self.sections = np.zeros((0, kernel.SECTIONS, 5))
-        self.memory = np.zeros((0, kernel.SECTIONS, 2))
+        self.sections = np.zeros((0, SECTIONS, 5))
+        self.memory = np.zeros((0, SECTIONS, 2))
         self.history = np.zeros((0, ring))
         self.ratios = np.zeros((0, ring))
         self.events = np.zeros((_EVENTS, kernel.EVENT_COLUMNS), np.int64)
-        self.flights, self.columns, self.tile = kernel.room()
+        self.flights, self.columns, self.tile, self.ratio = kernel.room()
 
     def take(self) -> int:
         """A free row, whatever it holds."""
         if self._free:
             return self._free.pop()
         if len(self.lanes) == len(self.state):
-            self._grow(max(_FIRST_LANES, 2 * len(self.state)))
+            self._grow(max(_FIRST_LANES, _GROWTH * len(self.state)))
         self.lanes.append(None)
         return len(self.lanes) - 1
 
@@ -111,7 +113,7 @@ class _Group:
     def _grow(self, size: int) -> None:
         for name in ("state", "sections", "memory", "history", "ratios"):
             old: AnyArray = getattr(self, name)
-            new = np.empty((size, *old.shape[1:]), old.dtype)  # pages that nobody has written cost nothing
+            new = np.empty((size, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
 
@@ -223,6 +225,7 @@ class Lanes:
                 flights=flights,
                 columns=group.columns,
                 tile=group.tile,
+                ratio=group.ratio,
                 place=at,
             )
             if found:
@@ -347,10 +350,12 @@ class Lanes:
         triggered.open = None if opened < 0 else Trigger(lane.sid, lane.rate_hz, opened, int(state["open_ns"]))
         triggered.announced, triggered.earliest = bool(state["announced"]), int(state["earliest"])
         end = assembled.index
-        first = max(
-            lane.valid_from, end - lane.group.ring, min([end, *(p.onset_index for p in kept.pending)]) - lane.lookback
-        )
+        onsets = [p.onset_index for p in kept.pending]
+        first = max(lane.valid_from, end - lane.group.ring, min([end, *onsets]) - lane.lookback)
         kept.origin, (kept.history, kept.ratios) = first, lane.group.cut(row, first, end)
+        asked_for = min([end - 1, *onsets, *([opened] if opened >= 0 else [])])  # the ring holds no others
+        kept.ratios[: max(0, asked_for - first)] = 0.0
+        kept.ratios[-1] = state["ratio"]
         kept.flags = [flag for flag in kept.flags if flag[0] < end]
 
 
@@ -360,7 +365,7 @@ def _covered(config: Sections, assembled: ChannelState, filtered: FilterState, k
     rate, index = assembled.rate_hz, assembled.index
     agreed = filtered.rate_hz == kept.plan.stream_rate_hz == rate
     agreed &= filtered.ratio.seen == index == kept.origin + kept.history.size
-    fits = condition.corners <= kernel.SECTIONS and _longest_record(rate) >= _SHORTEST_LONGEST
+    fits = condition.corners <= SECTIONS and _longest_record(rate) >= _SHORTEST_LONGEST
     return agreed and fits and trigger.method == "recursive"
 
 
@@ -420,7 +425,9 @@ def _fill(lane: _Lane, config: Sections) -> None:
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]
     group.memory[row] = 0.0
     group.memory[row, : len(sections)] = lane.filtered.memory
+    first = lane.valid_from - lane.kept.origin
     places = np.arange(lane.valid_from, assembled.index) % group.ring
-    group.history[row, places] = lane.kept.history[lane.valid_from - lane.kept.origin :]
-    group.ratios[row, places] = lane.kept.ratios[lane.valid_from - lane.kept.origin :]
+    group.history[row, places] = lane.kept.history[first:]
+    if opened is not None or lane.kept.pending:
+        group.ratios[row, places] = lane.kept.ratios[first:]
     lane.kept.history = lane.kept.ratios = np.empty(0)

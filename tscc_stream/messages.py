@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -53,8 +54,8 @@ class RecordBatch:
 
     Record i is of sids[channel[i]], came under stations[channel[i]] (NET_STA, empty where nobody says), starts at
     start_ns[i], and has samples[begin[i]:begin[i + 1]]. channel [n], start_ns [n], begin [n + 1] int64; sample_rate_hz
-    [n] float64; quality [n] int64: places in QUALITIES; samples [m] float64, read-only, in counts. sids may name more
-    channels than occur, and may grow.
+    [n] float64; quality [n] int64: places in QUALITIES; samples [m] float64 or int32, read-only, in counts. sids may
+    name more channels than occur, and may grow.
     """
 
     sids: Sequence[str]
@@ -64,7 +65,7 @@ class RecordBatch:
     sample_rate_hz: Float64Array
     begin: Int64Array
     quality: Int64Array
-    samples: Float64Array
+    samples: Float64Array | Int32Array
     received_ns: int = 0
 
     @classmethod

@@ -26,7 +26,7 @@ from tscc_stream import miniseed
 from tscc_stream.edges import archive_runs, obspy_formats
 from tscc_stream.edges.archive_heads import HeadReader, Heads
 from tscc_stream.kernels import records as kernel
-from tscc_stream.messages import QUALITIES, AnyArray, Float64Array, Int64Array, Record, RecordBatch, read_only
+from tscc_stream.messages import QUALITIES, AnyArray, Int32Array, Int64Array, Record, RecordBatch, read_only
 from tscc_stream.sampling import NS_PER_SECOND
 
 _OPEN_FILES = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
@@ -135,6 +135,11 @@ class ArchiveIndex:
         return int(self.rows["start_ns"][0])
 
     @property
+    def samples_per_second(self) -> float:
+        """Of all channels together, on average over the archive's time."""
+        return float(self.rows["samples"].sum()) * NS_PER_SECOND / (self.stop_ns - self.start_ns)
+
+    @property
     def stop_ns(self) -> int:
         """Where the archive would go on: one sample after the last one of whichever channel lasts longest."""
         rows = self.rows
@@ -240,9 +245,15 @@ def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Itera
             yield from _decoded(archive, chunk.run(number))
 
 
-def iter_batches(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Iterator[RecordBatch]:
-    """The same, the records of each chunk side by side, decoded several times as fast."""
-    for chunk in archive_runs.chunks(archive.rows, chunk_seconds):
+def iter_batches(
+    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None
+) -> Iterator[RecordBatch]:
+    """The same, the records of each chunk side by side, decoded several times as fast.
+
+    first_seconds: length of the first chunk, where it is to be shorter; each of the following is twice as long as the
+    one before, up to chunk_seconds.
+    """
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds):
         batch = _batch(archive, chunk)
         if len(batch):
             yield batch
@@ -265,13 +276,13 @@ def _batch(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> RecordBatch:
     )
 
 
-def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Float64Array, AnyArray]:
+def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Int32Array, AnyArray]:
     """Samples of a chunk by compiled code, and of which rows [n] that holds; the others are undefined."""
     files, at, length, encoding, data_at = (
         archive.rows[name][chunk.rows].astype(np.int64) for name in ("file", "offset", "length", "encoding", "data_at")
     )
     encoding[data_at == 0] = -1
-    out, whole = np.empty(chunk.samples[-1] + kernel.SPARE), np.zeros(len(at), np.bool_)
+    out, whole = np.empty(chunk.samples[-1] + kernel.SPARE, np.int32), np.zeros(len(at), np.bool_)
     edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
     for first, last in pairwise(edges):
         some = slice(first, last)
@@ -287,7 +298,7 @@ def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Float64
     return out[: chunk.samples[-1]], whole
 
 
-def _partly(archive: ArchiveIndex, chunk: archive_runs.Chunk, samples: Float64Array, whole: AnyArray) -> RecordBatch:
+def _partly(archive: ArchiveIndex, chunk: archive_runs.Chunk, samples: Int32Array, whole: AnyArray) -> RecordBatch:
     """Those runs by libmseed that are not whole."""
     records: list[Record] = []
     for number in range(len(chunk)):

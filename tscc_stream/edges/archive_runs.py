@@ -40,10 +40,13 @@ class Chunk:
         return len(self.begin) - 1
 
 
-def chunks(rows: Rows, chunk_seconds: float) -> Iterator[Chunk]:
-    """Of an index's columns, which are ordered by start time."""
+def chunks(rows: Rows, chunk_seconds: float, first_seconds: float | None = None) -> Iterator[Chunk]:
+    """Of an index's columns, which are ordered by start time; the first chunk may be shorter, the next ones double."""
     edges = [0]
-    for edge in _edges(rows["start_ns"], max(1, int(chunk_seconds * NS_PER_SECOND))):
+    chunk_ns, first_ns = (
+        max(1, int(seconds * NS_PER_SECOND)) for seconds in (chunk_seconds, first_seconds or chunk_seconds)
+    )
+    for edge in _edges(rows["start_ns"], chunk_ns, first_ns):
         edges.append(edge)
         if edge - edges[0] >= _ROWS:
             yield from _planned(rows, np.array(edges))
@@ -52,11 +55,12 @@ def chunks(rows: Rows, chunk_seconds: float) -> Iterator[Chunk]:
         yield from _planned(rows, np.array(edges))
 
 
-def _edges(starts: Int64Array, chunk_ns: int) -> Iterator[int]:
+def _edges(starts: Int64Array, chunk_ns: int, length_ns: int) -> Iterator[int]:
     """Rows before which a chunk ends; empty time is jumped over."""
     edge = 0
     while edge < len(starts):
-        edge = int(np.searchsorted(starts, starts[edge] + chunk_ns))
+        edge = int(np.searchsorted(starts, starts[edge] + length_ns))
+        length_ns = min(chunk_ns, 2 * length_ns)
         yield edge
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -29,24 +31,31 @@ def _load_without_blas() -> None:
 
 _load_without_blas()
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
+_SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+def _kept(loop: Callable[..., Any], **settings: Any) -> Any:
+    """Compiled at its first call, and kept for other processes until any file of this folder changes.
+
+    Numba itself would look at the loop's own file alone, and miss a change of what it calls in another one.
+    """
+    try:
+        made = numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(loop)
+    except RuntimeError:  # no place to keep it
+        return numba.njit(nogil=True, error_model="numpy", **settings)(loop)
+    file = made._cache._cache_file
+    file._source_stamp = (file._source_stamp, _SOURCES)
+    return made
 
 
 def compiled(loop: _Loop) -> _Loop:
     """The same loop over numpy arrays and numbers, compiled at its first call."""
-    try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
-    except RuntimeError:  # no place to keep it
-        made = numba.njit(nogil=True, error_model="numpy")(loop)
-    return cast("_Loop", made)
+    return cast("_Loop", _kept(loop))
 
 
 def compiled_contracting(loop: _Loop) -> _Loop:
     """As `compiled`, but products and sums may be taken in one instruction: for what promises no equal bits."""
-    try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(loop)
-    except RuntimeError:  # no place to keep it
-        made = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(loop)
-    return cast("_Loop", made)
+    return cast("_Loop", _kept(loop, fastmath={"contract"}))
 
 
 def inlined(loop: _Loop) -> _Loop:

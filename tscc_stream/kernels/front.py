@@ -11,27 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from tscc_stream.kernels import columns as column
+from tscc_stream.kernels.columns import SECTIONS, WIDE, filter_columns
 from tscc_stream.kernels.compiled import compiled, inlined
-from tscc_stream.messages import AnyArray, Float64Array, Int64Array
+from tscc_stream.messages import AnyArray, Float64Array, Int64Array, read_only
 
-SECTIONS = 4
-"""Second-order sections of the filter; fewer are filled up with ones that change nothing."""
 OPENED, CLOSED = 0, 1
 EVENT_COLUMNS = 6
 """row, OPENED or CLOSED, index and time (ns) of the onset, index and time of the last sample (of CLOSED)."""
-WIDE = 8
-"""Lanes that go on together, sample by sample, in the widest registers there are."""
 STRETCH = 128
-"""Samples by which they do so at a time; at most three events a sample."""
+"""Samples by which lanes go on together at a time; at most three events a sample."""
 FEWEST_EVENTS = 3 * STRETCH * WIDE
-_PER_SECTION, _CENTRE, _STATES = 5, 0, 1 + 5 * SECTIONS
-_STA, _LTA = _STATES + 2 * SECTIONS, _STATES + 2 * SECTIONS + 1
-_STA_SHARE, _LTA_SHARE, _STA_KEPT, _LTA_KEPT = _LTA + 1, _LTA + 2, _LTA + 3, _LTA + 4
-COLUMN_ROWS = _LTA_KEPT + 1
-"""Of a column: centre, sections, memories, averages, their shares and what is kept of them."""
-_ROW = tuple(np.uint64(WIDE * row) for row in range(COLUMN_ROWS))
+_PLACE, _DONE, _KEPT = 0, 1, 2
+"""Columns of flights."""
 _LARGEST = 1e15
 _STRIDE = 16
+_NUMBER_BYTES = 8
+_LINE = 8
+_SURELY = 1.0 - 1e-9
+"""A ratio reaches a threshold only where STA reaches as much of it times LTA, however both are rounded."""
 
 LANE = np.dtype(
     [
@@ -96,6 +94,14 @@ def _flat(samples: Float64Array, begin: Any, end: Any, last: Any, run: Any, lane
 
 
 @inlined
+def _valid(samples: Float64Array, first: Any, count: Any) -> bool:
+    valid = True
+    for k in range(count):  # unsigned places are not looked at whether they count from the end
+        valid &= abs(samples[first + np.uint64(k)]) <= _LARGEST
+    return valid
+
+
+@inlined
 def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
     """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its last run."""
     ahead_ns = start_ns - lane.next_ns
@@ -103,10 +109,7 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
         return False
     if ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
         return False
-    first, valid = np.uint64(begin), True  # unsigned places are not looked at whether they count from the end
-    for k in range(end - begin):
-        valid &= abs(samples[first + np.uint64(k)]) <= _LARGEST
-    if not valid:
+    if samples.itemsize == _NUMBER_BYTES and not _valid(samples, np.uint64(begin), end - begin):  # integers always are
         return False
     # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th.
     suspicious = samples[begin] == lane.last
@@ -128,55 +131,24 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
 @inlined
 def _load(columns: Float64Array, j: int, lane: Any, sections: Float64Array, memory: Float64Array) -> None:
     """A lane's filter and averages into column j."""
-    columns[WIDE * _CENTRE + j] = lane.first
+    columns[WIDE * column.CENTRE + j] = lane.first
     for section in range(SECTIONS):
-        for i in range(_PER_SECTION):
-            columns[WIDE * (1 + _PER_SECTION * section + i) + j] = sections[section, i]
-        columns[WIDE * (_STATES + 2 * section) + j] = memory[section, 0]
-        columns[WIDE * (_STATES + 2 * section + 1) + j] = memory[section, 1]
-    columns[WIDE * _STA + j], columns[WIDE * _LTA + j] = lane.sta, lane.lta
-    columns[WIDE * _STA_SHARE + j], columns[WIDE * _LTA_SHARE + j] = lane.sta_share, lane.lta_share
-    columns[WIDE * _STA_KEPT + j], columns[WIDE * _LTA_KEPT + j] = -(lane.sta_share - 1.0), -(lane.lta_share - 1.0)
+        for i in range(column.PER_SECTION):
+            columns[WIDE * (column.FIRST_SECTION + column.PER_SECTION * section + i) + j] = sections[section, i]
+        columns[WIDE * (column.MEMORIES + 2 * section) + j] = memory[section, 0]
+        columns[WIDE * (column.MEMORIES + 2 * section + 1) + j] = memory[section, 1]
+    columns[WIDE * column.STA + j], columns[WIDE * column.LTA + j] = lane.sta, lane.lta
+    columns[WIDE * column.STA_SHARE + j], columns[WIDE * column.LTA_SHARE + j] = lane.sta_share, lane.lta_share
+    columns[WIDE * column.STA_KEPT + j] = -(lane.sta_share - 1.0)
+    columns[WIDE * column.LTA_KEPT + j] = -(lane.lta_share - 1.0)
 
 
 @inlined
 def _store(columns: Float64Array, j: int, lane: Any, memory: Float64Array) -> None:
     for section in range(SECTIONS):
-        memory[section, 0] = columns[WIDE * (_STATES + 2 * section) + j]
-        memory[section, 1] = columns[WIDE * (_STATES + 2 * section + 1) + j]
-    lane.sta, lane.lta = columns[WIDE * _STA + j], columns[WIDE * _LTA + j]
-
-
-@compiled
-def filter_columns(c: Float64Array, x: Float64Array, ratio: Float64Array, stretch: Any, wide: int) -> None:
-    """Samples x [stretch, wide] to ratios [stretch, wide], column by column; the columns c go on.
-
-    All three are flat, rows are WIDE numbers apart and places unsigned: only so does LLVM see that the inner loop may
-    be taken in a few instructions on whole rows (3 times as fast). wide is WIDE; a constant would be unrolled.
-    """
-    for k in range(stretch):
-        at = np.uint64(k) * np.uint64(WIDE)
-        for column in range(wide):
-            j = np.uint64(column)
-            v = x[at + j] - c[_ROW[0] + j]
-            w = c[_ROW[1] + j] * v + c[_ROW[21] + j]
-            c[_ROW[21] + j] = c[_ROW[2] + j] * v - c[_ROW[4] + j] * w + c[_ROW[22] + j]
-            c[_ROW[22] + j] = c[_ROW[3] + j] * v - c[_ROW[5] + j] * w
-            v = c[_ROW[6] + j] * w + c[_ROW[23] + j]
-            c[_ROW[23] + j] = c[_ROW[7] + j] * w - c[_ROW[9] + j] * v + c[_ROW[24] + j]
-            c[_ROW[24] + j] = c[_ROW[8] + j] * w - c[_ROW[10] + j] * v
-            w = c[_ROW[11] + j] * v + c[_ROW[25] + j]
-            c[_ROW[25] + j] = c[_ROW[12] + j] * v - c[_ROW[14] + j] * w + c[_ROW[26] + j]
-            c[_ROW[26] + j] = c[_ROW[13] + j] * v - c[_ROW[15] + j] * w
-            v = c[_ROW[16] + j] * w + c[_ROW[27] + j]
-            c[_ROW[27] + j] = c[_ROW[17] + j] * w - c[_ROW[19] + j] * v + c[_ROW[28] + j]
-            c[_ROW[28] + j] = c[_ROW[18] + j] * w - c[_ROW[20] + j] * v
-            square = v * v
-            sta = c[_ROW[31] + j] * square + c[_ROW[29] + j]
-            lta = c[_ROW[32] + j] * square + c[_ROW[30] + j]
-            ratio[at + j] = sta / lta if lta > 0.0 else 0.0
-            c[_ROW[29] + j] = c[_ROW[33] + j] * sta
-            c[_ROW[30] + j] = c[_ROW[34] + j] * lta
+        memory[section, 0] = columns[WIDE * (column.MEMORIES + 2 * section) + j]
+        memory[section, 1] = columns[WIDE * (column.MEMORIES + 2 * section + 1) + j]
+    lane.sta, lane.lta = columns[WIDE * column.STA + j], columns[WIDE * column.LTA + j]
 
 
 @inlined
@@ -184,7 +156,6 @@ def _walk(
     lane: Any,
     row: Any,
     ratio: Float64Array,
-    j: int,
     stretch: Any,
     start_ns: Any,
     done: Any,
@@ -194,7 +165,7 @@ def _walk(
     """One lane's ratios through the trigger, as stages.detect has it; how many events there are by now."""
     before, opened = lane.ratio, lane.open
     for k in range(stretch):
-        r = ratio[WIDE * k + j]
+        r = ratio[k]
         if r >= lane.on or opened >= 0:
             index = lane.index + k
             if opened >= 0 and ((before >= lane.off and r < lane.off) or index == opened + lane.longest + 1):
@@ -218,76 +189,78 @@ def _walk(
 
 
 @inlined
-def _keep(
-    lane: Any,
-    ratio: Float64Array,
-    j: int,
-    stretch: Any,
-    samples: Float64Array,
-    first: Any,
-    kept: Float64Array,
-    kept_ratios: Float64Array,
-) -> bool:
-    """Samples and ratios into their rings, a segment's first LTA length blanked; whether one reaches the trigger."""
+def _keep(lane: Any, samples: Float64Array, first: Any, end: Any, kept: Float64Array) -> None:
+    """A record's samples from `first` to before `end`, the latest that the lane has seen, into its ring."""
     ring = kept.size
-    spot = lane.index % ring
-    blank = min(stretch, max(0, lane.blank - lane.index))
-    column, on, hot = np.uint64(j), lane.on, False
-    for k in range(blank):
-        ratio[np.uint64(WIDE) * np.uint64(k) + column] = 0.0
-    begin = 0
-    while begin < stretch:
-        end = min(stretch, begin + ring - spot)
-        source, target = np.uint64(first + begin), np.uint64(spot)
-        for k in range(end - begin):
+    begin = max(first, end - ring)
+    spot = (lane.index - (end - begin)) % ring
+    while begin < end:
+        part = min(end - begin, ring - spot)
+        source, target = np.uint64(begin), np.uint64(spot)
+        for k in range(part):
             kept[target + np.uint64(k)] = samples[source + np.uint64(k)]
-        at = np.uint64(WIDE * begin + j)
-        for k in range(end - begin):
-            value = ratio[at + np.uint64(WIDE) * np.uint64(k)]
-            kept_ratios[target + np.uint64(k)] = value
-            hot |= value >= on
-        begin, spot = end, 0
-    return hot
+        begin, spot = begin + part, 0
 
 
 @inlined
-def _lay_out(x: Float64Array, j: int, samples: Float64Array, first: Any, stretch: Any) -> None:
-    """Samples into column j."""
-    column = np.uint64(j)
+def _ratio_at(sta: Any, lta: Any) -> Any:
+    return sta / lta if lta > 0.0 else 0.0
+
+
+@inlined
+def _ratios(lane: Any, tile: Float64Array, j: int, stretch: Any, ratio: Float64Array, kept: Float64Array) -> None:
+    """Ratios [stretch] of column j, a segment's first LTA length blanked, also into their ring."""
+    blank = lane.blank - lane.index
+    spot = lane.index % kept.size
     for k in range(stretch):
-        x[np.uint64(WIDE) * np.uint64(k) + column] = samples[first + np.uint64(k)]
+        sta, lta = tile[WIDE * (stretch + k) + j], tile[WIDE * (2 * stretch + k) + j]
+        value = _ratio_at(sta, lta) if k >= blank else 0.0
+        ratio[k] = kept[spot] = value
+        spot = spot + 1 if spot + 1 < kept.size else 0
+
+
+@inlined
+def _lay_out(tile: Float64Array, j: int, samples: Float64Array, first: Any, stretch: Any) -> None:
+    """Samples into column j."""
+    to = np.uint64(j)
+    for k in range(stretch):
+        tile[np.uint64(WIDE) * np.uint64(k) + to] = samples[first + np.uint64(k)]
 
 
 @inlined
 def _go_on(
     lane: Any,
     row: Any,
-    ratio: Float64Array,
+    columns: Float64Array,
+    tile: Float64Array,
     j: int,
     stretch: Any,
+    ratio: Float64Array,
+    kept: Float64Array,
     start_ns: Any,
     done: Any,
     events: Int64Array,
     found: Any,
-    hot: bool,
 ) -> Any:
-    """A lane after a stretch; how many events there are by now."""
+    """A lane after a stretch; how many events there are by now.
+
+    Ratios are worked out only where one may reach the trigger, it is open, or windows wait for them.
+    """
     found_before = found
-    if hot or lane.open >= 0:
-        found = _walk(lane, row, ratio, j, stretch, start_ns, done, events, found)
-    lane.ratio = ratio[WIDE * (stretch - 1) + j]
+    reached = columns[WIDE * column.HIGHEST_STA + j] >= _SURELY * lane.on * columns[WIDE * column.LOWEST_LTA + j]
+    if reached or lane.open >= 0 or lane.waiting:
+        _ratios(lane, tile, j, stretch, ratio, kept)
+        found = _walk(lane, row, ratio, stretch, start_ns, done, events, found)
+        lane.ratio = ratio[stretch - 1]
+    elif lane.index + stretch > lane.blank:
+        lane.ratio = _ratio_at(tile[WIDE * (2 * stretch - 1) + j], tile[WIDE * (3 * stretch - 1) + j])
+    else:
+        lane.ratio = 0.0
     lane.index += stretch
     lane.waiting |= found > found_before
     if lane.waiting:
         lane.moved += stretch
     return found
-
-
-@inlined
-def _arrive(lane: Any, start_ns: Any, samples: Any) -> None:
-    """A lane after its record."""
-    lane.next_ns = start_ns + _offset_ns(samples, lane.rate_up, lane.rate_down)
-    lane.last_ns = start_ns + _offset_ns(samples - 1, lane.rate_up, lane.rate_down)
 
 
 @inlined
@@ -297,10 +270,10 @@ def _stretch(
     """By how many samples all that are under way can go on together; 0 where none is, or one has to wait."""
     stretch, some = np.int64(STRETCH), False
     for j in range(WIDE):
-        if flights[j, 0] >= 0:
+        if flights[j, _PLACE] >= 0:
             some = True
-            record, lane = records[flights[j, 0]], lanes[rows[flights[j, 0]]]
-            stretch = min(stretch, begin[record + 1] - begin[record] - flights[j, 1])
+            record, lane = records[flights[j, _PLACE]], lanes[rows[flights[j, _PLACE]]]
+            stretch = min(stretch, begin[record + 1] - begin[record] - flights[j, _DONE])
             if lane.waiting:
                 stretch = min(stretch, slack - lane.moved)
     return stretch if some else np.int64(0)
@@ -324,15 +297,34 @@ def _next(
         row = rows[place]
         lane = lanes[row]
         for i in range(WIDE):
-            if flights[i, 0] >= 0 and rows[flights[i, 0]] == row:
+            if flights[i, _PLACE] >= 0 and rows[flights[i, _PLACE]] == row:
                 return place, row
         record = records[place]
         if not lane.odd and _continues(lane, start_ns[record], rate[record], samples, begin[record], begin[record + 1]):
-            flights[j, 0], flights[j, 1] = place, 0
+            flights[j, _PLACE], flights[j, _DONE], flights[j, _KEPT] = place, 0, 0
             return place + 1, row
         lane.odd = True
         place += 1
     return place, 0
+
+
+@inlined
+def _arrived(
+    record: Any,
+    start_ns: Int64Array,
+    begin: Int64Array,
+    lane: Any,
+    columns: Float64Array,
+    j: int,
+    memory: Float64Array,
+) -> None:
+    """A lane after its record; column j is free."""
+    samples = begin[record + 1] - begin[record]
+    lane.next_ns = start_ns[record] + _offset_ns(samples, lane.rate_up, lane.rate_down)
+    lane.last_ns = start_ns[record] + _offset_ns(samples - 1, lane.rate_up, lane.rate_down)
+    _store(columns, j, lane, memory)
+    for row in range(column.ROWS):
+        columns[WIDE * row + j] = 0.0
 
 
 @compiled
@@ -342,7 +334,7 @@ def advance(
     start_ns: Int64Array,
     rate: Float64Array,
     begin: Int64Array,
-    samples: Float64Array,
+    samples: AnyArray,
     lanes: AnyArray,
     sections: Float64Array,
     memory: Float64Array,
@@ -354,79 +346,87 @@ def advance(
     flights: Int64Array,
     columns: Float64Array,
     tile: Float64Array,
+    ratio: Float64Array,
     place: int,
 ) -> tuple[int, int]:
     """The records of a batch (see RecordBatch), from records[place] on, each in lanes[rows]; WIDE of them at a time.
 
     lanes [C] LANE, sections [C, SECTIONS, 5] (b0 b1 b2 a1 a2), memory [C, SECTIONS, 2]. history, ratios [C, R]: rings
-    in which sample i has the place i % R. taken [n] bool: the record is done. events [E, EVENT_COLUMNS]. flights [WIDE,
-    2]: place of a record that is under way, -1 for none, and how many of its samples are done. columns [COLUMN_ROWS x
-    WIDE] and tile [2, STRETCH x WIDE]: room to work in.
+    in which sample i has the place i % R; ratios only of samples for which a trigger is open or windows wait. taken [n]
+    bool: the record is done. events [E, EVENT_COLUMNS]. flights [WIDE, 3]: place of a record that is under way, -1 for
+    none, how many of its samples are done, and how many of those are in their ring. columns [ROWS x WIDE], tile [3 x
+    STRETCH x WIDE] and ratio [STRETCH]: room to work in.
 
     Returns where to go on, and the number of events: before the end, or with records under way, where these have to be
     looked at first, since a lane that waits has moved on by `slack` samples (STRETCH or more), or room is short.
     Before the first call for a batch nothing may be under way; before each call `moved` has to be 0.
     """
     found = 0
-    x, ratio, wide = tile[0], tile[1], flights.shape[0]
     columns[:] = 0.0
     for j in range(WIDE):
-        if flights[j, 0] >= 0:
-            row = rows[flights[j, 0]]
+        if flights[j, _PLACE] >= 0:
+            row = rows[flights[j, _PLACE]]
             _load(columns, j, lanes[row], sections[row], memory[row])
     while True:
         for j in range(WIDE):
-            if flights[j, 0] >= 0:
-                continue
-            place, row = _next(records, rows, start_ns, rate, begin, samples, lanes, flights, j, place)
-            if flights[j, 0] >= 0:
-                _load(columns, j, lanes[row], sections[row], memory[row])
+            if flights[j, _PLACE] < 0:
+                place, row = _next(records, rows, start_ns, rate, begin, samples, lanes, flights, j, place)
+                if flights[j, _PLACE] >= 0:
+                    _load(columns, j, lanes[row], sections[row], memory[row])
         stretch = _stretch(records, rows, begin, lanes, flights, slack)
         if stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
             break
         for j in range(WIDE):
-            if flights[j, 0] >= 0:
-                _lay_out(x, j, samples, np.uint64(begin[records[flights[j, 0]]] + flights[j, 1]), stretch)
-        filter_columns(columns, x, ratio, stretch, wide)
+            if flights[j, _PLACE] >= 0:
+                _lay_out(tile, j, samples, np.uint64(begin[records[flights[j, _PLACE]]] + flights[j, _DONE]), stretch)
+        filter_columns(columns, tile, stretch)
         for j in range(WIDE):
-            if flights[j, 0] < 0:
-                continue
-            at, done = flights[j, 0], flights[j, 1]
-            record, row = records[at], rows[at]
-            lane = lanes[row]
-            first = begin[record] + done
-            hot = _keep(lane, ratio, j, stretch, samples, first, history[row], ratios[row])
-            found = _go_on(lane, row, ratio, j, stretch, start_ns[record], done, events, found, hot)
-            flights[j, 1] += stretch
-            if first + stretch == begin[record + 1]:
-                _arrive(lane, start_ns[record], begin[record + 1] - begin[record])
-                taken[at] = True
-                _store(columns, j, lane, memory[row])
-                for i in range(COLUMN_ROWS):
-                    columns[WIDE * i + j] = 0.0
-                flights[j, 0] = -1
+            if flights[j, _PLACE] >= 0:
+                record, row = records[flights[j, _PLACE]], rows[flights[j, _PLACE]]
+                lane = lanes[row]
+                start, done = start_ns[record], flights[j, _DONE]
+                found = _go_on(lane, row, columns, tile, j, stretch, ratio, ratios[row], start, done, events, found)
+                flights[j, _DONE] += stretch
+                if begin[record] + flights[j, _DONE] == begin[record + 1]:
+                    _keep(lane, samples, begin[record] + flights[j, _KEPT], begin[record + 1], history[row])
+                    _arrived(record, start_ns, begin, lane, columns, j, memory[row])
+                    taken[flights[j, _PLACE]] = True
+                    flights[j, _PLACE] = -1
     for j in range(WIDE):
-        if flights[j, 0] >= 0:
-            row = rows[flights[j, 0]]
+        if flights[j, _PLACE] >= 0:
+            record, row = records[flights[j, _PLACE]], rows[flights[j, _PLACE]]
+            first = begin[record]
+            _keep(lanes[row], samples, first + flights[j, _KEPT], first + flights[j, _DONE], history[row])
+            flights[j, _KEPT] = flights[j, _DONE]
             _store(columns, j, lanes[row], memory[row])
     return place, found
 
 
-def room() -> tuple[Int64Array, Float64Array, Float64Array]:
-    """Flights, columns and tile for `advance`, with nothing under way."""
-    flights = np.full((WIDE, 2), -1, np.int64)
-    return flights, np.zeros(COLUMN_ROWS * WIDE), np.zeros((2, STRETCH * WIDE))
+def room() -> tuple[Int64Array, Float64Array, Float64Array, Float64Array]:
+    """Flights, columns, tile and ratios for `advance`, with nothing under way."""
+    flights = np.full((WIDE, 3), -1, np.int64)
+    return flights, _in_lines(column.ROWS * WIDE), _in_lines(3 * STRETCH * WIDE), np.zeros(STRETCH)
+
+
+def _in_lines(numbers: int) -> Float64Array:
+    """Zeros that begin where a line of the cache does, so that a row of WIDE lies in one."""
+    room = np.zeros(numbers + _LINE)
+    first = -(room.ctypes.data // room.itemsize) % _LINE
+    return room[first : first + numbers]
 
 
 def warm_up() -> None:
-    """Compile `advance`, or load it, before anything waits for it."""
+    """Compile `advance`, or load it, before anything waits for it: for samples of both kinds."""
+    for kind in (np.float64, np.int32):
+        _warm_up(read_only(np.zeros(0, kind)))
+
+
+def _warm_up(samples: AnyArray) -> None:
     none, rates = np.zeros(0, np.int64), np.zeros(0)
-    samples = rates.copy()
-    samples.flags.writeable = False
     lanes, rings = np.zeros(1, LANE), (np.zeros((1, 1)), np.zeros((1, 1)))
     sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
     events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
     batch = none, none, none, rates, np.zeros(1, np.int64), samples
-    flights, columns, tile = room()
+    flights, columns, tile, ratio = room()
     taken = np.zeros(0, np.bool_)
-    advance(*batch, lanes, sections, memory, *rings, 1, taken, events, flights, columns, tile, 0)
+    advance(*batch, lanes, sections, memory, *rings, 1, taken, events, flights, columns, tile, ratio, 0)

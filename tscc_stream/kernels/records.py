@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tscc_stream.kernels.compiled import compiled, inlined
-from tscc_stream.messages import AnyArray, Float64Array, Int64Array
+from tscc_stream.messages import AnyArray, Float64Array, Int32Array, Int64Array
 
 INT32, STEIM1, STEIM2 = 3, 10, 11
 HEADER_BYTES = 64
@@ -146,7 +146,7 @@ def _spread(word: Any, count: Any, bits: Any, x: Any, out: Float64Array, k: Any)
 
 
 @inlined
-def _steim(data: AnyArray, at: Any, end: Any, samples: Any, version: int, out: Float64Array, begin: Any) -> bool:
+def _steim(data: AnyArray, at: Any, end: Any, samples: Any, version: int, out: Any, begin: Any) -> bool:
     """Samples of one record into out[begin:]; up to six more places are overwritten. Whether all add up.
 
     libmseed looks at all words of the last frame, too, so a code that means nothing is one behind the samples as well.
@@ -183,13 +183,13 @@ def unpack(
     end: Int64Array,
     encoding: Int64Array,
     begin: Int64Array,
-    out: Float64Array,
+    out: Float64Array | Int32Array,
     whole: AnyArray,
 ) -> None:
     """Samples of records, packed in `data` (bytes) from `at` to `end` [n], to out[begin[i]:begin[i + 1]].
 
-    `out` has SPARE places more. whole [n] bool: left False where the samples cannot be had so, or where the last one is
-    not the one stated; what stands in `out` is then undefined.
+    `out` (float64 or int32) has SPARE places more. whole [n] bool: left False where the samples cannot be had so, or
+    where the last one is not the one stated; what stands in `out` is then undefined.
     """
     for i in range(at.size):
         samples = begin[i + 1] - begin[i]
