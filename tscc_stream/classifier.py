@@ -136,14 +136,16 @@ def classify(paths: list[Path], config: Config, model: Path, output: Output, out
     return 0
 
 
-def _chunk_seconds(index: archive.Index) -> float:
+def _chunk_seconds(index: archive.ArchiveIndex) -> float:
     return min(max(CHUNK_SECONDS, CHUNK_SAMPLES / index.samples_per_second), LONGEST_CHUNK_SECONDS)
 
 
 def messages_of(index: archive.ArchiveIndex, classifier: Classifier) -> Iterator[Message]:
     """Everything that is found in an archive, as `Classifier.run` gives it."""
     channels = archive.channels(index)
-    batches = _with_progress(one_ahead(archive.iter_batches(index, chunk_seconds=_chunk_seconds(index), first_seconds=FIRST_SECONDS)), index)
+    batches = _with_progress(
+        one_ahead(archive.iter_batches(index, chunk_seconds=_chunk_seconds(index), first_seconds=FIRST_SECONDS)), index
+    )
     return classifier.run(batches, [(channel.sid, channel.start_ns) for channel in channels])
 
 
