@@ -25,6 +25,11 @@ MOST = 100
 _JOURNAL = "tscc_stream.edges.alert_journal"
 
 
+_OF_EVENTS = ("event", "more", "digest")
+"""Kinds of alert whose cause names events; others name channels and rules."""
+_MOST_SENTENCES = 12
+
+
 class Answer(BaseModel):
     """Somebody has seen an alert. note: what they did about it."""
 
@@ -59,14 +64,17 @@ class AlertList:
         return JSONResponse({"alerts": alerts, "reason": "" if alerts else "no alert so far"})
 
     def _document(self, alert: Any, answer: Any) -> Document:  # noqa: ANN401  # StoredAlert; Said or None
-        event = alert.document.get("event") or {}
+        document, cause = alert.document, alert.document.get("cause", {})
+        uids = cause.get("uids") if alert.kind in _OF_EVENTS else None
         return {
             "id": alert.id,
             "time": time_of(self._site, alert.at_ns),
             "rule": alert.rule,
             "severity": alert.severity,
             "title": alert.title,
-            "event": event.get("id") or event.get("uid"),
+            "advice": document.get("advice") or "",
+            "sentences": [*cause.get("sentences", ()), _sensors(document)][:_MOST_SENTENCES],
+            "event": uids[0] if uids else None,
             "deliveries": [
                 {"action": one.action, "state": one.state, "attempts": one.attempts, "outcome": one.outcome}
                 for one in alert.deliveries
@@ -98,6 +106,10 @@ class AlertList:
         with self._site.people() as people:
             people.say(ACKNOWLEDGEMENT, said.alert, {"note": said.note}, name, time.time_ns())
         return JSONResponse({"acknowledged": said.alert})
+
+
+def _sensors(document: Document) -> str:
+    return f"Sensors: {document.get('sensor_health', {}).get('text', 'not known')}"
 
 
 def routes_of_alerts(alerts: AlertList) -> list[BaseRoute]:
