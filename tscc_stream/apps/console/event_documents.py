@@ -19,6 +19,8 @@ from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.interpret import UNKNOWN
 from tscc_stream.stages.publish import iso_time
 
+MOST_MEMBERS = 64
+"""Detections of a network event that are looked at."""
 Document = dict[str, Any]
 
 
@@ -98,9 +100,9 @@ class Documents:
         }
 
     def _network(self, data: Document) -> Document:
-        members = self._now.journal.of_uids(data["detections"][:1])
-        first = [msgspec.json.decode(event.body)["data"] for event in members.values()]
-        model = first[0]["model"] if first else None
+        stored = self._now.journal.of_uids(data["detections"][:MOST_MEMBERS])
+        members = [msgspec.json.decode(event.body)["data"] for event in stored.values()]
+        model = members[0]["model"] if members else None
         then = self.names.translated(self._labels, model["sha256"]) if model else {}
         cluster = data["cluster"]
         votes = {then.get(name, name): count for name, count in data["votes"].items()}
@@ -115,7 +117,7 @@ class Documents:
             ],
             "final": data["final"],
             "model": model,
-            "quality": [],
+            "quality": sorted({flag for member in members for flag in member["quality"]}),
             "late": False,
         }
 

@@ -18,8 +18,6 @@ from tscc_stream.messages import Float32Array
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
 from tscc_stream.source_id import to_nslc
 
-MOST_TRACES = 64
-"""Channels of one page."""
 _THUMBNAIL = 120
 
 Document = dict[str, Any]
@@ -60,7 +58,7 @@ def traces(
     specs = _specs(journal)
     made = [
         trace
-        for window in _windows(journal, events[:MOST_TRACES])
+        for window in _windows(journal, events)
         for trace in _of_window(window, origin_ns, specs.get(window.data["model"]["sha256"]), convert)
     ]
     tops: dict[str, float] = {}

@@ -18,9 +18,9 @@ from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.alert_list import AlertList, routes_of_alerts
 from tscc_stream.apps.console.amplitude import Converter, converter_of
 from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
-from tscc_stream.apps.console.event_documents import Document, Documents, verdict_of
+from tscc_stream.apps.console.event_documents import MOST_MEMBERS, Document, Documents, verdict_of
 from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
-from tscc_stream.apps.console.event_traces import MOST_TRACES, thumbnails, traces
+from tscc_stream.apps.console.event_traces import thumbnails, traces
 from tscc_stream.apps.console.event_upkeep import EventUpkeep, embedding_of, share_embedded
 from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.console_cache_events import Choice, Place
@@ -161,7 +161,7 @@ class Events:
             place = now.index.place_of(uid) or Place(event.onset_ns, event.seq, uid)
             _, choice = self._choice(request, now, documents)
             row = documents.row(event, now.verdicts.of([uid]).get(uid))
-            members = now.journal.of_uids(row.get("detections", [uid])[:MOST_TRACES])
+            members = now.journal.of_uids(row.get("detections", [uid])[:MOST_MEMBERS])
             events = sorted(members.values(), key=lambda one: one.onset_ns)
             shown, _ = traces(now.journal, events, event.onset_ns, self._convert())
             with_verdicts = now.verdicts.of(members)
