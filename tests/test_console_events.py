@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_browser import DESKTOP, PHONE, browser
+from made_messages import detection
 from made_site import BURSTS_S, CHANNELS, RATE_HZ, START_NS, Running, make_archive, samples_of, serving, write_settings
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.action_chains import ActionChains
@@ -22,7 +23,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tscc_stream import miniseed
 from tscc_stream.edges.people import FILE, PeopleFile
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import Message
 from tscc_stream.source_id import from_nslc
+from tscc_stream.stages.publish import ModelIdentity, Publish
 
 TWIN = "XX.T..HHZ"
 DETECTIONS = len(BURSTS_S) * len(CHANNELS) + 2
@@ -278,3 +282,70 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_corrects(site: Si
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()
         _wait(driver, lambda d: "blast" in _text(d, "#verdict"))
+
+
+def test_new_ones_come_on_top_without_losing_the_place(tmp_path: Path) -> None:
+    """Without a daemon: the journal is written here."""
+    publish = Publish("test", ModelIdentity("demo", "1", "0" * 64))
+
+    def message(number: int) -> Message:
+        return publish.detection(detection(uid=f"u{number}", onset_ns=number * 10**10, start_ns=number * 10**10))
+
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    journal = JournalFile(tmp_path / "state" / "journal.sqlite")
+    try:
+        journal.append([message(number) for number in range(100)])
+        with Running("console", "--config", path) as console, browser() as driver:
+            address = console.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+            driver.get(f"http://{address}/events")
+            _wait(driver, lambda d: len(_shown(d)) == 60)
+            driver.execute_script("window.scrollTo(0, 900)")
+            _wait(driver, lambda d: d.execute_script("return scrollY") > 800)
+            where = "return document.querySelector(\"li[data-uid='u70']\").getBoundingClientRect().top"
+            before = driver.execute_script(where)
+            journal.append([message(number) for number in (100, 101)])
+            _wait(driver, lambda d: d.find_element("id", "newer").text == "▲ 2 new")
+            assert _shown(driver)[:3] == ["u101", "u100", "u99"]
+            assert abs(driver.execute_script(where) - before) <= 1
+            driver.find_element("id", "newer").click()
+            _wait(driver, lambda d: d.execute_script("return scrollY") == 0)
+            driver.execute_script("window.scrollTo(0, document.documentElement.scrollHeight)")
+            _wait(driver, lambda d: len(_shown(d)) == 102)
+            assert _shown(driver)[-1] == "u0"
+    finally:
+        journal.close()
+
+
+def test_alerts_are_listed_and_acknowledged_with_a_click(site: Site, driver: Chrome) -> None:
+    edge = pytest.importorskip("tscc_stream.edges.alert_journal", reason="there is no alert process in this version")
+    uid = _a_detection(site)["uid"]
+    document = {
+        "advice": "look at the raise",
+        "cause": {"uids": [uid], "sentences": ["4 of 5 votes"]},
+        "sensor_health": {"text": "5 of 5 sensors are well"},
+    }
+    with edge.AlertJournal(site.state_dir / edge.FILE) as alerts:
+        alerts.commit([edge.NewAlert("a1", START_NS, "bursts", "event", "critical", "rock burst", document, ["mail"])])
+    driver.get(f"http://{site.address}/events#alerts")
+    _wait(driver, lambda d: "look at the raise" in _text(d, "#alert-rows"))
+    assert f"/events/{uid}" in str(driver.find_element("css selector", ".alert a").get_attribute("href"))
+    driver.find_element("css selector", ".alert input").send_keys("all out")
+    driver.find_element("css selector", ".acknowledge").click()
+    _wait(driver, lambda d: "acknowledged by console" in _text(d, "#alert-rows"))
+    people = PeopleFile(site.state_dir / FILE)
+    said = people.on("acknowledgement", "a1")
+    people.close()
+    assert said is not None
+    assert said.document == {"note": "all out"}
+
+
+def test_without_alerts_the_page_says_how_to_get_them(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    (tmp_path / "state").mkdir()
+    with Running("console", "--config", path) as console:
+        made = Site(console.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1], tmp_path / "state")
+        assert "tscc-stream alert" in made.get("/events/alerts")["reason"]
+        assert made.post("/events/alerts/answer", {"alert": "a"})[0] == 404
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            made.rows()
+        assert (refused.value.code, "has not run here" in refused.value.read().decode()) == (503, True)
