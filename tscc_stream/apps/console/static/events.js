@@ -38,7 +38,7 @@ function readAddress() {
 
 function writeAddress() {
   const said = query();
-  history.replaceState(null, "", said.size ? `/events?${said}` : "/events");
+  history.replaceState(null, "", (said.size ? `/events?${said}` : "/events") + location.hash);
   document.getElementById("filter-count").textContent = said.size ? `(${said.size})` : "";
 }
 
@@ -343,5 +343,7 @@ addEventListener("pageshow", (event) => { if (event.persisted) load(); });
 readAddress();
 writeAddress();
 load();
-showTab(location.hash === "#alerts" ? "alerts" : "events");
+const showTabOfAddress = () => showTab(location.hash === "#alerts" ? "alerts" : "events");
+addEventListener("hashchange", showTabOfAddress);
+showTabOfAddress();
 loadAlerts();
