@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_messages import detection, detection_message, network_message
 from made_site import settings
 
 from tscc_stream import config
 from tscc_stream.apps.console import event_verdicts
 from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
+from tscc_stream.apps.console.event_index import catch_up, look, share_done
 from tscc_stream.apps.console.event_names import Names
 from tscc_stream.apps.console.event_verdicts import Judged, judge, take_back
 from tscc_stream.apps.console.neighbourhood import Neighbourhood
 from tscc_stream.apps.console.site import Site
 from tscc_stream.apps.console.spectrogram import RANGE_DB, as_bytes, spectrogram
 from tscc_stream.edges.console_cache import CacheFile
-from tscc_stream.edges.console_cache_events import EventIndex, Indexed, VerdictMirror
+from tscc_stream.edges.console_cache_events import Choice, EventIndex, Indexed, VerdictMirror
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.stages.publish import ModelIdentity, Publish
 
 
 @given(st.integers(1, 300), st.integers(1, 30), st.integers(0, 2**32 - 1), st.integers(0, 400))
@@ -153,3 +157,26 @@ def test_the_console_never_loads_torch() -> None:
 
     done = subprocess.run([sys.executable, "-P", "-c", begin], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout.strip(), done.stderr) == ("ok", "")
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_told(sudbury: Site, caplog: pytest.LogCaptureFixture) -> None:
+    journal = JournalFile(sudbury.state_dir / "journal.sqlite")
+    good = Publish("test", ModelIdentity("demo", "1", "0" * 64)).detection(detection())
+    journal.append([good, detection_message(7), network_message(8)])
+    journal.close()
+    with look(sudbury) as now:
+        catch_up(sudbury, now)
+        assert [place.uid for place in now.index.page(Choice())] == [good.uid]
+        assert share_done(now) == 1.0
+    assert "detection-7, seq 2, is left out" in caplog.text
+
+
+def test_an_older_stretch_that_comes_late_leaves_nothing_out(tmp_path: Path) -> None:
+    """Two threads fill the cache: what does not touch what is there is left for later."""
+    index = EventIndex(CacheFile(tmp_path / "console.sqlite", "e"))
+    index.add([], (100, 120), 1)
+    index.add([], (140, 150), 1)
+    assert index.done() == (100, 120)
+    index.add([], (121, 150), 1)
+    index.add([], (10, 50), 1)
+    assert index.done() == (100, 150)

@@ -163,6 +163,13 @@ def next_stretch(done: tuple[int, int] | None, oldest: int, head: int, most: int
     return None
 
 
+def touches(done: tuple[int, int] | None, piece: tuple[int, int], oldest: int) -> bool:
+    """Whether no seq would be left out between what is done and the piece."""
+    if done is None or done[1] < oldest - 1:
+        return True
+    return piece[0] <= done[1] + 1 and piece[1] >= max(done[0], oldest) - 1
+
+
 def joined(done: tuple[int, int] | None, piece: tuple[int, int], oldest: int) -> tuple[int, int]:
     """The stretch that is done when the piece is."""
     if done is None or done[1] < oldest - 1:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tscc_stream.edges.console_cache import CacheFile, explained, joined, transaction
+from tscc_stream.edges.console_cache import CacheFile, explained, joined, touches, transaction
 
 EVENTS = "events"
 VERDICTS = "verdicts"
@@ -107,6 +107,8 @@ class EventIndex:
         """A stretch of the journal; what the journal no longer holds goes. Of one uid the highest seq stays."""
         with explained(self._file.path), transaction(self._db):
             done = self._file.progress(EVENTS)
+            if not touches(done, piece, oldest):
+                return  # somebody else was faster: what lies between comes first
             if done is not None and done[0] < oldest:
                 self._forget_before(oldest)
             for event in events:

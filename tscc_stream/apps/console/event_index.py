@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from tscc_stream.edges.console_cache_events import EventIndex, Indexed, VerdictM
 from tscc_stream.edges.journal_events import MOST_ROWS, EventReader, StoredEvent
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.interpret import UNKNOWN
+
+_log = logging.getLogger(__name__)
 
 _PIECES_OF_A_REQUEST = 5
 """What a request waits for at most: so many stretches of MOST_ROWS messages, some 50 ms each."""
@@ -65,10 +68,21 @@ def add_stretch(now: Look) -> bool:
         now.index.forget_before(oldest)
         return False
     stored = now.journal.between(*piece)
-    members = {uid for event in stored if event.kind == "network" for uid in _body(event)["data"]["detections"]}
+    members = {uid for event in stored if event.kind == "network" for uid in _members(event)}
     known = now.journal.of_uids(members)
-    now.index.add([_indexed(event, known) for event in stored], piece, oldest)
+    now.index.add([found for event in stored if (found := _readable(event, known)) is not None], piece, oldest)
     return True
+
+
+def _readable(event: StoredEvent, known: Mapping[str, StoredEvent]) -> Indexed | None:
+    """None: its body is not as this version writes it; it is left out, and the log says so."""
+    try:
+        return _indexed(event, known)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        _log.warning(
+            "%s %s, seq %d, is left out of Events: %s %s", event.kind, event.uid, event.seq, type(error), error
+        )
+        return None
 
 
 def share_done(now: Look) -> float:
@@ -77,6 +91,11 @@ def share_done(now: Look) -> float:
     if head < oldest:
         return 1.0
     return 0.0 if done is None else min(1.0, (done[1] - max(done[0], oldest) + 1) / (head - oldest + 1))
+
+
+def _members(event: StoredEvent) -> list[str]:
+    data = _body(event).get("data")
+    return list(data.get("detections", ())) if isinstance(data, dict) else []
 
 
 def _body(event: StoredEvent) -> dict[str, Any]:

@@ -162,7 +162,11 @@ def _windows(now: Look, piece: tuple[int, int], made: Embeddings) -> tuple[list[
 
 
 def _model_of(event: StoredEvent) -> str:
-    return str(msgspec.json.decode(event.body)["data"]["model"]["sha256"])
+    """Empty where its body is not as this version writes it."""
+    try:
+        return str(msgspec.json.decode(event.body)["data"]["model"]["sha256"])
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def embedding_of(made: Embeddings, now: Look, event: StoredEvent) -> Float32Array | None:

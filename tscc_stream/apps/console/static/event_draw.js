@@ -1,6 +1,6 @@
 // Waveforms and spectrograms on canvases. Times are seconds after the event's onset; every axis has its unit.
 
-const LEFT = 62, RIGHT = 8;
+const LEFT = 74, RIGHT = 8;
 const style = getComputedStyle(document.documentElement);
 const colour = (name) => style.getPropertyValue(name).trim();
 // Dark to bright, so that it also reads without colours.

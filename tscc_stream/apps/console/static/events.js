@@ -93,6 +93,14 @@ function appendOld(row) {
   rows.set(row.uid, { row, item });
 }
 
+// A page that is open for weeks keeps so many; older ones come again when they are asked for.
+function forgetOldest() {
+  if (rows.size <= MOST_ROWS) return;
+  while (rows.size > MOST_ROWS) { rows.delete(list.lastElementChild.dataset.uid); list.lastElementChild.remove(); }
+  const last = rows.get(list.lastElementChild.dataset.uid).row;
+  next = `${last.time.ns},${last.seq}`;
+}
+
 // ---- asking
 
 async function get(address) {
@@ -183,6 +191,7 @@ async function follow() {
       newer.hidden = false;
       newer.textContent = `▲ ${count} new`;
     }
+    forgetOldest();
     ({ seq, people } = page);
     for (const [uid, verdict] of Object.entries(page.verdicts)) showVerdict(uid, verdict);
     if (page.precision) showPrecision(page.precision);
