@@ -122,6 +122,7 @@ def _all_pages(index: EventIndex, choice: Choice, size: int) -> list[Place]:
     found: list[Place] = []
     while page := index.page(choice, (found[-1].onset_ns, found[-1].seq) if found else None, size):
         found += page
+        assert len(found) <= 100, "the pages do not end"
     return found
 
 
@@ -135,9 +136,13 @@ def _fill(index: EventIndex, events: Sequence[Indexed], cuts: Sequence[int]) -> 
             return
         index.add([one for one in events if piece[0] <= one.seq <= piece[1]], piece, 1)
         done = index.done()
-    while (piece := next_stretch(done, 1, head, 7)) is not None:
+    for _ in range(2 + head):
+        piece = next_stretch(done, 1, head, 7)
+        if piece is None:
+            return
         index.add([one for one in events if piece[0] <= one.seq <= piece[1]], piece, 1)
         done = index.done()
+    raise AssertionError("the stretches do not end")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
