@@ -22,6 +22,7 @@ from tscc_stream.apps.console.event_documents import MOST_MEMBERS, Document, Doc
 from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
 from tscc_stream.apps.console.event_traces import thumbnails, traces
 from tscc_stream.apps.console.event_upkeep import EventUpkeep, embedding_of, share_embedded
+from tscc_stream.apps.console.site import NotThereError
 from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.console_cache_events import Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
@@ -75,6 +76,8 @@ def _answered(handler: Callable[[Request], Document]) -> Callable[[Request], Res
             return JSONResponse(handler(request))
         except ChoiceError as error:
             return JSONResponse({"error": str(error)}, 422)
+        except NotThereError as error:  # nothing is wrong: the page says what is still to come
+            return JSONResponse({"not_there": str(error)})
         except _NoSuchEventError as error:
             return JSONResponse({"error": str(error)}, 404)
 

@@ -106,7 +106,7 @@ function forgetOldest() {
 async function get(address) {
   const answer = await fetch(address);
   const said = await answer.json().catch(() => ({ error: answer.statusText }));
-  if (!answer.ok) throw new Error(said.error || answer.statusText);
+  if (!answer.ok || said.not_there) throw new Error(said.not_there || said.error || answer.statusText);
   return said;
 }
 
