@@ -33,6 +33,7 @@ class Site:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config = config
+        self.folder = folder
         self.state_dir = Path(config.state_dir)
         self.zone = ZoneInfo(config.time_zone)
         self.vocabulary: tuple[Term, ...] = vocabulary.of_site(config.vocabulary)

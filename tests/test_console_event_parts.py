@@ -1,0 +1,182 @@
+"""What the page Events is made of, without a browser: nearest vectors, spectrograms, filters in local time, undo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_messages import detection, detection_message, network_message
+from made_site import settings
+
+from tscc_stream import config
+from tscc_stream.apps.console import event_verdicts
+from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
+from tscc_stream.apps.console.event_index import catch_up, look, share_done
+from tscc_stream.apps.console.event_names import Names
+from tscc_stream.apps.console.event_verdicts import Judged, judge, take_back
+from tscc_stream.apps.console.neighbourhood import Neighbourhood
+from tscc_stream.apps.console.site import Site
+from tscc_stream.apps.console.spectrogram import RANGE_DB, as_bytes, spectrogram
+from tscc_stream.edges.console_cache import CacheFile
+from tscc_stream.edges.console_cache_events import Choice, EventIndex, Indexed, VerdictMirror
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.stages.publish import ModelIdentity, Publish
+
+
+@given(st.integers(1, 300), st.integers(1, 30), st.integers(0, 2**32 - 1), st.integers(0, 400))
+def test_the_nearest_are_those_of_a_plain_sort(count: int, most: int, seed: int, oldest: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((count, 3)).astype(np.float32)
+    seqs = rng.permutation(count) + 100
+    near = Neighbourhood(3)
+    for at in range(0, count, 37):
+        near.add(seqs[at : at + 37], vectors[at : at + 37])
+    near.keep_from(oldest)
+    kept = seqs >= oldest
+    distances = np.linalg.norm(vectors[kept] - vectors[0], axis=1)
+    found = near.nearest(vectors[0], most)
+    assert np.allclose([distance for _, distance in found], np.sort(distances)[:most], atol=1e-5)
+    by_seq = dict(zip(seqs[kept].tolist(), distances, strict=True))
+    assert all(abs(by_seq[seq] - distance) < 1e-5 for seq, distance in found)
+    assert len(near) == kept.sum()
+    own = near.vector_of(int(seqs[0]))
+    assert (own is not None and np.array_equal(own, vectors[0])) == bool(kept[0])
+    lowest = near.lowest_of_newest(most)
+    assert lowest == (sorted(seqs[kept].tolist())[-most] if kept.sum() > most else 0)
+
+
+def test_a_spectrogram_has_its_peak_at_the_tone_and_its_power_in_the_right_unit() -> None:
+    rate_hz, amplitude = 100.0, 40.0
+    t = np.arange(500) / rate_hz
+    tone = (amplitude * np.sin(2 * np.pi * 25.0 * t)).astype(np.float32)
+    made = spectrogram(tone, rate_hz)
+    assert made.db.mean(axis=1).argmax() * made.step_hz == pytest.approx(25.0, abs=made.step_hz)
+    power = (10 ** (made.db / 10)).sum(axis=0) * made.step_hz
+    assert np.allclose(power, amplitude**2 / 2, rtol=0.02)
+    assert made.first_s + (made.db.shape[1] - 1) * made.step_s < 5.0
+    assert made.db.shape[0] == round(rate_hz / 2 / made.step_hz) + 1
+    picture = np.frombuffer(as_bytes(made.db, made.db.max()), np.uint8)
+    assert picture.max() == 255
+    assert np.frombuffer(as_bytes(made.db, made.db.max() + 2 * RANGE_DB), np.uint8).max() == 0
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 63, 64, 500, 4000])
+def test_windows_of_any_length_have_a_spectrogram(samples: int) -> None:
+    made = spectrogram(np.zeros(samples, np.float32), 50.0)
+    assert np.isfinite(made.db).all()
+    assert made.db.shape[1] >= 1
+
+
+def _site(folder: Path, **over: object) -> Site:
+    known = config.parse(json.dumps(settings(folder, **over)))  # type: ignore[arg-type]  # of any kind
+    Path(known.state_dir).mkdir(exist_ok=True)
+    return Site(known, folder)
+
+
+@pytest.fixture
+def sudbury(tmp_path: Path) -> Site:
+    return _site(tmp_path, time_zone="America/Toronto")
+
+
+def _index(site: Site) -> EventIndex:
+    index = EventIndex(CacheFile(site.state_dir / "console.sqlite", "e"))
+    named = [("m", 0, "blast"), ("m", 1, "cluster 1"), ("n", 1, "cluster 1")]
+    channels = ("XX.A..HHZ", "XX.AB..HHZ", "YY.A..DHZ")
+    events = [
+        Indexed(i, f"u{i}", False, i, model, cluster, name, False, 1.0, 1, (), (channels[i],))
+        for i, (model, cluster, name) in enumerate(named)
+    ]
+    index.add(events, (0, 2), 0)
+    return index
+
+
+def test_local_times_also_when_clocks_are_set_back(sudbury: Site) -> None:
+    """2026-11-01 at two in the morning it was one o'clock again: half past one came twice."""
+    index, names = _index(sudbury), Names(sudbury)
+    ask = asked({"begin": "2026-11-01T01:30", "end": "2026-11-01T01:30", "page": "of no filter"})
+    choice = choice_of(ask, index, names, sudbury.zone)
+    assert choice.from_ns == 1_793_511_000 * 10**9
+    assert choice.to_ns == (1_793_511_000 + 3600) * 10**9
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("XX.A", 2), ("xx.a..", 1), ("*.HHZ", 2), ("??.A..*", 2), ("YY", 1), ("nothing", 0)],
+)
+def test_patterns_of_channels(sudbury: Site, pattern: str, found: int) -> None:
+    choice = choice_of(Asked(channel=pattern), _index(sudbury), Names(sudbury), sudbury.zone)
+    assert choice.channels is not None
+    assert len(choice.channels) == found
+
+
+def test_a_name_that_was_given_since_holds_for_what_came_before(sudbury: Site) -> None:
+    with sudbury.people() as people:
+        people.say("name", "n/1", {"name": "crusher", "colour": "#123456"}, "anna", 1)
+    index, names = _index(sudbury), Names(sudbury)
+    assert [names.of_label(label) for label in index.labels()] == ["blast", "cluster 1", "crusher"]
+    choice = choice_of(Asked(name="crusher"), index, names, sudbury.zone)
+    assert [place.uid for place in index.page(choice)] == ["u2"]
+
+
+@pytest.mark.parametrize(
+    "query", [{"votes": "-1"}, {"votes": "many"}, {"membership": "nan"}, {"end": "2026-13-01T00:00"}, {"span": "2h"}]
+)
+def test_filters_that_mean_nothing(sudbury: Site, query: dict[str, str]) -> None:
+    with pytest.raises(ChoiceError, match=next(iter(query.values()))):
+        choice_of(asked(query), _index(sudbury), Names(sudbury), sudbury.zone)
+
+
+@given(st.lists(st.sampled_from(("blast", "noise", "drilling", "undo")), max_size=12))
+def test_undo_leads_back_step_by_step(tmp_path_factory: pytest.TempPathFactory, acts: list[str]) -> None:
+    site = _site(tmp_path_factory.mktemp("s"))
+    cache = CacheFile(site.state_dir / "console.sqlite", "e")
+    mirror, standing = VerdictMirror(cache), list[str]()
+    event = Judged("u", "blast", 0)
+    for act in acts:
+        if act == "undo":
+            take_back(site, [event], "anna")
+            del standing[-1:]
+        else:
+            judge(site, [event], act, "anna")
+            standing.append(act)
+        event_verdicts.follow(site, mirror)
+        now = mirror.of(["u"]).get("u")
+        assert (now.name if now else None) == (standing[-1] if standing else None)
+        assert now is None or now.agrees == (now.name == "blast")
+    cache.close()
+
+
+def test_the_console_never_loads_torch() -> None:
+    begin = "import sys; import tscc_stream.apps.console.events; assert 'torch' not in sys.modules; print('ok')"
+
+    done = subprocess.run([sys.executable, "-P", "-c", begin], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("ok", "")
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_told(sudbury: Site, caplog: pytest.LogCaptureFixture) -> None:
+    journal = JournalFile(sudbury.state_dir / "journal.sqlite")
+    good = Publish("test", ModelIdentity("demo", "1", "0" * 64)).detection(detection())
+    journal.append([good, detection_message(7), network_message(8)])
+    journal.close()
+    with look(sudbury) as now:
+        catch_up(sudbury, now)
+        assert [place.uid for place in now.index.page(Choice())] == [good.uid]
+        assert share_done(now) == 1.0
+    assert "detection-7, seq 2, is left out" in caplog.text
+
+
+def test_an_older_stretch_that_comes_late_leaves_nothing_out(tmp_path: Path) -> None:
+    """Two threads fill the cache: what does not touch what is there is left for later."""
+    index = EventIndex(CacheFile(tmp_path / "console.sqlite", "e"))
+    index.add([], (100, 120), 1)
+    index.add([], (140, 150), 1)
+    assert index.done() == (100, 120)
+    index.add([], (121, 150), 1)
+    index.add([], (10, 50), 1)
+    assert index.done() == (100, 150)
