@@ -54,8 +54,8 @@ class Console:
             loader=PackageLoader("tscc_stream.apps.console"), autoescape=True, undefined=StrictUndefined
         )
 
-    def page(self, request: Request, name: str, **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
-        """A page out of templates/<name>.html."""
+    def page(self, request: Request, name: str, template: str = "", **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
+        """A page out of templates/<template>.html, by default that of its name."""
         config = self.site.config
         common = {
             "page": name,
@@ -66,7 +66,7 @@ class Console:
             "who": who(request.scope),
             "vocabulary": [asdict_of(term) for term in self.site.vocabulary],
         }
-        return HTMLResponse(self._templates.get_template(f"{name}.html").render(**common, **values))
+        return HTMLResponse(self._templates.get_template(f"{template or name}.html").render(**common, **values))
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events of what the daemon publishes: `message` (seq, topic, body) and `alive`."""
