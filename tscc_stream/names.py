@@ -33,4 +33,4 @@ def given(people: PeopleFile, sha256: str) -> dict[int, Label]:
 
 def history(people: PeopleFile, sha256: str, cluster: int) -> list[Said]:
     """Names that this cluster was given, the latest first; at most fifty. Raises PeopleError."""
-    return people.history(KIND, _subject(sha256, cluster))
+    return people.all_on(KIND, _subject(sha256, cluster), 50)[::-1]

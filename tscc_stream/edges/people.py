@@ -111,14 +111,14 @@ class PeopleFile:
             ).fetchone()
         return None if row is None else _said(row)
 
-    def history(self, kind: str, subject: str, most: int = 50) -> list[Said]:
-        """What was said of one subject, the latest first, at most so much."""
+    def all_on(self, kind: str, subject: str, most: int = 1000) -> list[Said]:
+        """Everything that was said on one subject, in order; of more than `most` the latest."""
         with self._explained("read"):
             rows = self._db.execute(
                 f"SELECT {_COLUMNS} FROM said WHERE kind = ? AND subject = ? ORDER BY number DESC LIMIT ?",  # noqa: S608  # a constant
                 (kind, subject, most),
             ).fetchall()
-        return [_said(row) for row in rows]
+        return [_said(row) for row in reversed(rows)]
 
     def after(self, number: int, most: int = 1000) -> list[Said]:
         """Everything that was said later, in order, at most so much."""

@@ -89,7 +89,8 @@ class View:
         """A time for a template: in the site's zone, and UTC for the tooltip."""
         local = self.site.local(ns)
         utc = local - (local.utcoffset() or timedelta())
-        return {"local": f"{local:%d %b %Y %H:%M:%S}", "utc": f"{utc:%Y-%m-%d %H:%M:%S} UTC"}
+        short, whole = f"{local:%d %b %H:%M:%S}", f"{local:%d %b %Y %H:%M:%S}"
+        return {"local": whole, "short": short, "utc": f"{utc:%Y-%m-%d %H:%M:%S} UTC"}
 
 
 def look(site: Site, detections: Detections, period: str) -> View:
@@ -105,8 +106,8 @@ def look(site: Site, detections: Detections, period: str) -> View:
 
 
 def judgements(said: dict[str, Said]) -> dict[str, Said]:
-    """Verdicts that hold: not those that were taken back (a name of null)."""
-    return {uid: one for uid, one in said.items() if one.document.get("name")}
+    """Verdicts that hold: not those that were taken back."""
+    return {uid: one for uid, one in said.items() if not one.document.get("withdrawn")}
 
 
 def period_of(query: Any) -> str:  # noqa: ANN401  # starlette's QueryParams

@@ -17,12 +17,12 @@ from starlette.staticfiles import StaticFiles
 
 from tscc_stream import names
 from tscc_stream.apps.console.access import who
-from tscc_stream.apps.console.cluster_charts import hours_chart, spectrum_chart
+from tscc_stream.apps.console.cluster_charts import DASHES, hours_chart, spectrum_chart
 from tscc_stream.apps.console.cluster_families import FamilyPages
 from tscc_stream.apps.console.cluster_view import PERIODS, View, look, period_of
 from tscc_stream.apps.console.detections import Detections, Rows
 from tscc_stream.apps.console.gallery import Shown, border, per_hour_of_day, typical
-from tscc_stream.apps.console.journal_windows import band_passed_at, window_at
+from tscc_stream.apps.console.journal_windows import band_passed_at
 from tscc_stream.apps.console.spectra import MOST_WINDOWS, Spectrum, mean_spectrum
 from tscc_stream.apps.console.trace_picture import picture
 from tscc_stream.apps.console.web import Console
@@ -79,8 +79,8 @@ class ClusterPages:
         members = view.members(cluster)
         return self._console.page(
             request,
-            "clusters",
             "cluster",
+            page="clusters",
             card=self._card(view, cluster),
             borders=[_shown(view, one) for one in border(members, view.names, self._site.config.novelty.alpha)],
             channels=[{"name": n, "count": c, "share": c / members.size} for n, c in view.channels(members)],
@@ -112,24 +112,25 @@ class ClusterPages:
         return {
             "id": cluster,
             "label": label,
+            "dash": " ".join(map(str, DASHES[cluster % len(DASHES)])),
             "named": view.package.label_of(cluster) is not None,
             "count": int(members.size),
             "share": view.share(members.size),
             "judged": judged,
             "typical": [_shown(view, one) for one in typical(members)],
-            "amplitude": float(np.nanmedian(members["amplitude"])) if members.size else float("nan"),
+            "amplitude": counts(float(np.nanmedian(members["amplitude"]))) if members.size else "",
             "membership": float(np.median(members["membership"])) if members.size else float("nan"),
             "channels": view.channels(members)[:3],
         }
 
     def wave(self, request: Request) -> Response:
-        """A detection's window as the encoder saw it, its first channel."""
+        """A detection's window before normalisation, its first channel."""
         package = self._site.package()
         colour = request.query_params.get("colour", "8d99ae")
         if len(colour) != 6 or not _COLOURS.issuperset(colour):
             return PlainTextResponse("colour: expected six hexadecimal digits\n", 400)
         with self._site.journal() as journal:
-            window = window_at(journal, request.path_params["seq"], package)
+            window = band_passed_at(journal, request.path_params["seq"], package)
         if window is None:
             return PlainTextResponse("the journal does not hold this window any more\n", 404)
         drawn = picture(window[:, 0], package.spec.onset_sample / package.spec.samples, f"#{colour}")
@@ -146,15 +147,15 @@ class ClusterPages:
         return JSONResponse(self._charts(view, wanted, spread=True))
 
     def _charts(self, view: View, clusters: list[int], *, spread: bool) -> dict[str, Any]:
-        drawn = [(view.names[cluster], view.colour(cluster), view.members(cluster)) for cluster in clusters]
-        spectra = [(name, colour, self._spectrum(view, members)) for name, colour, members in drawn]
+        curves = [(cluster, view.names[cluster], view.colour(cluster)) for cluster in clusters]
+        spectra = [(curve, self._spectrum(view, view.members(curve[0]))) for curve in curves]
         zone = self._site.zone
-        rates = [(name, colour, per_hour_of_day(members, view.rows, zone)) for name, colour, members in drawn]
-        there = [(name, colour, one) for name, colour, one in spectra if one is not None]
+        rates = [(curve, per_hour_of_day(view.members(curve[0]), view.rows, zone)) for curve in curves]
+        there = [(curve, one) for curve, one in spectra if one is not None]
         return {
             "spectrum": spectrum_chart("spectrum", there, spread=spread),
             "hours": hours_chart("hours", rates, self._site.config.time_zone),
-            "windows": sum(one.windows for _, _, one in there),
+            "windows": sum(one.windows for _, one in there),
         }
 
     def _spectrum(self, view: View, members: Rows) -> Spectrum | None:
@@ -208,8 +209,17 @@ def _shown(view: View, one: Shown) -> dict[str, Any]:
         "why": one.why,
         "channel": view.channel(int(row["sid"])),
         "when": view.when(int(row["onset_ns"])),
-        "amplitude": float(row["amplitude"]),
+        "amplitude": counts(float(row["amplitude"])),
     }
+
+
+def counts(amplitude: float) -> str:
+    """To three digits, with its unit: 1,740 counts; empty where it is not known."""
+    if not np.isfinite(amplitude):
+        return ""
+    digits = max(0, 2 - int(np.floor(np.log10(abs(amplitude))))) if amplitude else 0
+    rounded = float(f"{amplitude:.3g}")
+    return f"{rounded:,.{digits}f} counts"
 
 
 def _told(view: View, said: Said) -> dict[str, Any]:

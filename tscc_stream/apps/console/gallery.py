@@ -42,7 +42,7 @@ def border(members: Rows, names: list[str], alpha: float, count: int = BORDER) -
     if not members.size:
         return []
     between = _mixed(members[np.argsort(members["margin"], kind="stable")], (count + 1) // 2)
-    shown = [Shown(row, f"only {row['margin']:.2f} before {_name(names, row['runner_up'])}") for row in between]
+    shown = [Shown(row, f"{row['margin']:.3f} ahead of {_name(names, row['runner_up'])}") for row in between]
     taken = {int(row["seq"]) for row in between}
     stated = members[np.isfinite(members["p_value"]) & ~np.isin(members["seq"], list(taken))]
     nearly = _mixed(stated[np.argsort(stated["p_value"], kind="stable")], count - len(shown))

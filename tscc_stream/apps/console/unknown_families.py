@@ -22,6 +22,8 @@ from tscc_stream.edges.people import PeopleFile, Said
 from tscc_stream.messages import Float32Array
 
 KIND = "dismissal"
+_TAKEN_BACK = {"name": "withdrawn", "agrees": False, "cluster": None, "withdrawn": True, "undo": True}
+"""Nobody had judged the members before: unknown windows that somebody judged are in no family."""
 MOST_KEPT_MEMBERS = 1_000
 """Uids that a dismissal lists."""
 
@@ -78,7 +80,8 @@ class FamilyBook:
         dismissed = _dismissed(people.latest(KIND))
         with self._lock:
             if not waits:
-                self._group(unknown, ordinary, vectors)
+                there = {uid: vector for uid, vector in vectors.items() if vector is not None}
+                self._group(_with(unknown, there), _with(ordinary, there), there)
             else:
                 self._found, self._made_of = [], None
             shown = [_candidate(rows, dismissed) for _, rows in self._found]
@@ -123,7 +126,7 @@ def take_name_back(people: PeopleFile, key: str, who: str) -> int:
     """No verdict on the members any more; how many. Raises PeopleError."""
     members = [one for one in people.latest("verdict").values() if one.document.get("family") == key]
     for one in members:
-        people.say("verdict", one.subject, {"name": None, "agrees": None, "cluster": None}, who, time.time_ns())
+        people.say("verdict", one.subject, _TAKEN_BACK, who, time.time_ns())
     return len(members)
 
 
@@ -166,6 +169,11 @@ def named_families(verdicts: dict[str, Said]) -> list[dict[str, Any]]:
 
 def uids_of(rows: Rows) -> list[str]:
     return [uid.decode() for uid in rows["uid"].tolist()]
+
+
+def _with(rows: Rows, vectors: dict[str, Float32Array]) -> Rows:
+    kept: Rows = rows[[uid in vectors for uid in uids_of(rows)]]
+    return kept
 
 
 def _stacked(rows: Rows, vectors: dict[str, Float32Array]) -> Float32Array:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -45,17 +45,26 @@ class ConsoleError(RuntimeError):
     """The console cannot be served, and why."""
 
 
+class Beside(Protocol):
+    """What a page has running beside its handlers, from the server's start to its end."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class Console:
     """What a page's handlers are made with: the site, the feed, and how to make a page of a template."""
 
     def __init__(self, site: Site, feed: Feed) -> None:
         self.site, self.feed = site, feed
+        self.beside: list[Beside] = []
         self._templates = Environment(
             loader=PackageLoader("tscc_stream.apps.console"), autoescape=True, undefined=StrictUndefined
         )
 
-    def page(self, request: Request, name: str, template: str = "", **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
-        """A page out of templates/<template>.html, by default that of its name."""
+    def page(self, request: Request, name: str, **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
+        """A page out of templates/<name>.html. values: what its template takes; `page` among them: under which it is."""
         config = self.site.config
         common = {
             "page": name,
@@ -66,7 +75,7 @@ class Console:
             "who": who(request.scope),
             "vocabulary": [asdict_of(term) for term in self.site.vocabulary],
         }
-        return HTMLResponse(self._templates.get_template(f"{template or name}.html").render(**common, **values))
+        return HTMLResponse(self._templates.get_template(f"{name}.html").render({**common, **values}))
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events of what the daemon publishes: `message` (seq, topic, body) and `alive`."""
@@ -117,9 +126,12 @@ def application(console: Console, doorkeeper: Doorkeeper | None, *, local: bool)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        console.feed.start()
+        running = [console.feed, *console.beside]
+        for one in running:
+            one.start()
         yield
-        console.feed.stop()
+        for one in running:
+            one.stop()
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=dict.fromkeys(_EXPECTED, _sentence))
     return Guarded(app, doorkeeper, local=local)

@@ -8,6 +8,11 @@ const open = document.getElementById("families-open");
 const done = document.getElementById("families-done");
 const wrong = document.getElementById("families-said");
 
+const more = document.getElementById("families-more");
+const FIRST = 6;
+let all = false;
+more.addEventListener("click", () => { all = true; look(); });
+
 function made(tag, attributes, ...inside) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -23,7 +28,7 @@ function moment(at) { return made("time", { title: at.utc }, at.local); }
 function wave(member) {
   return made("a", { class: "wave", href: `/events/${member.uid}`, title: `${member.channel}, ${member.when.utc}: open this detection` },
     made("img", { src: `/clusters/wave/${member.seq}.svg`, alt: `waveform of ${member.channel} at ${member.when.local}`, loading: "lazy", width: 200, height: 56 }),
-    made("span", {}, `${member.channel} · ${member.when.local}`));
+    made("span", {}, member.channel, made("br", {}), member.when.short));
 }
 
 async function tell(family, what, document) {
@@ -57,7 +62,10 @@ function settled(text, family, label, what) {
 
 function show(found) {
   const families = found.families.filter((family) => !family.dismissed);
-  open.replaceChildren(...families.map((family, place) => card(family, place + 1)));
+  const shown = all ? families.length : Math.min(FIRST, families.length);
+  open.replaceChildren(...families.slice(0, shown).map((family, place) => card(family, place + 1)));
+  more.hidden = shown === families.length;
+  more.textContent = `Show ${families.length - shown} more families`;
   const aside = [
     ...found.named.map((one) => settled(`${one.name}: ${one.members} windows, said ${one.who}, ${one.at.local}`, one, "Take back", "forget-name")),
     ...found.families.filter((family) => family.dismissed).map((family) => settled(`dismissed: ${family.members} windows, ${family.channels.map((c) => c.name).join(", ")}`, family, "Bring back", "bring-back")),
