@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import numpy as np
+from bokeh.core.types import ID
 from bokeh.embed import json_item
-from bokeh.models import BoxAnnotation, ColumnDataSource, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models.annotations import BoxAnnotation
 from bokeh.plotting import figure
 
 from tscc_stream.apps.console.spectra import Spectrum
@@ -26,7 +28,7 @@ def spectrum_chart(target: str, spectra: list[tuple[Curve, Spectrum]], *, spread
     chart = _figure("frequency (Hz)", "amplitude (counts/Hz)", y_axis_type="log")
     if spectra:
         hz = spectra[0][1].hz
-        chart.x_range = Range1d(float(hz[0]), float(hz[-1]))
+        chart.x_range.start, chart.x_range.end = float(hz[0]), float(hz[-1])
     for (cluster, name, colour), one in spectra:
         source = ColumnDataSource({"hz": one.hz, "mean": one.mean, "low": one.low, "high": one.high})
         if spread:
@@ -41,7 +43,7 @@ def spectrum_chart(target: str, spectra: list[tuple[Curve, Spectrum]], *, spread
 def hours_chart(target: str, rates: list[tuple[Curve, Float64Array]], zone: str) -> dict[str, Any]:
     """rates: detections an hour [24], stacked; hours of the day that are not in the period (NaN) are shaded."""
     chart = _figure(f"hour of the day ({zone})", "detections an hour")
-    chart.x_range = Range1d(0, 24)
+    chart.x_range.start, chart.x_range.end = 0, 24
     below = np.zeros(24)
     for (_, name, colour), rate in rates:
         above = below + np.nan_to_num(rate)
@@ -61,9 +63,9 @@ def hours_chart(target: str, rates: list[tuple[Curve, Float64Array]], zone: str)
         tips = [(name, ""), ("", "@hour"), ("detections an hour", "@rate{0.0}")]
         chart.add_tools(HoverTool(renderers=[bars], tooltips=tips))
         below = above
-    for hour in np.flatnonzero(np.isnan(rates[0][1])) if rates else ():
+    for hour in np.flatnonzero(np.isnan(rates[0][1])).tolist() if rates else ():
         chart.add_layout(BoxAnnotation(left=hour, right=hour + 1, fill_color=_LINE, fill_alpha=0.5, line_color=None))
-    chart.y_range = Range1d(0, max(1e-9, float(below.max())) * 1.08)
+    chart.y_range.start, chart.y_range.end = 0, max(1e-9, float(below.max())) * 1.08
     chart.xaxis.ticker = list(range(0, 25, 4))
     chart.xaxis.major_label_overrides = {hour: f"{hour:02d}" for hour in range(0, 25, 4)}
     return _as_json(target, chart)
@@ -94,5 +96,5 @@ def _figure(x_label: str, y_label: str, **more: Any) -> Any:  # noqa: ANN401  # 
 
 def _as_json(target: str, chart: Any) -> dict[str, Any]:  # noqa: ANN401  # as above
     """json_item holds numpy's arrays and NaN in a form of Bokeh's own."""
-    made: dict[str, Any] = json.loads(json.dumps(json_item(chart, target)))
+    made: dict[str, Any] = json.loads(json.dumps(json_item(chart, ID(target))))
     return made

@@ -66,7 +66,7 @@ class FamilyPages:
                 "unknown": found.unknown,
                 "judged": found.judged,
                 "left_over": found.left_over,
-                "threshold": None if found.threshold != found.threshold else round(found.threshold, 2),  # noqa: PLR0124  # NaN
+                "threshold": None if found.threshold != found.threshold else round(found.threshold, 2),  # NaN
                 "families": [_told(view, one) for one in found.families[:MOST_SHOWN]],
                 "named": [
                     {**one, "at": view.when(one.pop("at_ns"))} for one in named_families(view.verdicts)[:MOST_SHOWN]

@@ -100,9 +100,7 @@ def look(site: Site, detections: Detections, period: str) -> View:
     mine = rows["model"] == detections.models.place(package.sha256)
     with site.people() as people:
         verdicts = judgements(people.latest("verdict"))
-    return View(
-        site, package, rows[mine], detections.sids, int(np.sum(~mine)), period, detections.complete, verdicts
-    )
+    return View(site, package, rows[mine], detections.sids, int(np.sum(~mine)), period, detections.complete, verdicts)
 
 
 def judgements(said: dict[str, Said]) -> dict[str, Said]:

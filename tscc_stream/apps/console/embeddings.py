@@ -47,9 +47,9 @@ class Embeddings:
         self._failed = ""
 
     def of(self, package: Package, wanted: dict[str, int]) -> dict[str, Float32Array | None]:
-        """Uid -> embedding [D], None where the journal does not hold the window any more. wanted: uid -> seq in the journal, newest last.
+        """Uid -> embedding [D], None where the journal does not hold the window any more.
 
-        Raises EmbeddingError where the last attempt to compute some failed.
+        wanted: uid -> seq in the journal, newest last. Raises EmbeddingError where the last attempt to compute failed.
         """
         with self._lock:
             failed, self._failed = self._failed, ""

@@ -78,12 +78,15 @@ def per_hour_of_day(members: Rows, everything: Rows, zone: ZoneInfo) -> Float64A
     """
     counted, hours_there = np.zeros(24), np.zeros(24)
     if everything.size:
-        first, last = (int(edge) // _QUARTER_NS for edge in (everything["onset_ns"].min(), everything["onset_ns"].max()))
+        first, last = (
+            int(edge) // _QUARTER_NS for edge in (everything["onset_ns"].min(), everything["onset_ns"].max())
+        )
         for quarter in range(first, last + 1):
             hours_there[_hour(quarter, zone)] += 0.25
     for quarter, count in zip(*np.unique(members["onset_ns"] // _QUARTER_NS, return_counts=True), strict=True):
         counted[_hour(int(quarter), zone)] += count
-    return np.divide(counted, hours_there, out=np.full(24, np.nan), where=hours_there > 0)
+    rate: Float64Array = np.divide(counted, hours_there, out=np.full(24, np.nan), where=hours_there > 0)
+    return rate
 
 
 def _hour(quarter: int, zone: ZoneInfo) -> int:

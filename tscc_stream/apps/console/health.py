@@ -45,13 +45,13 @@ class HealthPages:
         self._console, self._site, self._watch = console, console.site, watch
 
     def page(self, request: Request) -> Response:
-        card, model = "", {}
+        card, model = "", {"name": "", "version": "", "sha": "", "error": ""}
         try:
             package = self._site.package()
-            model = {"name": package.spec.name, "version": package.spec.version, "sha": package.sha256}
+            model |= {"name": package.spec.name, "version": package.spec.version, "sha": package.sha256}
             card = model_card.html_of((package.folder / "card.md").read_text(encoding="utf-8", errors="replace"))
         except (PackageError, ActivationError, OSError) as error:
-            model = {"error": str(error)}
+            model["error"] = str(error)
         return self._console.page(
             request,
             "health",

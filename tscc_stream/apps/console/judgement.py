@@ -45,12 +45,21 @@ def daemon(health: Mapping[str, Any] | None, away: str, since: str, secret: str,
         return Part("daemon", "UNKNOWN", "it answers, but not to the console", secret)
     if health is None:
         how = "it was told to stop" if stopped else "it did not say that it stops: it was killed, or it failed"
-        do = "systemctl start tscc-stream" if stopped else "systemctl status tscc-stream; journalctl -u tscc-stream -n 50"
+        do = (
+            "systemctl start tscc-stream"
+            if stopped
+            else "systemctl status tscc-stream; journalctl -u tscc-stream -n 50"
+        )
         return Part("daemon", "BAD", f"it does not run since {since}; {how}", f"{do} ({away})")
     state = str(health.get("state"))
     if state == "stalled":
         threads = ", ".join(health.get("stalled", ()))
-        return Part("daemon", "BAD", f"stuck: {threads}", "systemd starts it again after a minute; see journalctl -u tscc-stream")
+        return Part(
+            "daemon",
+            "BAD",
+            f"stuck: {threads}",
+            "systemd starts it again after a minute; see journalctl -u tscc-stream",
+        )
     if state in ("starting", "stopping"):
         return Part("daemon", "LOOK", f"it is {state}", "wait a minute")
     return Part("daemon", "OK", f"all {len(health.get('threads', ()))} threads turn")
@@ -65,12 +74,16 @@ def links(health: Mapping[str, Any] | None) -> list[Part]:
         name, data = f"link {server}", health.get("data", {}).get(server, {})
         age = data.get("age_s")
         if link != "connected":
-            found.append(Part(name, "BAD", "not connected", f"is the server on, and reachable? ping it; tscc-stream doctor"))
+            found.append(
+                Part(name, "BAD", "not connected", "is the server on, and reachable? ping it; tscc-stream doctor")
+            )
         elif data.get("state") == "SILENT":
             do = "the server answers but sends nothing: look at the recorders behind it"
             found.append(Part(name, "BAD", f"connected, but silent for {_span(age)}", do))
         elif data.get("state") == "LATE":
-            found.append(Part(name, "LOOK", f"connected, the last data {_span(age)} old", "wait; it may be a slow link"))
+            found.append(
+                Part(name, "LOOK", f"connected, the last data {_span(age)} old", "wait; it may be a slow link")
+            )
         else:
             found.append(Part(name, "OK", "connected" + (f", data {_span(age)} ago" if age is not None else "")))
     return found or [Part("links", "UNKNOWN", "no server yet")]
@@ -83,7 +96,12 @@ def channels(health: Mapping[str, Any] | None, quarantined: float) -> Part:
     count, silent = int(health.get("channels", 0)), int(health.get("silent_channels", 0))
     left_out = 0 if math.isnan(quarantined) else int(quarantined)
     if not count:
-        return Part("channels", "LOOK", "none has sent yet", "do the stream patterns in the configuration fit? tscc-stream doctor")
+        return Part(
+            "channels",
+            "LOOK",
+            "none has sent yet",
+            "do the stream patterns in the configuration fit? tscc-stream doctor",
+        )
     if silent or left_out:
         what = f"{silent} of {count} silent, {left_out} left out because they break again and again"
         return Part("channels", "BAD" if 2 * silent >= count else "LOOK", what, "see Sensors below, and the Live page")
@@ -118,7 +136,12 @@ def model(told: str, running: str, drift: float) -> Part:
         return Part("model", "LOOK", f"{running[:12]} runs, {told[:12]} is chosen", do)
     if drift > ALARM:
         do = "look at the unknown windows (Clusters), then train again; see Drift below"
-        return Part("model", "LOOK", f"windows are no longer like those it was made with: drift {drift:.2f} of at most {ALARM}", do)
+        return Part(
+            "model",
+            "LOOK",
+            f"windows are no longer like those it was made with: drift {drift:.2f} of at most {ALARM}",
+            do,
+        )
     return Part("model", "OK", "no drift known yet" if math.isnan(drift) else f"drift {drift:.2f} of at most {ALARM}")
 
 
@@ -129,9 +152,16 @@ def queues(depth: Mapping[str, float], spilled: float, waiting_share: float) -> 
     full = [stage for stage, most in QUEUES.items() if depth.get(stage, 0.0) >= QUEUE_LOOK * most]
     if full or waiting_share > 0.05:
         what = f"{', '.join(full) or 'reading'}: more comes in than is done"
-        return Part("queues", "LOOK", what, "a burst passes by itself; if it stays, see Stages below and docs/performance.md")
+        return Part(
+            "queues", "LOOK", what, "a burst passes by itself; if it stays, see Stages below and docs/performance.md"
+        )
     if spilled > 0:
-        return Part("queues", "LOOK", f"{spilled:.0f} windows wait in the journal to be classified", "they are, once nothing else waits")
+        return Part(
+            "queues",
+            "LOOK",
+            f"{spilled:.0f} windows wait in the journal to be classified",
+            "they are, once nothing else waits",
+        )
     return Part("queues", "OK", "nothing waits")
 
 
@@ -154,7 +184,12 @@ def clock(ahead_s: float | None, kept: bool | None) -> Part:
         do = "one of the two clocks is wrong: compare both with a watch (timedatectl; the recorder's page)"
         return Part("clock", "BAD", f"data come from {_span(ahead_s)} in the future", do)
     if kept is False:
-        return Part("clock", "LOOK", "nobody keeps this machine's clock right", "let chrony or systemd-timesyncd do so: timedatectl")
+        return Part(
+            "clock",
+            "LOOK",
+            "nobody keeps this machine's clock right",
+            "let chrony or systemd-timesyncd do so: timedatectl",
+        )
     return Part("clock", "OK", "kept right" if kept else "no data from the future")
 
 

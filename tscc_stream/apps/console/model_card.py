@@ -84,7 +84,9 @@ def _items(lines: _Block) -> list[str]:
 
 
 def _table(lines: _Block) -> str:
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if not _RULE.fullmatch(line)]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if not _RULE.fullmatch(line)
+    ]
     head, *body = rows or [[]]
     cells = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
     made = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in body)

@@ -50,7 +50,7 @@ def read(text: str, at_s: float) -> Readings:
     Source: https://prometheus.io/docs/instrumenting/exposition_formats, version 0.0.4.
     """
     values: dict[str, dict[_Labels, float]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # other line ends may stand in a label
         match = _SERIES.fullmatch(line)
         if match is not None and not line.startswith("#"):
             name, stated, number = match.groups()

@@ -12,7 +12,7 @@ NOTHING = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT
 
 
 def picture(samples_t: Float32Array, onset_share: float, colour: str) -> str:
-    """samples [T]; onset_share: where the onset stands, 0 to 1; colour: #rrggbb. Scaled to its own largest excursion."""
+    """Of samples [T], scaled to their largest. onset_share: where the onset stands, 0 to 1; colour: #rrggbb."""
     if not samples_t.size:
         return NOTHING
     edges = np.linspace(0, samples_t.size, min(_COLUMNS, samples_t.size) + 1).astype(int)

@@ -24,6 +24,8 @@ from tscc_stream.messages import Float32Array
 KIND = "dismissal"
 _TAKEN_BACK = {"name": "withdrawn", "agrees": False, "cluster": None, "withdrawn": True, "undo": True}
 """Nobody had judged the members before: unknown windows that somebody judged are in no family."""
+MOST_REMEMBERED = 500
+"""Families that were shown: a page may be open for a while, and a name means what it shows."""
 MOST_KEPT_MEMBERS = 1_000
 """Uids that a dismissal lists."""
 
@@ -59,7 +61,7 @@ class Grouping:
 
 
 class FamilyBook:
-    """Used by many threads. One grouping is remembered, so that a name means what was shown."""
+    """Used by many threads."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
@@ -85,7 +87,11 @@ class FamilyBook:
             else:
                 self._found, self._made_of = [], None
             shown = [_candidate(rows, dismissed) for _, rows in self._found]
-            self._shown = {one.key: one for one in shown}
+            for one in shown:
+                self._shown.pop(one.key, None)
+                self._shown[one.key] = one
+            for oldest in list(self._shown)[:-MOST_REMEMBERED]:
+                del self._shown[oldest]
         in_families = sum(one.rows.size for one in shown)
         return Grouping(
             sorted(shown, key=lambda one: (one.dismissed, -one.rows.size)),
@@ -107,7 +113,7 @@ class FamilyBook:
         self._made_of = made_of
 
     def family(self, key: str) -> Candidate:
-        """As it was shown last. Raises FamilyGoneError."""
+        """As it was shown under this key last. Raises FamilyGoneError."""
         with self._lock:
             found = self._shown.get(key)
         if found is None:

@@ -64,7 +64,7 @@ class Console:
         )
 
     def page(self, request: Request, name: str, **values: Any) -> HTMLResponse:  # noqa: ANN401  # what its template takes
-        """A page out of templates/<name>.html. values: what its template takes; `page` among them: under which it is."""
+        """A page out of templates/<name>.html. values: what its template takes; `page` among them: where it belongs."""
         config = self.site.config
         common = {
             "page": name,

@@ -65,7 +65,9 @@ function sparks(history) {
   for (const svg of document.querySelectorAll("[data-spark]")) {
     const name = svg.dataset.spark;
     spark(svg, history.minutes, history[name]);
+    const known = history[name].filter((value) => value !== null);
     document.querySelector(`[data-now="${name}"]`).textContent = shown[name](history[name].at(-1));
+    svg.nextElementSibling.textContent = known.length ? `at most ${shown[name](Math.max(...known))} in the last hour` : "not known yet";
   }
 }
 
@@ -75,7 +77,7 @@ function sensors(state) {
   count.textContent = state.sensors.length ? `${unwell} of ${state.all_sensors} are not OK${state.fresh ? "" : ", as of the daemon's last answer"}` : "the daemon has not said yet";
   body("sensors").replaceChildren(...state.sensors.map((one) => made("tr", {},
     made("td", {}, made("span", { class: `word ${one.word}` }, one.word)), cell(one.name), cell(span(one.age_s) + " old", true), cell(plain(one.rate_hz, 1), true),
-    cell(plain(one.gaps), true), cell(plain(one.lost_s, 1), true), cell(plain(one.flat), true), cell(plain(one.clipped), true))));
+    cell(plain(one.gaps), true), cell(one.lost_s ? span(one.lost_s) : "0", true), cell(plain(one.flat), true), cell(plain(one.clipped), true))));
 }
 
 function numbers(state) {
