@@ -20,7 +20,7 @@ from tscc_stream.apps.console.unknown_families import Candidate, FamilyBook, Fam
 from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.people import PeopleFile
 
-SHOWN_MEMBERS = 5
+SHOWN_MEMBERS = 15
 MOST_SHOWN = 40
 """Families on the page."""
 MOST_LETTERS = 80

@@ -23,6 +23,7 @@ from tscc_stream.apps.console.cluster_view import PERIODS, View, look, period_of
 from tscc_stream.apps.console.detections import Detections, Rows
 from tscc_stream.apps.console.gallery import Shown, border, per_hour_of_day, typical
 from tscc_stream.apps.console.journal_windows import band_passed_at
+from tscc_stream.apps.console.site import NotThereError
 from tscc_stream.apps.console.spectra import MOST_WINDOWS, Spectrum, mean_spectrum
 from tscc_stream.apps.console.trace_picture import picture
 from tscc_stream.apps.console.web import Console
@@ -65,7 +66,10 @@ class ClusterPages:
         return look(self._site, self.detections, period_of(request.query_params))
 
     def gallery(self, request: Request) -> Response:
-        view = self._look(request)
+        try:
+            view = self._look(request)
+        except NotThereError as error:
+            return self._console.page(request, "clusters_nothing", page="clusters", why=str(error))
         cards = [self._card(view, cluster) for cluster in view.clusters]
         cards.sort(key=lambda card: -card["count"])
         return self._console.page(request, "clusters", cards=cards, **self._common(view))

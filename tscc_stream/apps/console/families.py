@@ -1,9 +1,13 @@
 """Unknown windows grouped into families that may be kinds of source which the model does not know. Pure.
 
 Agglomerative clustering with average linkage: two groups become one as long as the mean distance between their members
-is at most a threshold. The threshold is what is usual within the model's own clusters: the distance under which three
-quarters of the pairs of ordinary windows of one and the same cluster lie. So a family is as alike as a known cluster
-is, whatever the scale of the model's embedding.
+is at most a threshold. The threshold is what is usual within the model's own clusters: the distance under which half of
+the pairs of ordinary windows of one and the same cluster lie. So a family is as alike as a known cluster is, whatever
+the scale of the model's embedding.
+
+Measured on four hours of the simulated mine (8 channels, seed 77, model demo, alpha 0.05; 286 unknown windows of seven
+kinds): 38 families, in which 68 % of the windows are of their family's commonest kind; with the kinds shuffled, 48 %.
+With three quarters of the pairs instead of half: 16 families, 59 % and 45 %.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from tscc_stream.messages import Float32Array, Float64Array
 
 LEAST = 3
 """Members of a family: less is chance."""
-QUANTILE = 0.75
+QUANTILE = 0.5
 MOST = 2_000
 """Unknown windows that are grouped, the newest: distances between all pairs are held, 32 MB."""
 ORDINARY = 300

@@ -15,6 +15,7 @@ from tscc_stream.activation import ActivationError
 from tscc_stream.apps.console import gap_ledger, health_facts, model_card
 from tscc_stream.apps.console.health_watch import HealthWatch
 from tscc_stream.apps.console.judgement import QUEUES, worst
+from tscc_stream.apps.console.site import NotThereError
 from tscc_stream.apps.console.web import Console
 from tscc_stream.drift import ALARM, LEAST
 from tscc_stream.package import PackageError
@@ -102,8 +103,11 @@ class HealthPages:
         hours = PERIODS.get(request.query_params.get("period", ""), PERIODS["24 h"])
         to_ns = health_facts.data_now_ns(self._watch.seen)
         from_ns = to_ns - hours * 3600 * NS_PER_SECOND
-        with self._site.journal() as journal:
-            gaps = [gap for gap in journal.gaps(from_ns, health_facts.MOST_GAPS) if gap.from_ns < to_ns]
+        try:
+            with self._site.journal() as journal:
+                gaps = [gap for gap in journal.gaps(from_ns, health_facts.MOST_GAPS) if gap.from_ns < to_ns]
+        except NotThereError:
+            gaps = []
         rows = gap_ledger.summary(gaps, from_ns, to_ns)
         return JSONResponse(
             {

@@ -34,7 +34,7 @@ def mean_spectrum(windows_nt: Float32Array, rate_hz: float, band_hz: tuple[float
     taper: Float64Array = np.hanning(windows_nt.shape[1])
     centred = windows_nt - windows_nt.mean(axis=1, keepdims=True)
     amplitude = np.abs(np.fft.rfft(centred * taper, axis=1)) / rate_hz / taper.mean()
-    hz: Float64Array = np.fft.rfftfreq(windows_nt.shape[1], 1 / rate_hz)
+    hz: Float64Array = np.fft.rfftfreq(windows_nt.shape[1], 1 / rate_hz).astype(np.float64)
     inside = (hz >= band_hz[0]) & (hz <= band_hz[1])
     logs = np.log10(np.maximum(amplitude[:, inside], 1e-12))
     mean, spread = logs.mean(axis=0), logs.std(axis=0)

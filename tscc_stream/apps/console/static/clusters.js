@@ -42,6 +42,12 @@ async function tell(family, what, document) {
   }
 }
 
+function others(family) {
+  if (family.shown.length <= 3) return [];
+  const rest = family.members > family.shown.length ? ` (of ${family.members})` : "";
+  return [made("details", {}, made("summary", {}, `${family.shown.length - 3} more members${rest}`), made("div", { class: "waves three" }, ...family.shown.slice(3).map(wave)))];
+}
+
 function card(family, number) {
   const where = family.channels.map((channel) => `${channel.name} (${channel.count})`).join(", ");
   const more = family.more_channels ? ` and ${family.more_channels} more channels` : "";
@@ -53,7 +59,7 @@ function card(family, number) {
     made("p", {}, moment(family.first), " to ", moment(family.last)),
     made("p", {}, where, more),
     made("p", { class: "dim" }, `Nearest known cluster of ${Math.round(100 * family.nearest.share)} %: ${family.nearest.name}, yet too far from it.`),
-    made("div", { class: "waves three" }, ...family.shown.slice(0, 3).map(wave)), form);
+    made("div", { class: "waves three" }, ...family.shown.slice(0, 3).map(wave)), ...others(family), form);
 }
 
 function settled(text, family, label, what) {
@@ -76,7 +82,7 @@ function show(found) {
   const judged = found.judged ? ` ${found.judged} have a name already.` : "";
   if (!found.unknown) about.textContent = "No window of this period is unknown.";
   else if (found.threshold === null) about.textContent = `${found.unknown} unknown windows.${judged} There are no ordinary windows yet to say how alike members of one cluster are.`;
-  else about.textContent = `${found.unknown} unknown windows.${judged} Those that are as alike as members of one cluster usually are form a family: mean distance up to ${found.threshold}, which three quarters of the pairs within known clusters do not exceed. ${found.left_over} are in none. A name becomes the verdict on every member, and the next training can use it.`;
+  else about.textContent = `${found.unknown} unknown windows.${judged} Those that are as alike as members of one cluster usually are form a family: mean distance up to ${found.threshold}, which half of the pairs within known clusters do not exceed. ${found.left_over} are in none. A name becomes the verdict on every member, and the next training can use it.`;
   document.body.dataset.families = String(families.length);
 }
 
