@@ -22,6 +22,9 @@ from tscc_stream.edges.people import PeopleFile, Said
 from tscc_stream.messages import Float32Array
 
 KIND = "dismissal"
+ENOUGH = 0.95
+"""Of the windows that are compared: with so many the families are shown, and the newest join at the next look."""
+_STEP = 100
 _TAKEN_BACK = {"name": "withdrawn", "agrees": False, "cluster": None, "withdrawn": True, "undo": True}
 """Nobody had judged the members before: unknown windows that somebody judged are in no family."""
 MOST_REMEMBERED = 500
@@ -75,10 +78,10 @@ class FamilyBook:
         """Of the newest unknown windows of the period that nobody has judged. Raises EmbeddingError, PeopleError."""
         unjudged = [uid not in view.verdicts for uid in uids_of(view.unknown)]
         unknown = view.unknown[unjudged][-MOST:]
-        ordinary = view.rows[view.rows["known"]][-ORDINARY:]
+        ordinary = _steady(view.rows[view.rows["known"]])
         wanted = np.concatenate((ordinary, unknown)) if unknown.size else unknown
         vectors = self._embeddings.of(view.package, dict(zip(uids_of(wanted), wanted["seq"].tolist(), strict=True)))
-        waits = len(vectors) < wanted.size
+        waits = len(vectors) < ENOUGH * wanted.size
         dismissed = _dismissed(people.latest(KIND))
         with self._lock:
             if not waits:
@@ -99,7 +102,7 @@ class FamilyBook:
             int(view.unknown.size),
             len(unjudged) - sum(unjudged),
             int(unknown.size) - in_families,
-            len(vectors),
+            len(vectors) if waits else int(wanted.size),
             int(wanted.size),
         )
 
@@ -175,6 +178,13 @@ def named_families(verdicts: dict[str, Said]) -> list[dict[str, Any]]:
 
 def uids_of(rows: Rows) -> list[str]:
     return [uid.decode() for uid in rows["uid"].tolist()]
+
+
+def _steady(known: Rows) -> Rows:
+    """The newest ordinary windows but for the last few, so that not every new one changes the threshold."""
+    whole = known[: known.size - known.size % _STEP] if known.size >= ORDINARY + _STEP else known
+    newest: Rows = whole[-ORDINARY:]
+    return newest
 
 
 def _with(rows: Rows, vectors: dict[str, Float32Array]) -> Rows:
