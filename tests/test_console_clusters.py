@@ -123,7 +123,7 @@ def test_families_are_as_alike_as_members_of_a_known_cluster() -> None:
     ordinary = np.concatenate([centre + rng.normal(0, 1, (60, 8)) for centre in (0.0, 40.0)]).astype(np.float32)
     threshold = usual_distance(ordinary, np.repeat([0, 1], 60))
     assert 3.5 < threshold < 4.5  # pairs within one of them: the square root of 2 times 8 is 4.0
-    groups = [centre + rng.normal(0, 0.7, (size, 8)) for centre, size in ((100.0, 7), (-70.0, 12), (300.0, LEAST - 1))]
+    groups = [centre + rng.normal(0, 0.4, (size, 8)) for centre, size in ((100.0, 7), (-70.0, 12), (300.0, LEAST - 1))]
     found = grouped(np.concatenate(groups).astype(np.float32), threshold)
     assert [sorted(family.members) for family in found] == [list(range(7, 19)), list(range(7))]
     members = np.array(found[0].members)

@@ -42,7 +42,7 @@ def border(members: Rows, names: list[str], alpha: float, count: int = BORDER) -
     if not members.size:
         return []
     between = _mixed(members[np.argsort(members["margin"], kind="stable")], (count + 1) // 2)
-    shown = [Shown(row, f"{row['margin']:.3f} ahead of {_name(names, row['runner_up'])}") for row in between]
+    shown = [Shown(row, f"{_small(row['margin'])} ahead of {_name(names, row['runner_up'])}") for row in between]
     taken = {int(row["seq"]) for row in between}
     stated = members[np.isfinite(members["p_value"]) & ~np.isin(members["seq"], list(taken))]
     nearly = _mixed(stated[np.argsort(stated["p_value"], kind="stable")], count - len(shown))
@@ -64,6 +64,10 @@ def _mixed(rows: Rows, count: int) -> list[np.void]:
 
 def _p_text(row: np.void) -> str:
     return "" if np.isnan(row["p_value"]) else f", p-value {row['p_value']:.2f}"
+
+
+def _small(margin: float) -> str:
+    return f"{margin:.3f}" if margin >= 0.001 else "less than 0.001"
 
 
 def _name(names: list[str], cluster: int) -> str:
