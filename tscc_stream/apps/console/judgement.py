@@ -103,7 +103,9 @@ def channels(health: Mapping[str, Any] | None, quarantined: float) -> Part:
             "do the stream patterns in the configuration fit? tscc-stream doctor",
         )
     if silent or left_out:
-        what = f"{silent} of {count} silent, {left_out} left out because they break again and again"
+        found = [f"{silent} of {count} silent"] if silent else []
+        found += [f"{left_out} left out because they break again and again"] if left_out else []
+        what = ", ".join(found)
         return Part("channels", "BAD" if 2 * silent >= count else "LOOK", what, "see Sensors below, and the Live page")
     return Part("channels", "OK", f"all {count} send")
 

@@ -1,6 +1,7 @@
 // Health: asked every five seconds, drawn anew. Lines of the last hour are SVG paths.
 
 const MARKS = { OK: "✓", LOOK: "!", BAD: "✗", UNKNOWN: "?" };
+const WORSE = ["BAD", "LOOK", "UNKNOWN", "OK"];
 const EVERY_MS = 5000;
 const body = (id) => document.querySelector(`#${id} tbody`);
 
@@ -38,7 +39,8 @@ function verdict(state) {
 }
 
 function parts(state) {
-  document.getElementById("parts").replaceChildren(...state.parts.map((part) => {
+  const worstFirst = state.parts.toSorted((a, b) => WORSE.indexOf(a.word) - WORSE.indexOf(b.word));
+  document.getElementById("parts").replaceChildren(...worstFirst.map((part) => {
     const inside = [made("span", { class: "mark", "aria-label": part.word }, MARKS[part.word]), made("b", {}, part.name), made("p", { class: "dim" }, part.what)];
     if (part.do) inside.push(made("p", { class: "do" }, part.do));
     return made("article", { class: `part ${part.word}`, "data-part": part.name }, ...inside);
