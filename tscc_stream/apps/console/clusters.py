@@ -51,8 +51,17 @@ def routes(console: Console) -> list[BaseRoute]:
         Route("/clusters/{cluster:int}", pages.cluster),
         Route("/clusters/{cluster:int}/charts.json", pages.charts_of_one),
         Route("/clusters/{cluster:int}/name", pages.name, methods=["POST"]),
-        Mount("/bokeh", StaticFiles(directory=bokeh)),
+        Mount("/bokeh", KeptFiles(directory=bokeh)),
     ]
+
+
+class KeptFiles(StaticFiles):
+    """Files of a wheel, a megabyte and more: a browser may keep them for a day."""
+
+    def file_response(self, *args: Any, **keys: Any) -> Response:  # noqa: ANN401  # as its parent takes them
+        response = super().file_response(*args, **keys)
+        response.headers["Cache-Control"] = _A_DAY
+        return response
 
 
 class ClusterPages:
