@@ -68,9 +68,13 @@ class MetricsConfig(HttpConfig):
 
 
 class ConsoleConfig(HttpConfig):
-    """The web console."""
+    """The web console. metrics_user, metrics_password_file: as whom it reads the daemon's /metrics, where these have
+    users.
+    """
 
     bind: HostPort = "127.0.0.1:8108"
+    metrics_user: str | None = None
+    metrics_password_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _guarded(self) -> ConsoleConfig:
@@ -79,4 +83,6 @@ class ConsoleConfig(HttpConfig):
                 f"bind {self.bind}: other machines could name clusters and answer alerts; expected users_file "
                 "(`tscc-stream http-user`), tls_certificate and tls_key, or an address of this machine"
             )
+        if (self.metrics_user is None) != (self.metrics_password_file is None):
+            raise ValueError("expected metrics_user and metrics_password_file together, or neither")
         return self

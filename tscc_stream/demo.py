@@ -33,6 +33,7 @@ from tscc_stream import config, package
 from tscc_stream.activation import ENDPOINTS_FILE
 from tscc_stream.client import Received, Subscriber
 from tscc_stream.edges import archive
+from tscc_stream.histogram import quantiles_of
 from tscc_stream.serve.mine import simulate
 from tscc_stream.serve.replay import ReplayOptions
 from tscc_stream.serve.server import ReplayServer, ServerOptions
@@ -284,8 +285,9 @@ def _summarise(tally: Tally, metrics: str, say: Console) -> None:
     say.print(f"{len(tally.events)} network events")
     for event in tally.events:
         say.print(f"  {event['time']}  {event['data']['duration_s']:.2f} s  {_voters(event, tally)}", soft_wrap=True)
-    quantiles = _quantiles(families["tscc_sample_to_publish_seconds"].samples, (0.5, 0.95, 0.99))
-    if quantiles:
+    samples = families["tscc_sample_to_publish_seconds"].samples
+    buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name.endswith("_bucket")]
+    if quantiles := quantiles_of(buckets, (0.5, 0.95, 0.99)):
         text = ", ".join(f"p{100 * q:g} {1000 * seconds:.0f} ms" for q, seconds in quantiles.items())
         say.print(f"last needed sample received to published: {text}")
 
@@ -294,20 +296,3 @@ def _voters(event: dict[str, Any], tally: Tally) -> str:
     """`BW.UH3..SHZ microseismic; BW.UH2..SHZ ...`: every channel with its own cluster."""
     clusters = dict(tally.clusters[uid] for uid in event["data"]["detections"] if uid in tally.clusters)
     return "; ".join(f"{to_nslc(sid)} {clusters.get(sid, 'no window')}" for sid in event["data"]["channels"])
-
-
-def _quantiles(samples: list[Any], wanted: tuple[float, ...]) -> dict[float, float]:
-    """Quantiles of a histogram in seconds, linear within a bucket, as Prometheus computes them."""
-    buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name.endswith("_bucket")]
-    total = buckets[-1][1] if buckets else 0
-    found = {}
-    for quantile in wanted if total else ():
-        rank = quantile * total
-        below = 0.0, 0.0
-        for bound, count in buckets:
-            if count >= rank:
-                share = (rank - below[1]) / (count - below[1]) if count > below[1] else 0.0
-                found[quantile] = below[0] if bound == float("inf") else below[0] + share * (bound - below[0])
-                break
-            below = bound, count
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tscc_stream.edges.people import PeopleError, PeopleFile
+from tscc_stream.edges.people import PeopleError, PeopleFile, Said
 from tscc_stream.package import Label
 
 KIND = "name"
@@ -29,3 +29,8 @@ def given(people: PeopleFile, sha256: str) -> dict[int, Label]:
         }
     except (ValidationError, ValueError) as error:
         raise PeopleError(f"a name of model {sha256[:12]} cannot be read: {error}") from error
+
+
+def history(people: PeopleFile, sha256: str, cluster: int) -> list[Said]:
+    """Names that this cluster was given, the latest first; at most fifty. Raises PeopleError."""
+    return people.all_on(KIND, _subject(sha256, cluster), 50)[::-1]
