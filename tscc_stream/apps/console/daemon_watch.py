@@ -1,4 +1,4 @@
-"""What the daemon says of itself and of all channels: /healthz and /metrics, asked now and then while somebody looks."""
+"""What the daemon says of itself and of all channels: /healthz and /metrics, asked while a page is open."""
 
 from __future__ import annotations
 

@@ -28,9 +28,8 @@ def sentences(said: Said, links: Iterable[Link], quarantined: Mapping[str, str],
 
 def _of_daemon(said: Said) -> list[str]:
     if not said.health:
-        return [
-            f"The daemon does not answer ({said.reason}): no new detections. Waveforms go on, the console reads them itself"
-        ]
+        why = "the console reads waveforms itself, they go on"
+        return [f"The daemon does not answer ({said.reason}): no new detections; {why}"]
     found = []
     state, reason = said.health.get("state"), said.health.get("reason")
     if state == "journal":

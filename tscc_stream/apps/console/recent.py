@@ -42,7 +42,7 @@ class Recent:
         self.quarantined: dict[str, str] = {}
 
     def read(self, journal: JournalReader, now_ns: int) -> None:
-        """What is new; after a new shift's begin, or for another journal, everything of the shift. Raises JournalError."""
+        """What is new; where a shift began or the journal is another, all of the shift. Raises JournalError."""
         now = self._shift_of(now_ns)
         if (now, journal.epoch) != (self.tally.shift, self._epoch):
             self._begin(journal, now)

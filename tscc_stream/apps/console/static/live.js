@@ -82,11 +82,16 @@ setInterval(() => { invalidate(); scales(); }, 1000);
 
 function place(rows = Math.max(1, wall.traces.length)) {
   const phone = innerWidth <= 700, labels = phone ? 0 : $("labels").offsetWidth, room = Math.max(300, innerHeight - 210);
-  const row = Math.max(phone ? 48 : 20, Math.min(110, Math.floor(room / rows)));
-  return wall.layout($("wall").clientWidth - labels, row, kept.span);
+  const row = Math.max(phone ? 68 : 20, Math.min(110, Math.floor(room / rows)));
+  return wall.layout($("wall").clientWidth - labels, row, phone ? 20 : 0, kept.span);
 }
-let resizing = 0, wide = innerWidth;
-addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; clearTimeout(resizing); resizing = setTimeout(open, 300); } });
+let resizing = 0, wide = 0;
+new ResizeObserver(() => {
+  if ($("wall").clientWidth === wide) return;
+  const first = !wide;
+  wide = $("wall").clientWidth; clearTimeout(resizing);
+  if (!first) resizing = setTimeout(open, 300);
+}).observe($("wall"));
 
 // Labels
 

@@ -40,7 +40,7 @@ export function showShift(shift) {
   for (const row of shift.rows) {
     const line = element("tr"), what = element("td", "what"), mark = element("span", "", shapeOf(row.id) + " "), count = row.bins.reduce((a, b) => a + b);
     mark.style.color = row.colour;
-    what.append(mark, row.name);
+    what.append(mark, row.name); what.title = row.name;
     const chart = element("td"); chart.append(bars(row, largest, shift));
     line.append(what, chart, element("td", "number", count), element("td", "number", (count / hours).toFixed(count / hours < 10 ? 1 : 0)));
     table.append(line);

@@ -39,11 +39,11 @@ export class Wall {
     this.time = (ms) => wall.format(new Date(ms));
   }
 
-  // width and row: CSS pixels. The number of columns that the server is to be asked for.
-  layout(width, row, span) {
+  // width, row and head (the part of a row that its label takes): CSS pixels. The number of columns that the server is to be asked for.
+  layout(width, row, head, span) {
     this.ratio = Math.min(window.devicePixelRatio || 1, 2);
     this.columns = Math.max(50, Math.min(4000, Math.round(width * this.ratio)));
-    this.width = width; this.row = row; this.span = span; this.columnMs = Math.floor(span * 1e9 / this.columns) / 1e6;
+    this.width = width; this.row = row; this.head = Math.round(head * this.ratio); this.span = span; this.columnMs = Math.floor(span * 1e9 / this.columns) / 1e6;
     return this.columns;
   }
 
@@ -123,8 +123,10 @@ export class Wall {
   }
 
   #trace(trace, first, last, top, row, half, ground) {
-    const { pixels, columns } = this, wide = this.canvas.width, bottom = top + row - 1, scale = (row / 2 - 1) / half, zero = top + row / 2;
+    const { pixels, columns } = this, wide = this.canvas.width, bottom = top + row - 1;
     pixels.fill(ground, top * wide, (bottom + 1) * wide);
+    top += this.head; row -= this.head;
+    const scale = (row / 2 - 1) / half, zero = top + row / 2;
     const bridge = Math.max(1, Math.ceil(1500 / trace.rate / this.columnMs) + 1), colour = trace.word === "FLAT" || trace.word === "STALE" || trace.word === "DEAD" ? DIM : TRACE;
     const thick = this.ratio > 1.5 ? 1 : 0, place = (value) => Math.max(top, Math.min(bottom, Math.round(zero + (trace.middle - value) * scale)));
     const run = (x, y0, y1, ink) => { for (let y = Math.max(top, y0), at = y * wide + x; y <= Math.min(bottom, y1 + thick); y++, at += wide) pixels[at] = ink; };
@@ -153,18 +155,23 @@ export class Wall {
   // Detections on their traces: a line at the onset, and its shape and name above it.
   #marks(traces, first, row) {
     const { context, ratio } = this, at = new Map(traces.map((one, i) => [one.name, i]));
+    const free = new Map();  // by row: where its last name ends
     this.boxes = [];
     context.font = `${Math.round(13 * ratio)}px system-ui, sans-serif`; context.textBaseline = "top";
-    for (const mark of this.marks) {
+    for (const mark of this.marks.toSorted((a, b) => a.onsetMs - b.onsetMs)) {
       const i = at.get(mark.channel), x = Math.floor(mark.onsetMs / this.columnMs) - first;
       if (i === undefined || x < -200 || x >= this.columns) continue;
       const { colour, name, id } = mark.cluster();
       context.fillStyle = colour;
-      context.fillRect(x, i * row, Math.max(1, ratio), row - 1);
-      const short = name.length > 22 ? name.slice(0, 21) + "…" : name, text = this.row >= 34 ? `${shapeOf(id)} ${short}` : shapeOf(id), wide = context.measureText(text).width;
-      const left = x + wide + 8 * ratio < this.columns ? x + 2 * ratio : x - wide - 6 * ratio;
-      context.fillStyle = "#0b1117c0"; context.fillRect(left, i * row, wide + 4 * ratio, 15 * ratio);
-      context.fillStyle = colour; context.fillText(text, left + 2 * ratio, i * row + ratio);
+      const top = i * row + this.head;
+      context.fillRect(x, top, Math.max(1, ratio), row - this.head - 1);
+      const short = name.length > 22 ? name.slice(0, 21) + "…" : name, named = `${shapeOf(id)} ${short}`;
+      const side = (text) => { const wide = context.measureText(text).width; return [text, wide, x + wide + 8 * ratio < this.columns ? x + 2 * ratio : x - wide - 6 * ratio]; };
+      let [text, wide, left] = side(named);
+      if (this.row < 34 || left < (free.get(i) ?? -Infinity)) [text, wide, left] = side(shapeOf(id));
+      free.set(i, left + wide + 6 * ratio);
+      context.fillStyle = "#0b1117c0"; context.fillRect(left, top, wide + 4 * ratio, 15 * ratio);
+      context.fillStyle = colour; context.fillText(text, left + 2 * ratio, top + ratio);
       this.boxes.push({ left: Math.min(x, left) / ratio - 6, right: Math.max(x, left + wide) / ratio + 8, top: i * this.row, bottom: (i + 1) * this.row, mark });
     }
   }
