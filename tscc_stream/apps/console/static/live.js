@@ -7,6 +7,8 @@ import { List, element, showShift, utc } from "./live_side.js";
 const $ = (id) => document.getElementById(id);
 const KEPT = "tscc-stream live", MOST_MARKS = 1000, PATTERN = /^[A-Z0-9*?._-]{1,40}$/;
 const kept = { channels: [], span: 60, common: false, ...JSON.parse(localStorage.getItem(KEPT) ?? "{}") };
+const asked = new URLSearchParams(location.search).get("channels");  // an address that shows certain channels
+if (asked) kept.channels = asked.toUpperCase().split(",");
 const keep = () => localStorage.setItem(KEPT, JSON.stringify(kept));
 const wall = new Wall($("traces"), $("ruler"));
 wall.common = kept.common;
