@@ -18,6 +18,7 @@ import json
 import re
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
@@ -25,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tscc_stream.activation import ENDPOINTS_FILE
+from tscc_stream.apps.console.daemon_watch import newest_and_quarantined
 from tscc_stream.bench import console_reader, latency, live, load_server
 from tscc_stream.bench.console_browser import Drawn, chromium
 from tscc_stream.bench.live import Child, LiveError, child
@@ -119,6 +122,7 @@ def consoles(daemon: Path, scene: Scene, *, browser: bool) -> Iterator[None]:
     shown = replace(scene, channels=TRACES)
     folder = daemon.parent
     state = Path(json.loads(daemon.read_text())["state_dir"])
+    _wait_for_channels(state, scene.channels)
     with child(load_server.__name__, json.dumps(asdict(shown)), str(folder / "shown.npy")) as load:
         config = _settings(shown, int(load.line(live.START_SECONDS)), folder, state)
         query = f"channels={CHANNELS}&span=60&columns=1000"
@@ -136,6 +140,18 @@ def consoles(daemon: Path, scene: Scene, *, browser: bool) -> Iterator[None]:
                 else:
                     yield
                 _check_read(json.loads(reader.line(live.START_SECONDS)), scene.seconds - scene.quiet_s)
+
+
+def _wait_for_channels(state: Path, channels: int) -> None:
+    """Until the daemon has got something of all of them: a console that learns of more later connects again."""
+    address = json.loads((state / ENDPOINTS_FILE).read_text())["metrics"]
+    deadline = time.monotonic() + live.START_SECONDS
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:  # our own daemon
+            if len(newest_and_quarantined(answer.read().decode())[0]) >= channels:
+                return
+        time.sleep(0.2)
+    raise LiveError(f"the daemon did not get {channels} channels")
 
 
 def _check_drawn(drawn: list[Drawn]) -> None:

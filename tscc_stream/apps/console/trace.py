@@ -32,7 +32,7 @@ class Trace:
     def __init__(self, config: AssembleConfig) -> None:
         self._config = config
         self._ring: Float32Array = np.zeros(0, np.float32)
-        self._origin_ns = self._next = self._behind = 0
+        self._origin_ns = self._first = self._next = self._behind = 0
         self._changed: int | None = None
         self._run, self._last, self._clipped = 0, math.nan, -(1 << 62)
         self.rate_hz = 0.0
@@ -89,7 +89,7 @@ class Trace:
         if self._ring.size != size:
             self._ring = np.empty(size, np.float32)
         self._ring.fill(np.nan)
-        self._origin_ns, self._next, self._changed = record.start_ns, 0, 0
+        self._origin_ns, self._first, self._next, self._changed = record.start_ns, 0, 0, 0
         self._run, self._last, self._clipped = 0, math.nan, -(1 << 62)
 
     def _watch(self, values: AnyArray, goes_on: bool, number: int, record: Record) -> None:
@@ -114,6 +114,7 @@ class Trace:
         with np.errstate(over="ignore", invalid="ignore"):
             good = np.where(np.abs(values) <= LARGEST_VALID, values, np.nan).astype(np.float32)
         self._fill(oldest, good[oldest - number :])
+        self._first = min(self._first, oldest)
         first = min(oldest, self._next)
         self._changed = first if self._changed is None else min(first, self._changed)
         if end > self._next:
@@ -137,7 +138,7 @@ class Trace:
         (number of the first column, counted from 1970; [columns, 2], NaN where there is no sample), at most the `most`
         latest ones; None where there is nothing.
         """
-        oldest = self._next - self._ring.size
+        oldest = max(self._first, self._next - self._ring.size)
         begin = oldest if since is None else max(oldest, since)
         if self.newest_ns is None or begin >= self._next:
             return None

@@ -191,6 +191,8 @@ canvas.addEventListener("pointermove", (event) => {
 canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
 canvas.addEventListener("click", (event) => { const mark = wall.markAt(event.offsetX, event.offsetY); if (mark) location.href = `/events/${encodeURIComponent(mark.uid)}`; });
 
+export const marked = () => wall.boxes.map(({ left, right, top, bottom, mark }) => ({ left, right, top, bottom, uid: mark.uid }));
+
 // Which channels
 
 function choose(channels) { kept.channels = channels; keep(); pause(false); open(); }
