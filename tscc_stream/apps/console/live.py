@@ -55,7 +55,7 @@ class Live:
     def open(self, choice: Choice) -> WallPage:
         """From the event loop. Raises TooManyPagesError."""
         page = self.wall.open(choice)
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="live", daemon=True)
             self._thread.start()
         return page

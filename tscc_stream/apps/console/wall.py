@@ -69,7 +69,7 @@ class Wall:
                 raise TooManyPagesError(f"{MOST_PAGES} pages are open already")
             self._pages.add(page)
             self._looked_s = 0.0
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="wall", daemon=True)
                 self._thread.start()
         return page
@@ -129,7 +129,8 @@ class Wall:
         listen = self._listen(bool(pages), all(shown for _, shown in told), now_s)
         for source in self._sources:
             source.want(sids, everything=listen, now_s=now_s)
-        self._tell(told, channels)
+        if told:
+            self._tell(told, channels)
 
     def _listen(self, watched: bool, satisfied: bool, now_s: float) -> bool:
         """Whether all that the configuration names is to be read for a moment, to learn which channels there are.
