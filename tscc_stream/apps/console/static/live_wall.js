@@ -154,26 +154,30 @@ export class Wall {
 
   // Detections on their traces: a line at the onset, and its shape and name above it.
   #marks(traces, first, row) {
-    const { context, ratio } = this, at = new Map(traces.map((one, i) => [one.name, i]));
-    const free = new Map();  // by row: where its last name ends
+    const { context, ratio } = this, at = new Map(traces.map((one, i) => [one.name, i])), rows = traces.map(() => []);
     this.boxes = [];
-    context.font = `${Math.round(13 * ratio)}px system-ui, sans-serif`; context.textBaseline = "top";
-    for (const mark of this.marks.toSorted((a, b) => a.onsetMs - b.onsetMs)) {
+    context.font = `${Math.round(13 * ratio)}px system-ui, sans-serif`; context.textBaseline = "top"; context.textAlign = "left";
+    for (const mark of this.marks) {
       const i = at.get(mark.channel), x = Math.floor(mark.onsetMs / this.columnMs) - first;
-      if (i === undefined || x < -200 || x >= this.columns) continue;
-      const { colour, name, id } = mark.cluster();
-      context.fillStyle = colour;
-      const top = i * row + this.head;
-      context.fillRect(x, top, Math.max(1, ratio), row - this.head - 1);
-      const short = name.length > 22 ? name.slice(0, 21) + "…" : name, named = `${shapeOf(id)} ${short}`;
-      const side = (text) => { const wide = context.measureText(text).width; return [text, wide, x + wide + 8 * ratio < this.columns ? x + 2 * ratio : x - wide - 6 * ratio]; };
-      let [text, wide, left] = side(named);
-      if (this.row < 34 || left < (free.get(i) ?? -Infinity)) [text, wide, left] = side(shapeOf(id));
-      free.set(i, left + wide + 6 * ratio);
-      context.fillStyle = "#0b1117c0"; context.fillRect(left, top, wide + 4 * ratio, 15 * ratio);
-      context.fillStyle = colour; context.fillText(text, left + 2 * ratio, top + ratio);
-      this.boxes.push({ left: Math.min(x, left) / ratio - 6, right: Math.max(x, left + wide) / ratio + 8, top: i * this.row, bottom: (i + 1) * this.row, mark });
+      if (i !== undefined && x >= -200 && x < this.columns) rows[i].push({ mark, x });
     }
+    rows.forEach((marks, i) => {
+      marks.sort((a, b) => a.x - b.x);
+      let free = -Infinity;  // where the last name ends
+      marks.forEach(({ mark, x }, n) => {
+        const { colour, name, id } = mark.cluster(), top = i * row + this.head, shape = shapeOf(id), next = marks[n + 1]?.x ?? Infinity;
+        const short = name.length > 22 ? name.slice(0, 21) + "…" : name;
+        let text = ` ${short}`, wide = context.measureText(shape + text).width;
+        let left = x + wide + 8 * ratio < this.columns ? x + 2 * ratio : x - wide - 6 * ratio;
+        if (this.row < 34 || left < free || (left > x && left + wide > next)) { text = ""; wide = context.measureText(shape).width; left = Math.min(x + 2 * ratio, this.columns - wide - 4 * ratio); }
+        free = left + wide + 6 * ratio;
+        context.fillStyle = colour; context.fillRect(x, top, Math.max(1, ratio), row - this.head - 1);
+        context.fillStyle = "#0b1117c0"; context.fillRect(left, top, wide + 4 * ratio, 15 * ratio);
+        context.fillStyle = colour; context.fillText(shape, left + 2 * ratio, top + ratio);
+        context.fillStyle = "#e8edf2"; context.fillText(text, left + 2 * ratio + context.measureText(shape).width, top + ratio);
+        this.boxes.push({ left: Math.min(x, left) / ratio - 6, right: Math.max(x, left + wide) / ratio + 8, top: i * this.row, bottom: (i + 1) * this.row, mark });
+      });
+    });
   }
 
   markAt(x, y) { return this.boxes.findLast((b) => x >= b.left && x <= b.right && y >= b.top && y <= b.bottom)?.mark; }
