@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -128,8 +128,15 @@ def settings(scene: Scene, port: int, folder: Path) -> dict[str, object]:
     }
 
 
-def watch_daemon(scene: Scene) -> Watched:
-    """The scene through `tscc-stream run`. Raises LiveError with the end of the daemon's log."""
+def _nothing(_config: Path) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def watch_daemon(scene: Scene, beside: Callable[[Path], AbstractContextManager[None]] = _nothing) -> Watched:
+    """The scene through `tscc-stream run`. Raises LiveError with the end of the daemon's log.
+
+    beside: what runs meanwhile, made with the daemon's configuration once it is up.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sent, told, log = folder / "sent.npy", folder / "told", folder / "log"
@@ -141,7 +148,7 @@ def watch_daemon(scene: Scene) -> Watched:
                     scene = replace(scene, begin_ns=int(load.line(START_SECONDS)))
                     where = json.loads((folder / "var" / "endpoints.json").read_text())
                     subscriber = latency_reader.__name__, where["publish"], where["replay"]
-                    with told.open("wb") as out, child(*subscriber, out=out):
+                    with told.open("wb") as out, child(*subscriber, out=out), beside(config):
                         return _watched(scene, load, daemon, _Metrics(where["metrics"]), sent, told)
         except LiveError as error:
             raise LiveError(f"{error}\n{log.read_text()[-2000:] if log.exists() else ''}") from error

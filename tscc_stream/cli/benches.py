@@ -35,6 +35,7 @@ def _benches() -> dict[str, Callable[[], Results]]:
         "memory": _memory,
         "replay": _replay,
         "fanout": _fanout,
+        "console": _console,
     }
 
 
@@ -84,6 +85,12 @@ def _fanout() -> Results:
     from tscc_stream.bench import fanout  # noqa: PLC0415  # loaded where it is needed
 
     return fanout.run()
+
+
+def _console() -> Results:
+    from tscc_stream.bench import console  # noqa: PLC0415  # loaded where it is needed
+
+    return console.run()
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -1,0 +1,57 @@
+"""One word for how a channel's data are: pure. docs/console.md says the same to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tscc_stream.apps.console.trace import Trace
+
+Word = Literal["OK", "LAG", "STALE", "DEAD", "FLAT", "CLIPPED"]
+WORDS: Final[tuple[Word, ...]] = ("OK", "CLIPPED", "LAG", "FLAT", "STALE", "DEAD")
+"""From well to worst."""
+LAG_SECONDS: Final = 5.0
+LAG_RECORDS: Final = 3
+FAR_LAG_SECONDS: Final = 15.0
+"""Of channels that are not shown: the daemon is asked every few seconds only, and does not say how long records are."""
+DEAD_TIMES: Final = 10
+CLIPPED_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataState:
+    """seconds: of OK, LAG, FLAT and CLIPPED the age of the newest sample, of STALE and DEAD how long nothing has come;
+    None where nothing ever came, and negative where the recorder's clock is ahead.
+    """
+
+    word: Word
+    seconds: float | None
+
+
+def of_trace(trace: Trace, now_ns: int, now_s: float, since_s: float, stale_seconds: float) -> DataState:
+    """Of a channel that is shown. now_ns: wall clock; now_s: monotonic; since_s: since when it is waited for."""
+    if trace.ahead_seconds:
+        return DataState("LAG", -trace.ahead_seconds)
+    if trace.newest_ns is None:
+        silent = now_s - since_s
+        return DataState("DEAD" if silent >= stale_seconds else "LAG", None)
+    age, silent = (now_ns - trace.newest_ns) / 1e9, now_s - trace.heard_s
+    stale = max(stale_seconds, 2 * trace.record_seconds)
+    if silent >= stale:
+        return DataState("DEAD" if silent >= DEAD_TIMES * stale else "STALE", silent)
+    if trace.flat:
+        return DataState("FLAT", age)
+    if trace.clipped_within(CLIPPED_SECONDS):
+        return DataState("CLIPPED", age)
+    late = age > max(LAG_SECONDS, LAG_RECORDS * trace.record_seconds)
+    return DataState("LAG" if late else "OK", age)
+
+
+def of_daemon(age: float, unmoved: float | None, stale_seconds: float) -> DataState:
+    """Of a channel that the daemon alone reads. age: of its newest sample; unmoved: how long that has been the newest
+    (None: it was looked at once only).
+    """
+    silent = age if unmoved is None else unmoved
+    if silent >= stale_seconds and age >= stale_seconds:
+        return DataState("DEAD" if silent >= DEAD_TIMES * stale_seconds else "STALE", silent)
+    return DataState("LAG" if age > FAR_LAG_SECONDS else "OK", age)
