@@ -23,9 +23,9 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 demo: install
 	$(BIN)/tscc-stream demo
 
-# The stages must be covered completely, branches included. Half of the time tests wait for processes: two run at a time.
+# The stages must be covered completely, branches included. Most of the time tests wait for processes: three run at a time.
 test: install
-	$(BIN)/python -P -m pytest tests -n 2 --dist loadfile --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
+	$(BIN)/python -P -m pytest tests -n 3 --dist loadfile --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
 	  --cov-report=term-missing:skip-covered
 
 check: install
