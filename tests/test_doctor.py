@@ -68,7 +68,7 @@ def expect(finding: Finding, state: str, found: str, todo: str) -> None:
 
 
 def open_to_everybody(folder: Path) -> None:
-    """pytest keeps its folders to itself, and a secret in one would be none that everybody can read."""
+    """Folders of pytest are its own, and a secret in one would be none that everybody can read."""
     for one in (folder, *folder.parents):
         if one == Path(tempfile.gettempdir()):
             return
