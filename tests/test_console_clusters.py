@@ -22,11 +22,10 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from test_daemon import daemon, listen, until
 
-from tscc_stream import names, package
-from tscc_stream.apps.console.cluster_view import judgements
+from tscc_stream import names, package, verdicts
 from tscc_stream.apps.console.detections import ROW, Detections, of_period
 from tscc_stream.apps.console.families import LEAST, distances, grouped, usual_distance
-from tscc_stream.apps.console.gallery import Judged, border, per_hour_of_day, typical
+from tscc_stream.apps.console.gallery import border, per_hour_of_day, typical
 from tscc_stream.apps.console.site import Site
 from tscc_stream.apps.console.spectra import mean_spectrum
 from tscc_stream.apps.console.trace_picture import picture
@@ -93,12 +92,6 @@ def test_a_period_ends_at_the_newest_detection() -> None:
     assert of_period(rows, None)["seq"].tolist() == [1, 2, 3]
 
 
-def test_the_interval_of_a_precision_holds_it() -> None:
-    assert Judged(0, 0).interval == (0.0, 1.0)
-    low, high = Judged(9, 10).interval
-    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)  # as tables of Wilson's have it
-
-
 def test_a_sine_has_its_amplitude_at_its_frequency() -> None:
     t = np.arange(500) / 50.0
     windows = np.stack([a * np.sin(2 * np.pi * 8 * t) for a in (10.0, 1000.0)]).astype(np.float32)
@@ -137,11 +130,11 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     people = PeopleFile(tmp_path / FILE)
     family = Candidate("uid0", _rows(4), dismissed=False)
     name_family(people, family, "orepass", "eve")
-    held = judgements(people.latest("verdict"))
-    assert {uid: said.document["name"] for uid, said in held.items()} == dict.fromkeys(family.uids, "orepass")
+    held = verdicts.given(people)
+    assert {uid: one.name for uid, one in held.items()} == dict.fromkeys(family.uids, "orepass")
     assert [(one["key"], one["name"], one["members"]) for one in named_families(held)] == [("uid0", "orepass", 4)]
     assert take_name_back(people, "uid0", "eve") == 4
-    assert judgements(people.latest("verdict")) == {}
+    assert verdicts.given(people) == {}
     dismiss(people, family, "eve")
     assert people.latest("dismissal")["uid0"].document == {"dismissed": True, "members": family.uids}
     take_dismissal_back(

@@ -26,6 +26,7 @@ from tscc_stream.apps.console.site import NotThereError
 from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.console_cache_events import Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
+from tscc_stream.verdicts import KIND
 
 ROWS = 60
 SIMILAR = 24
@@ -151,7 +152,7 @@ class Events:
         """Events with a new verdict, whether anything was renamed, and how far that goes."""
         with self._site.people() as people:
             said = people.after(number, _MOST_CHANGES)
-        changed = list(dict.fromkeys(one.subject for one in said if one.kind == event_verdicts.KIND))
+        changed = list(dict.fromkeys(one.subject for one in said if one.kind == KIND))
         return changed, any(one.kind == "name" for one in said), said[-1].number if said else number
 
     def event(self, request: Request) -> Document:
