@@ -29,6 +29,7 @@ from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import path_of
+from tscc_stream.edges.alert_journal import AlertJournalError
 from tscc_stream.edges.console_cache import CacheError
 from tscc_stream.edges.people import PeopleError
 from tscc_stream.package import PackageError
@@ -38,7 +39,7 @@ from tscc_stream.stages.journal import JournalError
 _log = logging.getLogger(__name__)
 
 PAGES = ("live", "events", "clusters", "health")
-_EXPECTED = (NotThereError, JournalError, PeopleError, PackageError, ActivationError, CacheError)
+_EXPECTED = (NotThereError, JournalError, PeopleError, PackageError, ActivationError, CacheError, AlertJournalError)
 """What a page cannot do for the moment, each one sentence."""
 
 
