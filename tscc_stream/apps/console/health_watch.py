@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tscc_stream.apps.console.daemon_reader import DaemonAwayError, DaemonReader, DaemonSecretError
 from tscc_stream.apps.console.readings import Readings, quantiles, rate, read
 from tscc_stream.apps.console.site import Site
+from tscc_stream.edges.daemon_view import SecretViewError, ViewError
 from tscc_stream.seldom import Seldom
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class HealthWatch:
     """`start`, `stop`; seen and history may be read by any thread."""
 
     def __init__(self, site: Site) -> None:
-        self._site, self._reader = site, DaemonReader(site.config)
+        self._site, self._view = site, site.daemon()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health watch", daemon=True)
         self._base: Readings | None = None
@@ -88,15 +88,15 @@ class HealthWatch:
         seen = replace(self.seen, at_s=now_s)
         try:
             address = str(self._site.endpoints()["metrics"])
-            health = self._reader.health(address)
-            now = read(self._reader.metrics(address), now_s)
-        except DaemonAwayError as error:
+            health = self._view.health(address)
+            now = read(self._view.metrics(address), now_s)
+        except SecretViewError as error:
+            self._note(str(error))
+            self.seen = replace(seen, health=None, away="", secret=str(error), now=None, earlier=None)
+        except ViewError as error:
             self._note(str(error))
             self.seen = replace(seen, health=None, away=str(error), secret="")
             self.history.append(Point(wall_s, {}))
-        except DaemonSecretError as error:
-            self._note(str(error))
-            self.seen = replace(seen, health=None, away="", secret=str(error), now=None, earlier=None)
         else:
             earlier = self._earlier(now)
             self.seen = Seen(health, now, earlier, "", "", wall_s, self._moved(now), now_s)
