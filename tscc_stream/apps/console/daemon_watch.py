@@ -38,7 +38,7 @@ class DaemonWatch:
         self._where, self._view = site.endpoints, site.daemon(PATIENCE_SECONDS)
         self._asked_health_s = self._asked_metrics_s = -1e9
         self.said = Said()
-        self._stale_seconds = min((one.stale_seconds for one in site.config.seedlink), default=60.0)
+        self._stale_seconds = site.stale_seconds
 
     def look(self, now_s: float) -> None:
         """Takes up to twice PATIENCE_SECONDS where the daemon hangs."""
@@ -76,10 +76,7 @@ class DaemonWatch:
             self.said = replace(said, metrics_reason=str(error))
             return
         newest_s = newest_samples(text)
-        moved_s = {
-            sid: said.moved_s.get(sid) if said.newest_s.get(sid, at_s) == at_s else now_s
-            for sid, at_s in newest_s.items()
-        }
+        moved_s = data_state.moved(said.newest_s, said.moved_s, newest_s, now_s)
         self.said = replace(said, newest_s=newest_s, moved_s=moved_s, metrics_reason="", quarantined=quarantined(text))
 
 

@@ -10,7 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tscc_stream.apps.console.data_state import moved
 from tscc_stream.apps.console.readings import Readings, quantiles, rate, read
+from tscc_stream.apps.console.sensors import NEWEST
 from tscc_stream.apps.console.site import Site
 from tscc_stream.edges.daemon_view import SecretViewError, ViewError
 from tscc_stream.seldom import Seldom
@@ -107,12 +109,8 @@ class HealthWatch:
             _log.warning("%s", sentence)
 
     def _moved(self, now: Readings) -> dict[str, float | None]:
-        before = self.seen.now.by("tscc_last_sample_timestamp_seconds", "sid") if self.seen.now is not None else {}
-        moved: dict[str, float | None] = {}
-        for sid, newest_s in now.by("tscc_last_sample_timestamp_seconds", "sid").items():
-            same = before.get(sid, newest_s) == newest_s
-            moved[sid] = self.seen.moved_s.get(sid) if same else now.at_s
-        return moved
+        before = self.seen.now.by(NEWEST, "sid") if self.seen.now is not None else {}
+        return moved(before, self.seen.moved_s, now.by(NEWEST, "sid"), now.at_s)
 
     def _earlier(self, now: Readings) -> Readings | None:
         """A scrape of a minute or two ago, or the first there is."""

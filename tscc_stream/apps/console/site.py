@@ -101,6 +101,11 @@ class Site:
             said = {}
         return {"publish": publish.bind, "replay": publish.replay_bind, "metrics": metrics.bind, **said}
 
+    @property
+    def stale_seconds(self) -> float:
+        """After how long without data a channel is STALE; /metrics does not say from which server it comes."""
+        return min((one.stale_seconds for one in self.config.seedlink), default=60.0)
+
     def daemon(self, seconds: float = TIMEOUT_SECONDS) -> DaemonView:
         """To ask the running daemon. seconds: for one answer."""
         mine = self.config.console
