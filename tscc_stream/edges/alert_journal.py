@@ -351,6 +351,13 @@ class AlertJournal:
             rows = self._db.execute(query, (2**63 - 1 if before is None else before, since_ns, most)).fetchall()
         return [self._stored(row) for row in rows]
 
+    def between(self, span_ns: tuple[int, int], most: int) -> list[StoredAlert]:
+        """Alerts made within a span, without its end, with their deliveries, oldest first."""
+        query = f"SELECT {_ALERT} FROM alert WHERE at_ns >= ? AND at_ns < ? ORDER BY at_ns, number LIMIT ?"  # noqa: S608  # names of columns
+        with self._explained("read"):
+            rows = self._db.execute(query, (*span_ns, most)).fetchall()
+        return [self._stored(row) for row in rows]
+
     def attempts(self, delivery: int) -> list[Attempt]:
         """Every try of a delivery, in order."""
         query = "SELECT at_ns, delivered, outcome FROM attempt WHERE delivery = ? ORDER BY number"
@@ -364,11 +371,11 @@ class AlertJournal:
         with self._explained("read"):
             return [NewWithheld(*row) for row in self._db.execute(query, (since_ns, most))]
 
-    def withheld_counts(self, since_ns: int = 0) -> dict[str, int]:
+    def withheld_counts(self, since_ns: int = 0, until_ns: int = 2**63 - 1) -> dict[str, int]:
         """How many were not told, by why."""
-        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? GROUP BY why"
+        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? AND at_ns < ? GROUP BY why"
         with self._explained("read"):
-            return dict(self._db.execute(query, (since_ns,)))
+            return dict(self._db.execute(query, (since_ns, until_ns)))
 
     def states(self) -> dict[str, bytes]:
         """What rules and watches remembered."""
