@@ -57,7 +57,7 @@ def read(state_dir: Path) -> dict[str, Verdict]:
     path = state_dir / FILE
     if not path.is_file():
         return {}
-    people = PeopleFile(path)
+    people = PeopleFile(path, read_only=True)
     try:
         return given(people)
     finally:

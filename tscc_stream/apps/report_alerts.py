@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tscc_stream.apps.alert_people import ACKNOWLEDGEMENT
-from tscc_stream.edges import alert_journal, people
+from tscc_stream.apps.alert_people import answers_in
+from tscc_stream.edges import alert_journal
 from tscc_stream.edges.alert_journal import AlertJournal, StoredAlert
-from tscc_stream.edges.people import PeopleFile, Said
+from tscc_stream.edges.people import Said
 
 MOST = 500
 """Alerts of one report, the earliest."""
@@ -40,7 +39,7 @@ def of_span(state_dir: Path, span_ns: tuple[int, int]) -> Alerts | None:
     path = state_dir / alert_journal.FILE
     if not path.is_file():
         return None
-    answers = _answers(state_dir / people.FILE)
+    answers = answers_in(state_dir)
     with AlertJournal(path, read_only=True) as journal:
         told = [_told(alert, answers.get(alert.id)) for alert in journal.between(span_ns, MOST)]
         return Alerts(told, journal.withheld_counts(*span_ns))
@@ -49,10 +48,3 @@ def of_span(state_dir: Path, span_ns: tuple[int, int]) -> Alerts | None:
 def _told(alert: StoredAlert, answer: Said | None) -> ToldAlert:
     deliveries = {one.action: one.state for one in alert.deliveries}  # of the last round
     return ToldAlert(alert.at_ns, alert.severity, alert.kind, alert.title, tuple(deliveries.items()), answer)
-
-
-def _answers(path: Path) -> dict[str, Said]:
-    if not path.is_file():
-        return {}
-    with closing(PeopleFile(path)) as file:
-        return file.latest(ACKNOWLEDGEMENT)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tscc_stream.ownership import give_to_owner_of_folder
+
 FILE = "alerts.sqlite"
 APPLICATION_ID = 0x54534341  # "TSCA"
 SCHEMA_VERSION = 1
@@ -191,6 +193,7 @@ class AlertJournal:
                 where = f"file:{quote(str(path.absolute()))}?mode=ro"
                 self._db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
             else:
+                give_to_owner_of_folder(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         try:
@@ -200,8 +203,6 @@ class AlertJournal:
                     self._db.execute("PRAGMA synchronous = FULL")
                     self._prepare()
                 self._recognise()
-                if not read_only:
-                    _give_to_owner(path)
         except AlertJournalError:
             self.close()
             raise
@@ -223,7 +224,7 @@ class AlertJournal:
         path = self._path.with_name(self._path.name + ".lock")
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _give_to_owner(path)
+            give_to_owner_of_folder(path)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlertJournalError(f"{self._path}: another `tscc-stream alert run` uses it") from error
@@ -439,10 +440,3 @@ class AlertJournal:
             yield
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
-
-
-def _give_to_owner(path: Path) -> None:
-    """What root made by hand belongs to whom the folder belongs to: the service could not write it otherwise."""
-    if os.geteuid() == 0:
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
