@@ -197,7 +197,11 @@ HEALTHY = {
     [
         (judgement.daemon(HEALTHY, "", "", "", stopped=False), "OK", "all 2 threads turn"),
         (judgement.daemon(None, "refused", "12:00", "", stopped=False), "BAD", "since 12:00; it did not say"),
-        (judgement.daemon(None, "refused", "12:00", "", stopped=True), "BAD", "it was told to stop"),
+        (
+            judgement.daemon(None, "h:1/healthz: refused", "12:00", "", stopped=True),
+            "BAD",
+            "it was told to stop. The console asked: h:1/healthz: refused",
+        ),
         (judgement.daemon(None, "", "", "set console.metrics_user", stopped=False), "UNKNOWN", "not to the console"),
         (judgement.daemon({"state": "stalled", "stalled": ["back"]}, "", "", "", stopped=False), "BAD", "stuck: back"),
         (judgement.daemon({"state": "starting"}, "", "", "", stopped=False), "LOOK", "it is starting"),
