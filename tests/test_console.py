@@ -66,6 +66,19 @@ def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
         assert (status, "anna" in text) == (200, True)
 
 
+def test_a_page_that_nobody_sees_keeps_no_connection(console: str) -> None:
+    become = (
+        "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    with browser() as driver:
+        driver.get(f"http://{console}/clusters")
+        for hidden, said in ((None, "live"), (True, "paused"), (False, "live")):
+            if hidden is not None:
+                driver.execute_script(become, hidden)
+            WebDriverWait(driver, 20).until(lambda d, said=said: d.find_element("id", "link").text == said)
+
+
 def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
