@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 from made_browser import PHONE, browser
+from made_journal import make_journal, pipeline_messages
 from made_site import Running, make_archive, serving, write_settings
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -24,6 +25,7 @@ from test_daemon import daemon, listen, until
 
 from tscc_stream import names, package, verdicts
 from tscc_stream.apps.console.detections import ROW, Detections, of_period
+from tscc_stream.apps.console.embeddings import Embeddings
 from tscc_stream.apps.console.families import LEAST, distances, grouped, usual_distance
 from tscc_stream.apps.console.gallery import border, per_hour_of_day, typical
 from tscc_stream.apps.console.site import Site
@@ -39,6 +41,8 @@ from tscc_stream.apps.console.unknown_families import (
 )
 from tscc_stream.apps.console.unknown_families import name as name_family
 from tscc_stream.config import load
+from tscc_stream.edges.console_cache import CacheFile
+from tscc_stream.edges.console_cache_embeddings import EmbeddingStore
 from tscc_stream.edges.people import FILE, PeopleFile
 
 DEMO = package.load(package.find("models/demo"))
@@ -142,6 +146,27 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     )  # with another typical member
     assert people.latest("dismissal")["uid0"].document["dismissed"] is False
     people.close()
+
+
+def test_what_the_page_events_has_embedded_is_not_computed_again(tmp_path: Path) -> None:
+    made = Site(load(write_settings(tmp_path)), tmp_path)
+    make_journal(tmp_path, pipeline_messages(tmp_path))
+    rows = Detections().look(made)
+    wanted = {row["uid"].decode(): int(row["seq"]) for row in rows[:20]}
+    uid, seq = next(iter(wanted.items()))
+    marked = np.full(DEMO.spec.embedding, 7.0, np.float32)
+    with made.journal() as journal:
+        file = CacheFile(tmp_path / "state" / "console.sqlite", journal.epoch)
+    EmbeddingStore(file, DEMO.sha256, marked.size).add(np.array([seq]), marked[None], (seq, seq), 1)
+    file.close()
+    embeddings, found = Embeddings(made), dict[str, Any]()
+    end = time.monotonic() + 30.0
+    while len(found) < len(wanted):
+        assert time.monotonic() < end, "they did not come"
+        time.sleep(0.05)
+        found = embeddings.of(DEMO, wanted)
+    assert np.array_equal(found.pop(uid), marked)
+    assert all(vector is not None and not np.array_equal(vector, marked) for vector in found.values())
 
 
 @dataclass
