@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from tscc_stream.apps.alert_people import ACKNOWLEDGEMENT, acknowledge
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.event_documents import Document, time_of
 from tscc_stream.apps.console.site import Site
 from tscc_stream.edges.alert_journal import FILE, AlertJournal, StoredAlert
 from tscc_stream.edges.people import Said
 
-ACKNOWLEDGEMENT = "acknowledgement"
 MOST = 100
 _OF_EVENTS = ("event", "more", "digest")
 """Kinds of alert whose cause names events; others name channels and rules."""
@@ -98,7 +98,7 @@ class AlertList:
             if journal.get(said.alert) is None:
                 return JSONResponse({"error": f"alert {said.alert}: there is none with this id"}, 404)
         with self._site.people() as people:
-            people.say(ACKNOWLEDGEMENT, said.alert, {"note": said.note}, name, time.time_ns())
+            acknowledge(people, said.alert, said.note, name, time.time_ns())
         return JSONResponse({"acknowledged": said.alert})
 
 

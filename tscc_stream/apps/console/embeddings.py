@@ -7,9 +7,8 @@ Computed in numpy by one thread of the lowest priority, a few at a time, so that
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from contextlib import closing, suppress
+from contextlib import closing
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from tscc_stream.edges.numpy_encoder import NumpyEncoder
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
+from tscc_stream.priority import lower_this_thread
 from tscc_stream.stages.journal import JournalError
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ MOST = 20_000
 MOST_WANTED = 5_000
 """Windows that are waited for at a time."""
 _TOGETHER = 16
-_LOWEST_PRIORITY = 19
 
 
 class EmbeddingError(RuntimeError):
@@ -69,8 +68,7 @@ class Embeddings:
         return found
 
     def _run(self, package: Package) -> None:
-        with suppress(OSError):  # a hardened unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        lower_this_thread()
         try:
             encoder = NumpyEncoder(package)
             with (

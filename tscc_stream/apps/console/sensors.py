@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tscc_stream.apps.console.data_state import WORDS, Word, of_daemon
 from tscc_stream.apps.console.readings import Readings, rates
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
 NEWEST = "tscc_last_sample_timestamp_seconds"
@@ -61,7 +61,7 @@ def table(earlier: Readings | None, now: Readings, known: Known) -> list[Sensor]
         word = _word(of_time, sid in left_out, flat.get(sid, (0, False))[1], clipped)
         rows.append(
             Sensor(
-                _name(sid), word, age_s, rate.get(sid, math.nan), round(gaps.get(sid, 0)), lost.get(sid, 0.0),
+                name_of(sid), word, age_s, rate.get(sid, math.nan), round(gaps.get(sid, 0)), lost.get(sid, 0.0),
                 flat.get(sid, (0, False))[0], clipped,
             )
         )  # fmt: skip
@@ -83,10 +83,3 @@ def _flat(known: Known) -> dict[str, tuple[int, bool]]:
             lately = gap.to_ns is None or known.wall_s - gap.to_ns / 1e9 < _FLAT_SECONDS
             found[gap.sid] = (count + 1, now or lately)
     return found
-
-
-def _name(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:  # all beyond the most that metrics name
-        return sid
