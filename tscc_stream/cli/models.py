@@ -212,7 +212,7 @@ def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
         data = dataset.by_verdict(data)
     dataset.save(data, options.out)
     said = 0 if data.verdict is None else sum(data.verdict != "")
-    print(f"{options.out}: {len(data)} windows, people said what {said} of them are")
+    print(f"{options.out}: {len(data)} windows" + (f", people said what {said} of them are" if said else ""))
     return 0
 
 
