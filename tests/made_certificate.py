@@ -36,3 +36,17 @@ def make_certificate(folder: Path, name: str = "server", locked_with: str | None
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     return made
+
+
+def make_leaf(folder: Path) -> Certificate:
+    """One that an authority signed, as a site has it from its own: without the authority's certificate beside it."""
+    authority, made = make_certificate(folder, "authority"), Certificate(folder / "leaf.pem", folder / "leaf.key")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "1", "-nodes",
+         "-subj", "/CN=daemon", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-addext", "basicConstraints=critical,CA:FALSE",
+         "-CA", str(authority.certificate), "-CAkey", str(authority.key), "-out", str(made.certificate),
+         "-keyout", str(made.key)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return made

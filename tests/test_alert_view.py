@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from made_alerts import SID, Site, until
-from made_certificate import make_certificate, needs_openssl
+from made_certificate import make_certificate, make_leaf, needs_openssl
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import passwords
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
 from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.config import Config, parse
-from tscc_stream.config_alerts import MonitorConfig
 from tscc_stream.config_http import MetricsConfig
-from tscc_stream.edges.daemon_view import DaemonView, ViewError
+from tscc_stream.edges.daemon_view import DaemonView, Login, SecretViewError, ViewError, newest_samples
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import FILE, PeopleFile
 from tscc_stream.messages import Gap, Record, read_only
@@ -26,6 +25,7 @@ from tscc_stream.names import give
 from tscc_stream.package import Label, find, load
 
 SECOND = 10**9
+NOBODY = Login(None, None, "alerts.monitor.")
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def serving(config: MetricsConfig, registry: CollectorRegistry, document: dict[s
 def test_health_and_newest_samples(registry: CollectorRegistry) -> None:
     config = MetricsConfig(bind="127.0.0.1:0")
     server = serving(config, registry, {"state": "journal", "reason": "disk full"})
-    address, view = f"127.0.0.1:{server.address[1]}", DaemonView(config, MonitorConfig())
+    address, view = f"127.0.0.1:{server.address[1]}", DaemonView(config, NOBODY)
     assert view.health(address) == {"state": "journal", "reason": "disk full"}
-    assert view.newest_samples(address) == {"FDSN:A_B__G_H_Z": 7.0}
+    assert newest_samples(view.metrics(address)) == {"FDSN:A_B__G_H_Z": 7.0}
     server.stop()
     with pytest.raises(ViewError, match="refused"):
         view.health(address)
@@ -87,13 +87,23 @@ def test_where_the_daemon_is_secured(registry: CollectorRegistry, tmp_path: Path
     config = MetricsConfig.model_validate({"bind": "127.0.0.1:0", **{key: str(path) for key, path in files.items()}})
     server = serving(config, registry, {"state": "ok"})
     address = f"127.0.0.1:{server.address[1]}"
-    monitor = MonitorConfig(user="alert", password_file=str(tmp_path / "password"))
-    assert DaemonView(config, monitor).health(address) == {"state": "ok"}
-    with pytest.raises(ViewError, match="HTTP 401"):
-        DaemonView(config, MonitorConfig()).newest_samples(address)
+    alert = Login("alert", str(tmp_path / "password"), "alerts.monitor.")
+    assert DaemonView(config, alert).health(address) == {"state": "ok"}
+    with pytest.raises(SecretViewError, match=r"set alerts\.monitor\.user and alerts\.monitor\.password_file"):
+        DaemonView(config, NOBODY).metrics(address)
     other = config.model_copy(update={"tls_certificate": str(make_certificate(tmp_path / "other").certificate)})
     with pytest.raises(ViewError, match="self"):
-        DaemonView(other, monitor).health(address)
+        DaemonView(other, alert).health(address)
+    server.stop()
+
+
+@needs_openssl
+def test_a_certificate_is_trusted_without_that_of_its_authority(registry: CollectorRegistry, tmp_path: Path) -> None:
+    made = make_leaf(tmp_path)
+    files = {"tls_certificate": str(made.certificate), "tls_key": str(made.key)}
+    config = MetricsConfig.model_validate({"bind": "127.0.0.1:0", **files})
+    server = serving(config, registry, {"state": "ok"})
+    assert DaemonView(config, NOBODY).health(f"127.0.0.1:{server.address[1]}") == {"state": "ok"}
     server.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -63,3 +64,34 @@ def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
         assert _asked(address, "live", Authorization="Basic YW5uYTp3cm9uZyBob3JzZQ==")[0] == 401
         status, text = _asked(address, "live", Authorization="Basic YW5uYTpjb3JyZWN0IGhvcnNl")
         assert (status, "anna" in text) == (200, True)
+
+
+def test_a_page_that_nobody_sees_keeps_no_connection(console: str) -> None:
+    become = (
+        "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    with browser() as driver:
+        driver.get(f"http://{console}/clusters")
+        for hidden, said in ((None, "live"), (True, "paused"), (False, "live")):
+            if hidden is not None:
+                driver.execute_script(become, hidden)
+            WebDriverWait(driver, 20).until(lambda d, said=said: d.find_element("id", "link").text == said)
+
+
+def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(30.0)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+        path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+        with Running("console", "--config", path) as running:
+            heard = [supervisor.recv(4096).decode() for _ in range(3)]
+            assert running.stop() == 0
+        assert heard == ["READY=1\nSTATUS=serving pages", "WATCHDOG=1", "WATCHDOG=1"]
+        while (last := supervisor.recv(4096)) == b"WATCHDOG=1":
+            pass
+        assert last == b"STOPPING=1"

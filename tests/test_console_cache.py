@@ -267,7 +267,11 @@ def test_embeddings_come_back_as_they_were_and_are_of_one_model(file: CacheFile)
     assert seqs.tolist() == [4, 7, 8, 9]
     assert np.array_equal(found, np.vstack((vectors[:1], vectors)))
     assert store.done() == (4, 9)
+    of_some = store.of([4, 5, 9])
+    assert list(of_some) == [4, 9]
+    assert np.array_equal(of_some[9], vectors[2])
     other = EmbeddingStore(file, "two", 5)
+    assert other.of([9]) == {}
     assert other.done() is None
     assert other.all()[0].size == 0
     other.add(np.array([9]), vectors[:1], (9, 9), 1)

@@ -17,16 +17,17 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 from made_browser import PHONE, browser
+from made_journal import make_journal, pipeline_messages
 from made_site import Running, make_archive, serving, write_settings
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from test_daemon import daemon, listen, until
 
-from tscc_stream import names, package
-from tscc_stream.apps.console.cluster_view import judgements
+from tscc_stream import names, package, verdicts
 from tscc_stream.apps.console.detections import ROW, Detections, of_period
+from tscc_stream.apps.console.embeddings import Embeddings
 from tscc_stream.apps.console.families import LEAST, distances, grouped, usual_distance
-from tscc_stream.apps.console.gallery import Judged, border, per_hour_of_day, typical
+from tscc_stream.apps.console.gallery import border, per_hour_of_day, typical
 from tscc_stream.apps.console.site import Site
 from tscc_stream.apps.console.spectra import mean_spectrum
 from tscc_stream.apps.console.trace_picture import picture
@@ -40,6 +41,8 @@ from tscc_stream.apps.console.unknown_families import (
 )
 from tscc_stream.apps.console.unknown_families import name as name_family
 from tscc_stream.config import load
+from tscc_stream.edges.console_cache import CacheFile
+from tscc_stream.edges.console_cache_embeddings import EmbeddingStore
 from tscc_stream.edges.people import FILE, PeopleFile
 
 DEMO = package.load(package.find("models/demo"))
@@ -93,12 +96,6 @@ def test_a_period_ends_at_the_newest_detection() -> None:
     assert of_period(rows, None)["seq"].tolist() == [1, 2, 3]
 
 
-def test_the_interval_of_a_precision_holds_it() -> None:
-    assert Judged(0, 0).interval == (0.0, 1.0)
-    low, high = Judged(9, 10).interval
-    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)  # as tables of Wilson's have it
-
-
 def test_a_sine_has_its_amplitude_at_its_frequency() -> None:
     t = np.arange(500) / 50.0
     windows = np.stack([a * np.sin(2 * np.pi * 8 * t) for a in (10.0, 1000.0)]).astype(np.float32)
@@ -137,11 +134,11 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     people = PeopleFile(tmp_path / FILE)
     family = Candidate("uid0", _rows(4), dismissed=False)
     name_family(people, family, "orepass", "eve")
-    held = judgements(people.latest("verdict"))
-    assert {uid: said.document["name"] for uid, said in held.items()} == dict.fromkeys(family.uids, "orepass")
+    held = verdicts.given(people)
+    assert {uid: one.name for uid, one in held.items()} == dict.fromkeys(family.uids, "orepass")
     assert [(one["key"], one["name"], one["members"]) for one in named_families(held)] == [("uid0", "orepass", 4)]
     assert take_name_back(people, "uid0", "eve") == 4
-    assert judgements(people.latest("verdict")) == {}
+    assert verdicts.given(people) == {}
     dismiss(people, family, "eve")
     assert people.latest("dismissal")["uid0"].document == {"dismissed": True, "members": family.uids}
     take_dismissal_back(
@@ -149,6 +146,27 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     )  # with another typical member
     assert people.latest("dismissal")["uid0"].document["dismissed"] is False
     people.close()
+
+
+def test_what_the_page_events_has_embedded_is_not_computed_again(tmp_path: Path) -> None:
+    made = Site(load(write_settings(tmp_path)), tmp_path)
+    make_journal(tmp_path, pipeline_messages(tmp_path))
+    rows = Detections().look(made)
+    wanted = {row["uid"].decode(): int(row["seq"]) for row in rows[:20]}
+    uid, seq = next(iter(wanted.items()))
+    marked = np.full(DEMO.spec.embedding, 7.0, np.float32)
+    with made.journal() as journal:
+        file = CacheFile(tmp_path / "state" / "console.sqlite", journal.epoch)
+    EmbeddingStore(file, DEMO.sha256, marked.size).add(np.array([seq]), marked[None], (seq, seq), 1)
+    file.close()
+    embeddings, found = Embeddings(made), dict[str, Any]()
+    end = time.monotonic() + 30.0
+    while len(found) < len(wanted):
+        assert time.monotonic() < end, "they did not come"
+        time.sleep(0.05)
+        found = embeddings.of(DEMO, wanted)
+    assert np.array_equal(found.pop(uid), marked)
+    assert all(vector is not None and not np.array_equal(vector, marked) for vector in found.values())
 
 
 @dataclass

@@ -20,8 +20,11 @@ from made_site import BURSTS_S, CHANNELS, RATE_HZ, START_NS, Running, make_archi
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
+from test_response import sensitivity_alone, written
 
 from tscc_stream import miniseed
+from tscc_stream.edges import alert_journal
+from tscc_stream.edges.alert_journal import AlertJournal, NewAlert
 from tscc_stream.edges.people import FILE, PeopleFile
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.messages import Message
@@ -29,6 +32,8 @@ from tscc_stream.source_id import from_nslc
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 TWIN = "XX.T..HHZ"
+IN_VELOCITY, GAIN = "XX.A..HHZ", 400.0
+"""The channel that the StationXML has, and its counts per m/s."""
 DETECTIONS = len(BURSTS_S) * len(CHANNELS) + 2
 SECONDS = 20.0
 
@@ -82,7 +87,8 @@ def _archive(folder: Path) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     server, address = serving(_archive(tmp_path_factory.mktemp("archive")), "--speed", "max")
-    over = {"console": {"bind": "127.0.0.1:0"}, "time_zone": "Africa/Johannesburg"}
+    responses = written(folder / "site.xml", ("HHZ", sensitivity_alone("M/S", GAIN), None, None))
+    over = {"console": {"bind": "127.0.0.1:0"}, "time_zone": "Africa/Johannesburg", "stationxml": responses.name}
     path = write_settings(folder, address, **over)
     with server, Running("run", "--config", path) as daemon, Running("console", "--config", path) as console:
         daemon.wait_for(r"ready: ")
@@ -170,7 +176,12 @@ def test_a_network_event_shows_every_window_and_its_vote(site: Site, driver: Chr
     event = site.rows(kind="network")[0]
     driver.get(f"http://{site.address}/events/{event['uid']}")
     _wait(driver, lambda d: len(d.find_elements("css selector", "#traces figure")) >= len(CHANNELS) + 1)
-    assert "counts" in _text(driver, "#traces figcaption")
+    assert (
+        driver.execute_script(
+            "return [...document.querySelectorAll('#traces figcaption')].map(one => one.innerText.includes('counts'))"
+        ).count(False)
+        == 1
+    ), "the channel of the StationXML is in m/s"
     assert "count²/Hz" in _text(driver, "#scale")
     assert len(driver.find_elements("css selector", "#voters li")) >= len(CHANNELS)
     assert "of" in _text(driver, "#votes")
@@ -179,6 +190,17 @@ def test_a_network_event_shows_every_window_and_its_vote(site: Site, driver: Chr
         "return new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
     )
     assert drawn > 5, "the waveform is drawn"
+
+
+def test_windows_are_in_metres_per_second_where_the_stationxml_has_the_channel(site: Site) -> None:
+    shown = site.get(f"/events/{site.rows(kind='network')[0]['uid']}/all")
+    peaks = {one["channels"][0]: one["peak_amplitude"] for one in shown["members"]}
+    found = {one["channel"]: (one["unit"], one["peak"]) for one in shown["traces"]}
+    assert {channel: unit for channel, (unit, _) in found.items()} == {
+        channel: "m/s" if channel == IN_VELOCITY else "counts" for channel in peaks
+    }
+    of_window = next(one for one in shown["traces"] if one["channel"] == IN_VELOCITY)
+    assert of_window["peak"] * GAIN == pytest.approx(peaks[IN_VELOCITY], rel=0.2)
 
 
 def test_a_detection_is_corrected_with_one_key_and_that_is_there_after_a_reload(site: Site, driver: Chrome) -> None:
@@ -317,15 +339,14 @@ def test_new_ones_come_on_top_without_losing_the_place(tmp_path: Path) -> None:
 
 
 def test_alerts_are_listed_and_acknowledged_with_a_click(site: Site, driver: Chrome) -> None:
-    edge = pytest.importorskip("tscc_stream.edges.alert_journal", reason="there is no alert process in this version")
     uid = _a_detection(site)["uid"]
     document = {
         "advice": "look at the raise",
         "cause": {"uids": [uid], "sentences": ["4 of 5 votes"]},
         "sensor_health": {"text": "5 of 5 sensors are well"},
     }
-    with edge.AlertJournal(site.state_dir / edge.FILE) as alerts:
-        alerts.commit([edge.NewAlert("a1", START_NS, "bursts", "event", "critical", "rock burst", document, ["mail"])])
+    with AlertJournal(site.state_dir / alert_journal.FILE) as alerts:
+        alerts.commit([NewAlert("a1", START_NS, "bursts", "event", "critical", "rock burst", document, ["mail"])])
     driver.get(f"http://{site.address}/events#alerts")
     _wait(driver, lambda d: "look at the raise" in _text(d, "#alert-rows"))
     assert f"/events/{uid}" in str(driver.find_element("css selector", ".alert a").get_attribute("href"))

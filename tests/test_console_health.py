@@ -25,10 +25,12 @@ from test_daemon import daemon
 
 from tscc_stream import config
 from tscc_stream.apps.console import gap_ledger, judgement, model_card
-from tscc_stream.apps.console.daemon_reader import DaemonAwayError, DaemonReader, DaemonSecretError
+from tscc_stream.apps.console.daemon_watch import DaemonWatch
 from tscc_stream.apps.console.readings import quantiles, rate, rates, read
 from tscc_stream.apps.console.sensors import Known, table
+from tscc_stream.apps.console.site import Site
 from tscc_stream.config import ConfigError, load
+from tscc_stream.edges.daemon_view import SecretViewError, ViewError
 from tscc_stream.package import find
 from tscc_stream.passwords import line_for
 from tscc_stream.stages.journal import GapEntry
@@ -195,7 +197,11 @@ HEALTHY = {
     [
         (judgement.daemon(HEALTHY, "", "", "", stopped=False), "OK", "all 2 threads turn"),
         (judgement.daemon(None, "refused", "12:00", "", stopped=False), "BAD", "since 12:00; it did not say"),
-        (judgement.daemon(None, "refused", "12:00", "", stopped=True), "BAD", "it was told to stop"),
+        (
+            judgement.daemon(None, "h:1/healthz: refused", "12:00", "", stopped=True),
+            "BAD",
+            "it was told to stop. The console asked: h:1/healthz: refused",
+        ),
         (judgement.daemon(None, "", "", "set console.metrics_user", stopped=False), "UNKNOWN", "not to the console"),
         (judgement.daemon({"state": "stalled", "stalled": ["back"]}, "", "", "", stopped=False), "BAD", "stuck: back"),
         (judgement.daemon({"state": "starting"}, "", "", "", stopped=False), "LOOK", "it is starting"),
@@ -326,15 +332,20 @@ def test_metrics_with_tls_and_users_are_read_with_the_consoles_password(tmp_path
     mine = {"metrics_user": "console", "metrics_password_file": str(tmp_path / "password")}
     path = write_settings(tmp_path, metrics=metrics, console=mine)
     with daemon(path) as (_, where):
-        reader = DaemonReader(load(path))
+        site = Site(load(path), tmp_path)
+        reader, live = site.daemon(), DaemonWatch(site)
+        live.look(0.0)
+        assert (live.said.reason, live.said.metrics_reason) == ("", "")
         assert reader.health(where["metrics"])["state"] in ("ok", "disconnected")
         assert "tscc_build_info" in reader.metrics(where["metrics"])
-        with pytest.raises(DaemonSecretError, match=r"set console\.metrics_user and console\.metrics_password_file"):
-            DaemonReader(load(write_settings(tmp_path, metrics=metrics))).health(where["metrics"])
+        with pytest.raises(SecretViewError, match=r"set console\.metrics_user and console\.metrics_password_file"):
+            Site(load(write_settings(tmp_path, metrics=metrics)), tmp_path).daemon().health(where["metrics"])
         elsewhere = {**metrics, "tls_certificate": str(tmp_path / "gone.pem")}
-        with pytest.raises(DaemonSecretError, match="the console cannot read it"):
-            DaemonReader(load(write_settings(tmp_path, metrics=elsewhere, console=mine))).health(where["metrics"])
-    with pytest.raises(DaemonAwayError, match="refused"):
+        with pytest.raises(SecretViewError, match=r"gone\.pem: No such file"):
+            Site(load(write_settings(tmp_path, metrics=elsewhere, console=mine)), tmp_path).daemon().health(
+                where["metrics"]
+            )
+    with pytest.raises(ViewError, match="refused"):
         reader.health(where["metrics"])
 
 

@@ -10,13 +10,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from made_messages import status_message
 
-from tscc_stream.apps.console import daemon_watch, shift
-from tscc_stream.apps.console.daemon_watch import Said
+from tscc_stream.apps.console import shift
+from tscc_stream.apps.console.daemon_watch import Said, quarantined
 from tscc_stream.apps.console.live_alerts import sentences
 from tscc_stream.apps.console.recent import Recent, first_since
 from tscc_stream.apps.console.shift import UNKNOWN, Shift, Tally
 from tscc_stream.apps.console.wall_page import Choice, ChoiceError
 from tscc_stream.apps.console.wall_reader import Link
+from tscc_stream.edges.daemon_view import newest_samples
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.messages import Message
 
@@ -117,7 +118,9 @@ def test_metrics_give_the_newest_sample_of_each_channel() -> None:
         'tscc_last_sample_timestamp_seconds{sid="FDSN:XX_A__H_H_Z"} 1.7e+09\n'
         'tscc_samples_total{sid="FDSN:XX_A__H_H_Z"} 5.0\ntscc_channels_quarantined 2.0\n'
     )
-    assert daemon_watch.newest_and_quarantined(text) == ({"FDSN:XX_A__H_H_Z": 1.7e9}, 2)
+    assert (newest_samples(text), quarantined(text)) == ({"FDSN:XX_A__H_H_Z": 1.7e9}, 2)
+    cut_off = text[: text.index(" 1.7e+09")]
+    assert (newest_samples(cut_off), quarantined(cut_off)) == ({}, 0)
 
 
 def test_the_operator_is_told_what_is_wrong_in_sentences() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,11 +17,13 @@ from hypothesis import strategies as st
 from made_site import make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
-from tscc_stream import names, package
+from tscc_stream import names, package, verdicts
 from tscc_stream.edges.people import FILE, MOST_BYTES, PeopleError, PeopleFile
 from tscc_stream.package import Label
 
 DEMO = package.load(package.find("models/demo"))
+SERVICE = 12_345
+"""A user of the system that is not root."""
 _WORD = st.tuples(st.sampled_from(["name", "verdict"]), st.sampled_from(["a/1", "a/11", "b/1"]), st.integers(0, 9))
 
 
@@ -68,6 +75,54 @@ def test_what_it_cannot_take_is_one_sentence(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(PeopleError, match="is a database of something else"):
         PeopleFile(tmp_path / "other")
+
+
+def test_to_read_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(PeopleError, match="cannot open: unable to open database file"):
+        PeopleFile(tmp_path / FILE, read_only=True)
+    assert verdicts.read(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+    writer = PeopleFile(tmp_path / FILE)
+    writer.say("name", "a/1", {}, "eve", 0)
+    reader = PeopleFile(tmp_path / FILE, read_only=True)
+    assert reader.head() == 1
+    with pytest.raises(PeopleError, match="cannot write: attempt to write a readonly database"):
+        reader.say("name", "a/2", {}, "eve", 0)
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_what_root_writes_the_service_can_go_on_writing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Root, at the command line, makes the file and keeps it open; the service, another user, writes to it, too."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        os.chown(folder, SERVICE, SERVICE)
+        by_root = PeopleFile(folder / FILE)
+        by_root.say("name", "a/1", {}, "root", 0)
+        owners = {one.name: (one.stat().st_uid, one.stat().st_gid) for one in folder.iterdir()}
+        assert owners == dict.fromkeys((FILE, f"{FILE}-wal", f"{FILE}-shm"), (SERVICE, SERVICE))
+        assert _as_service(folder) == "2"
+        assert by_root.head() == 2
+        by_root.close()
+        (folder / "other").symlink_to(tmp_path_factory.mktemp("of_root") / "secret")
+        with suppress(PeopleError):
+            PeopleFile(folder / "other").close()
+        assert (folder / "other").resolve().stat().st_uid == 0
+
+
+def _as_service(folder: Path) -> str:
+    """In a process of that user: its number, once it has said something."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from tscc_stream.edges.people import PeopleFile
+os.setgroups([]); os.setgid({SERVICE}); os.setuid({SERVICE})
+print(PeopleFile(Path({str(folder / FILE)!r})).say("name", "a/2", {{}}, "service", 0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_names_are_of_one_model(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tscc_stream import cli, config
 from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
 from tscc_stream.apps.journal_formats import SiteJournal
 from tscc_stream.apps.report_facts import Facts
+from tscc_stream.edges.alert_journal import AlertJournal, NewAlert, NewRound, NewWithheld
 from tscc_stream.edges.people import FILE, PeopleFile
 from tscc_stream.messages import Gap, Message
 from tscc_stream.package import Label
@@ -172,27 +172,28 @@ def test_the_page_needs_nothing_and_escapes_everything(facts: Facts) -> None:
     assert "unknown-11" not in said
 
 
+def _failed_and_repeated(journal: AlertJournal) -> None:
+    """The mail of alert `one` fails; its repetition is delivered."""
+    first = journal.due("mail", END_NS, DAY_NS)
+    assert first is not None
+    journal.tried(first, "failed", "no route", START_NS)
+    journal.commit(rounds=[NewRound("one", 1, START_NS, ["mail"])])
+    again = journal.due("mail", END_NS, DAY_NS)
+    assert again is not None
+    journal.tried(again, "delivered", "", START_NS)
+
+
 def test_alerts_and_their_answers(folder: Path, facts: Facts) -> None:
     state = folder / "state"
-    db = sqlite3.connect(state / "alerts.sqlite")
-    db.executescript(
-        """CREATE TABLE alert (number INTEGER PRIMARY KEY, id TEXT, at_ns INTEGER, rule TEXT, kind TEXT, severity TEXT,
-                               title TEXT, document TEXT);
-           CREATE TABLE delivery (number INTEGER PRIMARY KEY, alert TEXT, action TEXT, round INTEGER, state TEXT);
-           CREATE TABLE withheld (number INTEGER PRIMARY KEY, at_ns INTEGER, why TEXT);"""
-    )
-    for number, uid in enumerate(("one", "two", "late")):
-        at_ns = END_NS if uid == "late" else START_NS + number * SECOND
-        db.execute(
-            "INSERT INTO alert VALUES (?, ?, ?, 'r', 'event', 'critical', ?, '{}')", (number, uid, at_ns, f"<{uid}>")
+    with AlertJournal(state / "alerts.sqlite") as journal:
+        for number, (uid, action) in enumerate({"one": "mail", "two": "hook", "late": "mail"}.items()):
+            at_ns = END_NS if uid == "late" else START_NS + number * SECOND
+            journal.commit([NewAlert(uid, at_ns, "r", "event", "critical", f"<{uid}>", {}, [action])])
+            if uid == "one":
+                _failed_and_repeated(journal)
+        journal.commit(
+            withheld=[NewWithheld(at_ns, at_ns, "r", f"u{at_ns}", "suppressed", "b") for at_ns in (START_NS, END_NS)]
         )
-    db.executemany(
-        "INSERT INTO delivery (alert, action, round, state) VALUES (?, ?, ?, ?)",
-        [("one", "mail", 0, "failed"), ("one", "mail", 1, "delivered"), ("two", "hook", 0, "waiting")],
-    )
-    db.execute("INSERT INTO withheld (at_ns, why) VALUES (?, 'suppressed')", (START_NS,))
-    db.commit()
-    db.close()
     people = PeopleFile(state / FILE)
     people.say("acknowledgement", "one", {"note": "went & looked"}, "sipho", START_NS + 5 * SECOND)
     people.close()

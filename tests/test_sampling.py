@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tscc_stream import sampling
 from tscc_stream.sampling import exact_rate, offset_ns, samples_in, seconds_to_ns, seconds_to_samples
-from tscc_stream.source_id import from_nslc, to_nslc
+from tscc_stream.source_id import from_nslc, name_of, to_nslc
 
 RATES = st.sampled_from([1000.0, 300.0, 250.0, 62.5, 50.0, 1.0, 0.1, 1 / 3, 1e-5, 1 / 7, 1e6 / 7, 5e8])
 COUNTS = st.integers(-(10**10), 10**10)
@@ -82,6 +82,7 @@ def test_long_channel_codes_there_and_back(channel: tuple[str, str, str]) -> Non
 def test_no_source_id(sid: str) -> None:
     with pytest.raises(ValueError, match="expected FDSN:NET_STA_LOC_BAND_SOURCE_SUBSOURCE"):
         to_nslc(sid)
+    assert name_of(sid) == sid, "for people it is what it is"
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,17 @@ from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
-ALERT = "tscc-alert.service"
+ALERT, CONSOLE = "tscc-alert.service", "tscc-console.service"
+BESIDE = (ALERT, CONSOLE)
+OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
+"""Each unit, and its form for several sites."""
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
 HIGHEST_EXPOSURE = 1.5
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=(*NAMES, ALERT))
+@pytest.fixture(params=[name for both in OF_SITES.items() for name in both])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
     shipped = (UNITS / request.param).read_text(encoding="utf-8")
@@ -87,7 +90,7 @@ def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     assert int(settings_of(name)["TimeoutStopSec"][0]) >= END_SECONDS + 5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BESIDE])
 def test_what_zeromq_aborts_without(name: str) -> None:
     """Seen when the unit was really started: libzmq ends the process where these are refused."""
     settings = settings_of(name)
@@ -97,20 +100,31 @@ def test_what_zeromq_aborts_without(name: str) -> None:
     assert "sched_setscheduler" in again.split()
 
 
-def test_the_two_units_differ_only_in_names() -> None:
-    one, many = (settings_of(name) for name in NAMES)
+@pytest.mark.parametrize("name", OF_SITES)
+def test_the_form_for_several_sites_differs_only_in_names(name: str) -> None:
+    one, many = settings_of(name), settings_of(OF_SITES[name])
     as_one = {key: [value.replace("/%i", "") for value in values] for key, values in many.items()}
     differing = {key for key in one.keys() | many.keys() if one.get(key) != as_one.get(key)}
-    assert differing == {"Description", "ExecStart", "LoadCredential", "User"}
+    assert differing == {"Description", "ExecStart", "LoadCredential", "User"} | (
+        {"After"} if name in BESIDE else set()
+    )
+    assert many["User"] == ["tscc-%i"]
+    assert many["ExecStart"] == [one["ExecStart"][0].replace("config.yaml", "%i.yaml")]
 
 
-def test_the_alerts_share_user_state_and_secrets_with_the_daemon() -> None:
+@pytest.mark.parametrize(
+    ("name", "command", "own"), [(ALERT, "alert run", {"SystemCallFilter"}), (CONSOLE, "console", set())]
+)
+def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: str, command: str, own: set[str]) -> None:
     """Of another user, the state folder would be taken away from the daemon."""
-    daemon, alert = settings_of(NAMES[0]), settings_of(ALERT)
-    assert (alert["DynamicUser"], alert["User"]) == (["yes"], [NAMES[0].removesuffix(".service")])
-    own = {"Description", "After", "ExecStart", "ExecReload", "User", "TimeoutStartSec", "TimeoutStopSec"}
-    differing = {key for key in daemon.keys() | alert.keys() if daemon.get(key) != alert.get(key)}
-    assert differing == own | {"SystemCallFilter"}
-    assert alert["ExecStart"] == [f"{PROGRAM} alert run --config /etc/tscc-stream/config.yaml"]
+    daemon, beside = settings_of(NAMES[0]), settings_of(name)
+    assert (beside["DynamicUser"], beside["User"]) == (["yes"], [NAMES[0].removesuffix(".service")])
+    own = own | {"Description", "After", "ExecStart", "ExecReload", "User", "TimeoutStartSec", "TimeoutStopSec"}
+    assert {key for key in daemon.keys() | beside.keys() if daemon.get(key) != beside.get(key)} == own
+    assert beside["ExecStart"] == [f"{PROGRAM} {command} --config /etc/tscc-stream/config.yaml"]
+
+
+def test_alerts_need_no_priority_and_have_time_to_deliver() -> None:
+    alert = settings_of(ALERT)
     assert alert["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
     assert int(alert["TimeoutStopSec"][0]) >= DRAIN_SECONDS + 5

@@ -81,6 +81,21 @@ def test_a_verdict_that_cannot_be_read(tmp_path: Path) -> None:
         verdicts.read(tmp_path)
 
 
+def test_a_verdict_that_was_taken_back_does_not_hold(tmp_path: Path) -> None:
+    people = PeopleFile(tmp_path / FILE)
+    blast, noise = ({"name": name, "agrees": name == "blast", "cluster": 1} for name in ("blast", "noise"))
+    gone = {"name": "withdrawn", "agrees": False, "cluster": 1, "withdrawn": True, "undo": True}
+    for uid, said in {"once": [blast, gone], "twice": [blast, noise, {**blast, "undo": True}], "again": [gone]}.items():
+        for document in said:
+            people.say("verdict", uid, document, "ann", 1)
+    people.say("verdict", "again", noise, "bob", 2)
+    people.close()
+    assert verdicts.read(tmp_path) == {
+        "twice": Verdict("blast", True, "ann", 1),
+        "again": Verdict("noise", False, "bob", 2),
+    }
+
+
 def test_data_sets_hold_what_people_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     say(folder, "u-3", "blast", agrees=True)
     say(folder, "u-4", "drilling", agrees=False)

@@ -7,7 +7,6 @@ of the lowest priority behind a short queue; windows that find it full are skipp
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from tscc_stream.drift import Drift
 from tscc_stream.health import Health
 from tscc_stream.messages import Assignment, Detection
 from tscc_stream.metrics import Metrics
+from tscc_stream.priority import lower_this_thread
 from tscc_stream.serving import Served
 from tscc_stream.stages.interpret import UNKNOWN, Interpret
 
@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 
 MOST_BATCHES = 16
 """Batches that may wait for the candidate."""
-_LOWEST_PRIORITY = 19
 MOST_SECONDS = 60.0
 """Longest that the candidate may take for a batch, at the lowest priority."""
 
@@ -38,11 +37,6 @@ MOST_SECONDS = 60.0
 def label_of(cluster: int, known: bool) -> str:
     """A detection's cluster in metrics: its id, or `unknown`."""
     return str(cluster) if known else UNKNOWN
-
-
-def _lowest_priority() -> None:
-    with suppress(OSError):  # a hardened unit may forbid it; then it shares the processor like any other thread
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +59,7 @@ class ShadowRun:
         self._lock = threading.Lock()
         self._served: Served | None = None
         self._round = 0
-        self._aside = Aside("candidate", begin=_lowest_priority)
+        self._aside = Aside("candidate", begin=lower_this_thread)
 
     def use(self, served: Served | None) -> None:
         """Another candidate, or none; the counts begin anew."""
@@ -123,7 +117,7 @@ class ShadowRun:
             encoded = self._aside.call(lambda: encoder.encode(normalised), MOST_SECONDS, self._alive)
         except (RuntimeError, StuckError) as error:  # what torch raises: a candidate must not end the daemon
             _log.error("the candidate %s failed and is tried no longer: %s", served.identity.name, error)
-            self._aside = Aside("candidate", begin=_lowest_priority)
+            self._aside = Aside("candidate", begin=lower_this_thread)
             self.use(None)
             return
         interpret = Interpret(served.package.name_of, served.scores, self.alpha)

@@ -26,6 +26,14 @@ def to_nslc(sid: str) -> str:
     return f"{network}.{station}.{location}.{joined}"
 
 
+def name_of(sid: str) -> str:
+    """For people: NET.STA.LOC.CHA; what is no such source identifier as it is, such as one of another scheme."""
+    try:
+        return to_nslc(sid)
+    except ValueError:
+        return sid
+
+
 @lru_cache(maxsize=65536)
 def from_nslc(nslc: str) -> str:
     """`BW.UH1..SHZ` -> `FDSN:BW_UH1__S_H_Z`.

@@ -11,7 +11,7 @@ import msgspec
 from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.client import Received, Subscriber
 from tscc_stream.messages import topic_group
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 
 
 def tail(
@@ -73,7 +73,7 @@ def _detection(sid: str, data: dict[str, Any]) -> list[str]:
     cluster = data["cluster"]
     membership = cluster["membership"][cluster["id"]]
     sure = "?    " if membership is None else f"{membership:.3f}"
-    columns = [f"{_channel(sid):<16}", f"{cluster['name']:<24}", sure, "known" if cluster["known"] else "unknown"]
+    columns = [f"{name_of(sid):<16}", f"{cluster['name']:<24}", sure, "known" if cluster["known"] else "unknown"]
     return [*columns, "late"] if data["late"] else columns
 
 
@@ -81,10 +81,3 @@ def _network(data: dict[str, Any]) -> list[str]:
     votes = ", ".join(f"{name} {number}" for name, number in data["votes"].items())
     where = f"{len(data['channels'])} channels"
     return [f"{where:<16}", f"{data['cluster']['name']:<24}", votes, "final" if data["final"] else "early"]
-
-
-def _channel(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid

@@ -1,7 +1,9 @@
 """Verdicts of people on detections and network events, and what they say of a model: precision per cluster.
 
 A verdict is kept in people.sqlite as kind "verdict": its subject is the uid, its document says what it is (`name`),
-whether the model had it right (`agrees`), and which cluster it had been given (`cluster`, null where none).
+whether the model had it right (`agrees`), and which cluster it had been given (`cluster`, null where none). The last
+word on a uid holds. Taking one back says the one before it again, marked `undo`; where there was none, it says one that
+is marked `withdrawn`, and none holds.
 """
 
 from __future__ import annotations
@@ -16,18 +18,23 @@ from typing import Any, TypeVar
 from tscc_stream.edges.people import FILE, PeopleError, PeopleFile, Said
 
 KIND = "verdict"
+WITHDRAWN = "withdrawn"
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 _Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """name: what it is in a person's word. agrees: the model had it right. at_ns: wall time."""
+    """name: what it is in a person's word. agrees: the model had it right. at_ns: wall time.
+
+    family: that of unknown windows with which it was named, empty where it was judged by itself.
+    """
 
     name: str
     agrees: bool
     who: str
     at_ns: int
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,11 @@ class Precision:
 
 
 def read(state_dir: Path) -> dict[str, Verdict]:
-    """The last verdict on each uid; none where nobody has said anything yet. Raises PeopleError."""
+    """The verdict that holds on each uid; none where nobody has said anything yet. Raises PeopleError."""
     path = state_dir / FILE
     if not path.is_file():
         return {}
-    people = PeopleFile(path)
+    people = PeopleFile(path, read_only=True)
     try:
         return given(people)
     finally:
@@ -58,8 +65,16 @@ def read(state_dir: Path) -> dict[str, Verdict]:
 
 
 def given(people: PeopleFile) -> dict[str, Verdict]:
-    """The last verdict on each uid. Raises PeopleError, also where one cannot be read."""
-    return {uid: _verdict(said) for uid, said in people.latest(KIND).items()}
+    """The verdict that holds on each uid, in the order in which they were given.
+
+    Raises PeopleError, also where one cannot be read.
+    """
+    return {uid: _verdict(said) for uid, said in people.latest(KIND).items() if not is_withdrawn(said)}
+
+
+def is_withdrawn(said: Said) -> bool:
+    """Whether it is no verdict, but takes the only one back."""
+    return bool(said.document.get(WITHDRAWN))
 
 
 def _verdict(said: Said) -> Verdict:
@@ -68,7 +83,7 @@ def _verdict(said: Said) -> Verdict:
         raise PeopleError(
             f"the verdict on {said.subject:.40} cannot be read: expected a name, and agrees true or false"
         )
-    return Verdict(name, agrees, said.who, said.at_ns)
+    return Verdict(name, agrees, said.who, said.at_ns, str(said.document.get("family") or ""))
 
 
 def over_members(verdicts: Mapping[str, Verdict], events: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Verdict]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 
 UNKNOWN = "unknown"
 MOST_AMPLITUDES = 50_000
@@ -63,7 +63,7 @@ class EventReader:
             uid,
             int(data["onset_ns"]),
             cluster["name"] if cluster["known"] else UNKNOWN,
-            (_channel(sid),),
+            (name_of(sid),),
             amplitude,
             membership=cluster["membership"][cluster["id"]],
         )
@@ -76,7 +76,7 @@ class EventReader:
             uid,
             int(data["onset_ns"]),
             name,
-            tuple(_channel(sid) for sid in data["channels"]),
+            tuple(name_of(sid) for sid in data["channels"]),
             self._largest(data["detections"]),
             votes=int(votes.get(cluster["name"], 0)),
             voted=bool(votes),
@@ -87,10 +87,3 @@ class EventReader:
         amplitudes = [self._amplitudes.get(uid) for uid in uids]
         known = [amplitude for amplitude in amplitudes if amplitude is not None]
         return max(known) if known and len(known) == len(amplitudes) else None
-
-
-def _channel(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tscc_stream.sampling import NS_PER_SECOND
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
 CLIPPED_NS: Final = 600 * NS_PER_SECOND
@@ -98,7 +98,7 @@ class SensorHealth:
             text += " (nothing heard from the daemon)"
         elif self._facts.state is None:
             text += " (the daemon's own view cannot be read)"
-        named = {why: [_channel(sid) for sid in sorted(sids)[:SHOWN]] for why, sids in blind.items()}
+        named = {why: [name_of(sid) for sid in sorted(sids)[:SHOWN]] for why, sids in blind.items()}
         return {"channels": len(self._known), "blind": len(every), "text": text, **named}
 
     def _blind(self, now_ns: int) -> dict[str, set[str]]:
@@ -117,10 +117,3 @@ class SensorHealth:
 
 def _put(group: set[str], sid: str, inside: bool) -> None:
     (group.add if inside else group.discard)(sid)
-
-
-def _channel(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid

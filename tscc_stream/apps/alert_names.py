@@ -18,7 +18,7 @@ def names_in_use(config: Config, state_dir: Path, folder: Path) -> frozenset[str
     try:
         live = package.load(activation.live_folder(state_dir, package.find(config.model, folder)))
         if (state_dir / FILE).is_file():
-            people = PeopleFile(state_dir / FILE)
+            people = PeopleFile(state_dir / FILE, read_only=True)
             live.given = names.given(people, live.sha256)
             people.close()
     except (PackageError, ActivationError, PeopleError):

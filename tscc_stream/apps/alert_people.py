@@ -7,10 +7,11 @@ a window early.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from tscc_stream.apps.alert_times import Announced
-from tscc_stream.edges.people import FILE, PeopleError, PeopleFile
+from tscc_stream.edges.people import FILE, PeopleError, PeopleFile, Said
 
 ACKNOWLEDGEMENT = "acknowledgement"
 SUPPRESSION = "suppression"
@@ -21,6 +22,15 @@ LONGEST_NS = 24 * 3600 * 10**9
 def acknowledge(people: PeopleFile, alert: str, note: str, who: str, at_ns: int) -> None:
     """Answer an alert: it is not repeated any more. Raises PeopleError."""
     people.say(ACKNOWLEDGEMENT, alert, {"note": note}, who, at_ns)
+
+
+def answers_in(state_dir: Path) -> dict[str, Said]:
+    """The last answer to each alert, by its id; none where nobody has said anything yet. Raises PeopleError."""
+    path = state_dir / FILE
+    if not path.is_file():
+        return {}
+    with closing(PeopleFile(path, read_only=True)) as people:
+        return people.latest(ACKNOWLEDGEMENT)
 
 
 def announce(people: PeopleFile, window: Announced, who: str, at_ns: int) -> str:

@@ -13,7 +13,7 @@ from tscc_stream import activation
 from tscc_stream.activation import ActivationError
 from tscc_stream.apps.alert_health import Facts
 from tscc_stream.config import Config
-from tscc_stream.edges.daemon_view import DaemonView, ViewError
+from tscc_stream.edges.daemon_view import DaemonView, Login, ViewError, newest_samples
 from tscc_stream.edges.sqlite import JournalError, JournalReader
 from tscc_stream.edges.supervision import name_this_thread
 from tscc_stream.gap_causes import LOST
@@ -58,7 +58,8 @@ class Probe:
         self.facts = Facts()
         self._endpoints = Endpoints(config, state_dir)
         self.where = self._endpoints.find()
-        self._view = DaemonView(config.metrics, config.alerts.monitor)
+        monitor = config.alerts.monitor
+        self._view = DaemonView(config.metrics, Login(monitor.user, monitor.password_file, "alerts.monitor."))
         self._journal = state_dir / "journal.sqlite"
         self._seldom = Seldom()
         self._turns = 0
@@ -90,7 +91,7 @@ class Probe:
         health = self._said(lambda: self._view.health(address)) or {}
         channels = self.facts.channels
         if self._turns % METRICS_EVERY == 0 and health:
-            channels = self._said(lambda: self._view.newest_samples(address)) or channels
+            channels = self._said(lambda: newest_samples(self._view.metrics(address))) or channels
         self._turns += 1
         open_gaps, gaps = self._ledger(max(channels.values(), default=time.time()))
         servers = health.get("servers", {})

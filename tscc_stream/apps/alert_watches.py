@@ -18,7 +18,7 @@ from tscc_stream.apps.alert_times import Hours
 from tscc_stream.apps.alert_told import Alert, Repetition, alert_id
 from tscc_stream.config_alerts import AlertsConfig, WatchConfig
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
 MOST_SUBJECTS: Final = 10_000
@@ -167,7 +167,7 @@ class Watches:
         """By what the messages said; what they said before the first start, /healthz still says."""
         said = {subject: _no_data(subject, age_s) for subject, age_s in facts.silent.items()} | self._silent
         if watch.config.channels:
-            return {subject: text for subject, text in said.items() if watch.concerns(_channel(subject))}
+            return {subject: text for subject, text in said.items() if watch.concerns(name_of(subject))}
         for server, since_s in self._away_s.items():
             if now_s - since_s >= watch.config.seconds:
                 said[server] = f"{server}: not connected"
@@ -214,7 +214,7 @@ class Watches:
             gap.to_ns is not None
             and gap.to_ns - gap.from_ns >= seconds_to_ns(watch.config.seconds)
             and (self._stale_ns is None or now_ns - gap.noted_ns <= self._stale_ns)
-            and watch.concerns(_channel(gap.sid))
+            and watch.concerns(name_of(gap.sid))
             and _gap_key(gap) not in watch.gaps
         )
 
@@ -248,7 +248,7 @@ def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
 
 
 def _no_data(subject: str, age_s: float) -> str:
-    return f"{_channel(subject)}: no data for {age_s:.0f} s"
+    return f"{name_of(subject)}: no data for {age_s:.0f} s"
 
 
 def _daemon(after_s: float, quiet_s: float, facts: Facts) -> dict[str, str]:
@@ -265,14 +265,7 @@ def _gap_key(gap: GapEntry) -> str:
 
 def _gap_sentence(gap: GapEntry) -> str:
     seconds = ((gap.to_ns or gap.from_ns) - gap.from_ns) / NS_PER_SECOND
-    return f"{_channel(gap.sid)}: {seconds:.0f} s lost ({gap.cause})"
-
-
-def _channel(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid
+    return f"{name_of(gap.sid)}: {seconds:.0f} s lost ({gap.cause})"
 
 
 def _key(name: str, what: str = "watch ") -> str:

@@ -24,7 +24,7 @@ from tscc_stream.seedlink.frames import FrameError
 from tscc_stream.seedlink.held_streams import held_streams
 from tscc_stream.seedlink.info import Answer, Info
 from tscc_stream.seedlink.streams import parse_pattern
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of, to_nslc
 from tscc_stream.stages.condition import bandpass
 from tscc_stream.windows import plan_windows
 
@@ -133,7 +133,7 @@ def _wants(entry: SeedLinkConfig, sid: str) -> bool:
 
 
 def _no_match(entry: SeedLinkConfig, held: list[str]) -> Finding:
-    patterns, has = some(list(entry.streams), 5), some([_short(sid) for sid in sorted(held)], 5)
+    patterns, has = some(list(entry.streams), 5), some([name_of(sid) for sid in sorted(held)], 5)
     found = f"none of its {len(held)} streams matches {patterns}; it has {has}"
     return fail(f"streams {entry.server}", found, "correct streams of this entry: NET_STA:LOCCHA, * and ? allowed")
 
@@ -196,7 +196,7 @@ def _ages(entry: SeedLinkConfig, wanted: dict[str, int | None], heard: _Heard) -
     if not ages:
         return warn(name, "no data, so no age", "look at the recorders, or wait until they have sent")
     if ahead := sorted(sid for sid, age in ages.items() if age < -AHEAD_SECONDS):
-        found = f"data of {some([_short(sid) for sid in ahead])} are {-min(ages.values()):.0f} s in the future"
+        found = f"data of {some([name_of(sid) for sid in ahead])} are {-min(ages.values()):.0f} s in the future"
         return fail(
             name, found, "the clock of this machine is slow (see clock), or that of the recorder is fast: set it"
         )
@@ -209,7 +209,7 @@ def _ages(entry: SeedLinkConfig, wanted: dict[str, int | None], heard: _Heard) -
         )
     if old:
         todo = "look at these sensors and their recorders"
-        return warn(name, f"{span}: {len(old)} of {len(ages)} are silent: {some([_short(sid) for sid in old])}", todo)
+        return warn(name, f"{span}: {len(old)} of {len(ages)} are silent: {some([name_of(sid) for sid in old])}", todo)
     return ok(name, span)
 
 
@@ -228,7 +228,7 @@ def _bands(config: Config, rates: dict[str, float], spec: PackageSpec | None, se
             wrong.setdefault(text, []).append(sid)
     for text, sids in wrong.items():
         todo = "lower the band (for some channels: section channels), take a model for this rate, or leave them out"
-        yield fail(name, f"{text} ({some([_short(sid) for sid in sids])})", todo)
+        yield fail(name, f"{text} ({some([name_of(sid) for sid in sids])})", todo)
     if rates and not wrong:
         yield ok(name, f"trigger and model fit {', '.join(f'{rate:g} Hz' for rate in sorted(set(rates.values())))}")
 
@@ -244,10 +244,3 @@ def _misfits(config: Config, sid: str, rate_hz: float, spec: PackageSpec | None)
             plan_windows(spec, rate_hz)
     except (RateError, ValueError) as error:
         yield f"model: {error}"
-
-
-def _short(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid

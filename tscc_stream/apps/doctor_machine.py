@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
 import resource
-import struct
 import sys
 import tempfile
 import time
@@ -17,15 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from tscc_stream import __version__
+from tscc_stream.apps import machine_clock
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
+from tscc_stream.apps.machine_clock import ClockError
 
 OLDEST_PYTHON: Final = (3, 11)
 LITTLE_MEMORY, VERY_LITTLE_MEMORY = 1 << 30, 300 << 20
 FEW_FILES: Final = 1024
 EARLIEST_S: Final = 1_767_225_600  # 2026-01-01: this program is no older
 LATEST_S: Final = 4_102_444_800  # 2100-01-01
-_TIMEX_BYTES, _UNSYNCHRONISED = 208, 0x40
-_ERROR_SECONDS: Final = 0.1  # of the clock, as the kernel estimates it, beyond which onsets of two sites disagree
+_ERROR_SECONDS: Final = 1.0
+"""Of the clock, at most, as the kernel estimates it, beyond which ages of data mean little."""
 
 
 def checks(device: str = "auto") -> list[Check]:
@@ -157,20 +157,21 @@ def clock() -> list[Finding]:
 
 
 def _discipline(told: str) -> Iterator[Finding]:
-    timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes 0: only asks
-    if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
-        why = os.strerror(ctypes.get_errno())
-        yield warn("clock", f"{told}; whether it is synchronised cannot be told here: {why}", "look at it on the host")
+    try:
+        kept = machine_clock.ask()
+    except ClockError as error:
+        yield warn(
+            "clock", f"{told}; whether it is synchronised cannot be told here: {error}", "look at it on the host"
+        )
         return
-    max_error_us, _, status = struct.unpack_from("=qqi", timex, 24)
-    if status & _UNSYNCHRONISED:
+    if not kept.synchronised:
         todo = "onsets are as good as the clock of the recorders, ages of data as good as this one: enable chrony"
         yield warn("clock", f"{told}; not synchronised", f"{todo} or systemd-timesyncd with a server of your network")
-    elif max_error_us / 1e6 > _ERROR_SECONDS * 10:
+    elif kept.error_s > _ERROR_SECONDS:
         todo = "look at `chronyc tracking` or `timedatectl timesync-status`: its server may be out of reach"
-        yield warn("clock", f"{told}; synchronised, but may be {max_error_us / 1e6:.1f} s off", todo)
+        yield warn("clock", f"{told}; synchronised, but may be {kept.error_s:.1f} s off", todo)
     else:
-        yield ok("clock", f"{told}; synchronised, at most {max_error_us / 1e6:.3f} s off")
+        yield ok("clock", f"{told}; synchronised, at most {kept.error_s:.3f} s off")
 
 
 def compiled_loops() -> list[Finding]:

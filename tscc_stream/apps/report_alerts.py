@@ -1,30 +1,17 @@
-"""Alerts of a span, what became of them and who answered, for the shift report.
-
-Read out of alerts.sqlite, which the alert program writes, on a connection that cannot write; answers are in
-people.sqlite under kind "acknowledgement".
-"""
+"""Alerts of a span, what became of them and who answered, for the shift report."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
-from tscc_stream.edges import people
-from tscc_stream.edges.people import PeopleFile, Said
+from tscc_stream.apps.alert_people import answers_in
+from tscc_stream.edges import alert_journal
+from tscc_stream.edges.alert_journal import AlertJournal, StoredAlert
+from tscc_stream.edges.people import Said
 
-FILE = "alerts.sqlite"
 MOST = 500
 """Alerts of one report, the earliest."""
-_BUSY_MS = 5_000
-
-
-class AlertsError(RuntimeError):
-    """Alerts that cannot be read, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +35,16 @@ class Alerts:
 
 
 def of_span(state_dir: Path, span_ns: tuple[int, int]) -> Alerts | None:
-    """Alerts raised within a span; None where no alerts are set up. Raises AlertsError, PeopleError."""
-    path = state_dir / FILE
+    """Alerts raised within a span; None where no alerts are set up. Raises AlertJournalError, PeopleError."""
+    path = state_dir / alert_journal.FILE
     if not path.is_file():
         return None
-    answers = _answers(state_dir / people.FILE)
-    with _explained(path), closing(_connected(path)) as db:
-        deliveries: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        query = """SELECT d.alert, d.action, d.state FROM delivery d JOIN alert a ON a.id = d.alert
-                   WHERE a.at_ns >= ? AND a.at_ns < ? ORDER BY d.number"""
-        for alert, action, state in db.execute(query, span_ns):
-            deliveries[alert][action] = state  # of the last round
-        query = """SELECT id, at_ns, severity, kind, title FROM alert WHERE at_ns >= ? AND at_ns < ?
-                   ORDER BY at_ns LIMIT ?"""
-        told = [
-            ToldAlert(at_ns, severity, kind, title, tuple(deliveries[uid].items()), answers.get(uid))
-            for uid, at_ns, severity, kind, title in db.execute(query, (*span_ns, MOST))
-        ]
-        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? AND at_ns < ? GROUP BY why"
-        return Alerts(told, dict(db.execute(query, span_ns)))
+    answers = answers_in(state_dir)
+    with AlertJournal(path, read_only=True) as journal:
+        told = [_told(alert, answers.get(alert.id)) for alert in journal.between(span_ns, MOST)]
+        return Alerts(told, journal.withheld_counts(*span_ns))
 
 
-def _answers(path: Path) -> dict[str, Said]:
-    if not path.is_file():
-        return {}
-    with closing(PeopleFile(path)) as file:
-        return file.latest("acknowledgement")
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    return db
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise AlertsError(f"{path}: cannot be read: {error}") from error
+def _told(alert: StoredAlert, answer: Said | None) -> ToldAlert:
+    deliveries = {one.action: one.state for one in alert.deliveries}  # of the last round
+    return ToldAlert(alert.at_ns, alert.severity, alert.kind, alert.title, tuple(deliveries.items()), answer)

@@ -21,7 +21,7 @@ from tscc_stream.apps.words import cluster_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of, to_nslc
 from tscc_stream.verdicts import Precision, Verdict, precision
 
 DAYS = 7
@@ -241,13 +241,6 @@ def _thumbnails(site: SiteJournal, facts: Facts) -> list[Thumbnail]:
 def _health(site: SiteJournal, facts: Facts) -> list[ChannelHealth]:
     gaps = site.reader.gaps(facts.span_ns[0])
     sids = {one.channel for one in facts.detections}
-    reached = {_name(sid): had for sid, had in report_health.reached(site.reader).items()}
-    named = [replace(gap, sid=_name(gap.sid)) for gap in gaps]
+    reached = {name_of(sid): had for sid, had in report_health.reached(site.reader).items()}
+    named = [replace(gap, sid=name_of(gap.sid)) for gap in gaps]
     return report_health.channels(named, reached, sids, facts.span_ns)
-
-
-def _name(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:
-        return sid

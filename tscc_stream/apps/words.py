@@ -67,7 +67,7 @@ class Words:
         path = self._state_dir / FILE
         if not path.is_file():
             return {}
-        people = PeopleFile(path)
+        people = PeopleFile(path, read_only=True)
         try:
             return names.given(people, sha256)
         finally:

@@ -27,12 +27,12 @@ from pathlib import Path
 import numpy as np
 
 from tscc_stream.activation import ENDPOINTS_FILE
-from tscc_stream.apps.console.daemon_watch import newest_and_quarantined
 from tscc_stream.bench import console_reader, latency, live, load_server
 from tscc_stream.bench.console_browser import Drawn, chromium
 from tscc_stream.bench.live import Child, LiveError, child
 from tscc_stream.bench.load import Scene
 from tscc_stream.bench.measure import FIELD, Figure, Results
+from tscc_stream.edges.daemon_view import newest_samples
 from tscc_stream.messages import Float64Array
 from tscc_stream.source_id import from_nslc
 
@@ -148,7 +148,7 @@ def _wait_for_channels(state: Path, channels: int) -> None:
     deadline = time.monotonic() + live.START_SECONDS
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:  # our own daemon
-            if len(newest_and_quarantined(answer.read().decode())[0]) >= channels:
+            if len(newest_samples(answer.read().decode())) >= channels:
                 return
         time.sleep(0.2)
     raise LiveError(f"the daemon did not get {channels} channels")

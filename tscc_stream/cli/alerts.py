@@ -161,7 +161,7 @@ def _replay(options: argparse.Namespace) -> int:
     seq, since_ns = _since(options.since)
     windows = []
     if (state_dir / FILE).is_file():
-        people = PeopleFile(state_dir / FILE)
+        people = PeopleFile(state_dir / FILE, read_only=True)
         windows = list(announced(people).values())
         people.close()
     _warn_of_names(settings, state_dir, options.config.resolve().parent)
@@ -219,16 +219,14 @@ def _people(state_dir: Path) -> PeopleFile:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from tscc_stream.apps.alert_people import ACKNOWLEDGEMENT  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.apps.alert_people import answers_in  # noqa: PLC0415  # loaded where it is needed
 
     settings, state_dir = _settings(options)
     zone = ZoneInfo(settings.time_zone)
     with _journal(state_dir) as journal:
         if options.withheld:
             return _list_withheld(journal, zone, options)
-        people = _people(state_dir)
-        answers = people.latest(ACKNOWLEDGEMENT)
-        people.close()
+        answers = answers_in(state_dir)
         for alert in reversed(journal.recent(options.most)):
             answer = answers.get(alert.id)
             said = None if answer is None else {"who": answer.who, "at_ns": answer.at_ns, **answer.document}

@@ -331,7 +331,7 @@ def _label_from_site(options: argparse.Namespace) -> int:
     path = Path(settings.state_dir) / people.FILE
     if not path.is_file():
         raise UsageError(f"{path}: no such file; nobody has named anything at this site yet")
-    with closing(people.PeopleFile(path)) as file:
+    with closing(people.PeopleFile(path, read_only=True)) as file:
         found = {k: label for k, label in given(file, loaded.sha256).items() if 0 <= k < loaded.spec.clusters}
     package.write_labels(loaded.folder, loaded.labels | found)
     for cluster, one in sorted(found.items()):

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tscc_stream.ownership import give_to_owner_of_folder
+
 FILE = "alerts.sqlite"
 APPLICATION_ID = 0x54534341  # "TSCA"
 SCHEMA_VERSION = 1
@@ -191,6 +193,7 @@ class AlertJournal:
                 where = f"file:{quote(str(path.absolute()))}?mode=ro"
                 self._db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
             else:
+                give_to_owner_of_folder(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         try:
@@ -200,8 +203,6 @@ class AlertJournal:
                     self._db.execute("PRAGMA synchronous = FULL")
                     self._prepare()
                 self._recognise()
-                if not read_only:
-                    _give_to_owner(path)
         except AlertJournalError:
             self.close()
             raise
@@ -223,7 +224,7 @@ class AlertJournal:
         path = self._path.with_name(self._path.name + ".lock")
         try:
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _give_to_owner(path)
+            give_to_owner_of_folder(path)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlertJournalError(f"{self._path}: another `tscc-stream alert run` uses it") from error
@@ -351,6 +352,13 @@ class AlertJournal:
             rows = self._db.execute(query, (2**63 - 1 if before is None else before, since_ns, most)).fetchall()
         return [self._stored(row) for row in rows]
 
+    def between(self, span_ns: tuple[int, int], most: int) -> list[StoredAlert]:
+        """Alerts made within a span, without its end, with their deliveries, oldest first."""
+        query = f"SELECT {_ALERT} FROM alert WHERE at_ns >= ? AND at_ns < ? ORDER BY at_ns, number LIMIT ?"  # noqa: S608  # names of columns
+        with self._explained("read"):
+            rows = self._db.execute(query, (*span_ns, most)).fetchall()
+        return [self._stored(row) for row in rows]
+
     def attempts(self, delivery: int) -> list[Attempt]:
         """Every try of a delivery, in order."""
         query = "SELECT at_ns, delivered, outcome FROM attempt WHERE delivery = ? ORDER BY number"
@@ -364,11 +372,11 @@ class AlertJournal:
         with self._explained("read"):
             return [NewWithheld(*row) for row in self._db.execute(query, (since_ns, most))]
 
-    def withheld_counts(self, since_ns: int = 0) -> dict[str, int]:
+    def withheld_counts(self, since_ns: int = 0, until_ns: int = 2**63 - 1) -> dict[str, int]:
         """How many were not told, by why."""
-        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? GROUP BY why"
+        query = "SELECT why, count(*) FROM withheld WHERE at_ns >= ? AND at_ns < ? GROUP BY why"
         with self._explained("read"):
-            return dict(self._db.execute(query, (since_ns,)))
+            return dict(self._db.execute(query, (since_ns, until_ns)))
 
     def states(self) -> dict[str, bytes]:
         """What rules and watches remembered."""
@@ -432,10 +440,3 @@ class AlertJournal:
             yield
         except (sqlite3.Error, OSError, ValueError, TypeError) as error:
             raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
-
-
-def _give_to_owner(path: Path) -> None:
-    """What root made by hand belongs to whom the folder belongs to: the service could not write it otherwise."""
-    if os.geteuid() == 0:
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)

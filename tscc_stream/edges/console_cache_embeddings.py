@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from tscc_stream.edges.console_cache import CacheFile, explained, joined, transaction
@@ -34,6 +36,16 @@ class EmbeddingStore:
             self._db.executemany("INSERT OR REPLACE INTO embedding VALUES (?, ?)", rows)
             self._db.execute("DELETE FROM embedding WHERE seq < ?", (oldest,))
             self._file.note_progress(self._what, *joined(done, piece, oldest))
+
+    def of(self, seqs: Iterable[int]) -> dict[int, Float32Array]:
+        """By seq, those that are there: a vector [dimensions] each."""
+        query = "SELECT vector FROM embedding WHERE seq = ?"
+        with explained(self._file.path):
+            if self._file.progress(self._what) is None:
+                return {}
+            rows = [(seq, self._db.execute(query, (seq,)).fetchone()) for seq in seqs]
+        whole = {seq: row[0] for seq, row in rows if row is not None and len(row[0]) == 4 * self._dimensions}
+        return {seq: np.frombuffer(vector, "<f4").astype(np.float32) for seq, vector in whole.items()}
 
     def all(self) -> tuple[Int64Array, Float32Array]:
         """Ascending seqs [n] and their vectors [n, dimensions]."""

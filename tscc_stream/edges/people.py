@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from tscc_stream.ownership import give_to_owner_of_folder
 
 FILE = "people.sqlite"
 APPLICATION_ID = 0x54534350  # "TSCP"
@@ -56,16 +59,25 @@ class Said:
 
 
 class PeopleFile:
-    """The file, made where there is none. For one thread at a time; several processes may have it open."""
+    """The file, made where there is none unless read_only. For one thread at a time; several processes may have it
+    open, those of root as well: the file belongs to whom its folder belongs to.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Raises PeopleError where it cannot be opened, or is something else."""
         self._path = path
         with self._explained("open"):
-            self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._prepare()
+            if not read_only:
+                give_to_owner_of_folder(path)
+            where = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc'}"
+            self._db = sqlite3.connect(
+                where, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+            )
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._prepare()
+            self._recognise()
 
     def close(self) -> None:
         self._db.close()
@@ -135,10 +147,12 @@ class PeopleFile:
             if not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 for statement in _SCHEMA:
                     self._db.execute(statement)
-            ours = self._db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
         finally:
             self._db.execute("COMMIT")
+
+    def _recognise(self) -> None:
+        ours = self._db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if not ours or version != SCHEMA_VERSION:
             self._db.close()
             what = f"has format {version}, expected {SCHEMA_VERSION}" if ours else "is a database of something else"
@@ -148,7 +162,7 @@ class PeopleFile:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise PeopleError(f"{self._path}: cannot {doing}: {error}") from error
 
 

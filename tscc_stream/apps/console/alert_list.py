@@ -1,14 +1,12 @@
 """Alerts on the page Events: the latest, and answering them. The one place that knows the alert process's file.
 
-Without that file, or where this version has no alert process, there are none and the page says why.
+Without that file there are none, and the page says why.
 """
 
 from __future__ import annotations
 
 import time
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -16,15 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from tscc_stream.apps.alert_people import ACKNOWLEDGEMENT, acknowledge
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.event_documents import Document, time_of
 from tscc_stream.apps.console.site import Site
+from tscc_stream.edges.alert_journal import FILE, AlertJournal, StoredAlert
+from tscc_stream.edges.people import Said
 
-ACKNOWLEDGEMENT = "acknowledgement"
 MOST = 100
-_JOURNAL = "tscc_stream.edges.alert_journal"
-
-
 _OF_EVENTS = ("event", "more", "digest")
 """Kinds of alert whose cause names events; others name channels and rules."""
 _MOST_SENTENCES = 12
@@ -45,12 +42,9 @@ class AlertList:
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    def _journal(self) -> Any:  # noqa: ANN401  # edges.alert_journal.AlertJournal, which may not be there
-        if find_spec(_JOURNAL) is None:
-            return None
-        edge = import_module(_JOURNAL)
-        path = self._site.state_dir / edge.FILE
-        return edge.AlertJournal(path, read_only=True) if path.exists() else None
+    def _journal(self) -> AlertJournal | None:
+        path = self._site.state_dir / FILE
+        return AlertJournal(path, read_only=True) if path.exists() else None
 
     def page(self, _request: Request) -> Response:
         """The latest alerts, newest first, with their deliveries and answers."""
@@ -63,7 +57,7 @@ class AlertList:
             alerts = [self._document(alert, answers.get(alert.id)) for alert in journal.recent(MOST)]
         return JSONResponse({"alerts": alerts, "reason": "" if alerts else "no alert so far"})
 
-    def _document(self, alert: Any, answer: Any) -> Document:  # noqa: ANN401  # StoredAlert; Said or None
+    def _document(self, alert: StoredAlert, answer: Said | None) -> Document:
         document, cause = alert.document, alert.document.get("cause", {})
         uids = cause.get("uids") if alert.kind in _OF_EVENTS else None
         return {
@@ -104,7 +98,7 @@ class AlertList:
             if journal.get(said.alert) is None:
                 return JSONResponse({"error": f"alert {said.alert}: there is none with this id"}, 404)
         with self._site.people() as people:
-            people.say(ACKNOWLEDGEMENT, said.alert, {"note": said.note}, name, time.time_ns())
+            acknowledge(people, said.alert, said.note, name, time.time_ns())
         return JSONResponse({"acknowledged": said.alert})
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tscc_stream import verdicts
 from tscc_stream.apps.console.detections import Detections, Rows, of_period
-from tscc_stream.apps.console.gallery import Judged
 from tscc_stream.apps.console.site import Site
-from tscc_stream.edges.people import Said
 from tscc_stream.package import Label, Package
 from tscc_stream.source_id import to_nslc
+from tscc_stream.verdicts import Precision, Verdict
 
 PERIODS: dict[str, float | None] = {"8 h": 8, "24 h": 24, "7 d": 168, "30 d": 720, "all": None}
 USUAL = "7 d"
@@ -33,7 +33,7 @@ class View:
     others: int
     period: str
     complete: bool
-    verdicts: dict[str, Said]
+    verdicts: dict[str, Verdict]
 
     @property
     def clusters(self) -> range:
@@ -72,11 +72,10 @@ class View:
         counted = Counter(members["sid"].tolist())
         return [(self.channel(place), count) for place, count in counted.most_common()]
 
-    def judged(self, members: Rows) -> Judged:
-        """What people said of them."""
+    def precision(self, members: Rows) -> Precision | None:
+        """How often people agreed; None where nobody judged one of them."""
         said = [self.verdicts[uid] for uid in map(bytes.decode, members["uid"].tolist()) if uid in self.verdicts]
-        agreeing = [one.document.get("agrees") for one in said]
-        return Judged(agreeing.count(True), agreeing.count(True) + agreeing.count(False))
+        return verdicts.precision(("members", one.agrees) for one in said).get("members")
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -99,13 +98,8 @@ def look(site: Site, detections: Detections, period: str) -> View:
     rows = of_period(detections.look(site), PERIODS[period])
     mine = rows["model"] == detections.models.place(package.sha256)
     with site.people() as people:
-        verdicts = judgements(people.latest("verdict"))
-    return View(site, package, rows[mine], detections.sids, int(np.sum(~mine)), period, detections.complete, verdicts)
-
-
-def judgements(said: dict[str, Said]) -> dict[str, Said]:
-    """Verdicts that hold: not those that were taken back."""
-    return {uid: one for uid, one in said.items() if not one.document.get("withdrawn")}
+        judged = verdicts.given(people)
+    return View(site, package, rows[mine], detections.sids, int(np.sum(~mine)), period, detections.complete, judged)
 
 
 def period_of(query: Any) -> str:  # noqa: ANN401  # starlette's QueryParams

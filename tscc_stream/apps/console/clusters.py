@@ -121,7 +121,6 @@ class ClusterPages:
 
     def _card(self, view: View, cluster: int) -> dict[str, Any]:
         members, label = view.members(cluster), view.label(cluster)
-        judged = view.judged(members)
         return {
             "id": cluster,
             "label": label,
@@ -129,7 +128,7 @@ class ClusterPages:
             "named": view.package.label_of(cluster) is not None,
             "count": int(members.size),
             "share": view.share(members.size),
-            "judged": judged,
+            "precision": view.precision(members),
             "typical": [_shown(view, one) for one in typical(members)],
             "amplitude": counts(float(np.nanmedian(members["amplitude"]))) if members.size else "",
             "membership": float(np.median(members["membership"])) if members.size else float("nan"),

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import ssl
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tscc_stream.apps.console import data_state
 from tscc_stream.apps.console.data_state import DataState
-from tscc_stream.config import Config
+from tscc_stream.apps.console.site import Site
+from tscc_stream.edges.daemon_view import ViewError, newest_samples
 
 HEALTH_SECONDS, METRICS_SECONDS = 2.0, 5.0
 PATIENCE_SECONDS = 3.0
-MOST_BYTES = 64 << 20
-"""Of one answer; 50,000 channels take about 20 MB."""
-_LAST = 'tscc_last_sample_timestamp_seconds{sid="'
+_QUARANTINED = re.compile(r"^tscc_channels_quarantined (\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +34,11 @@ class Said:
 class DaemonWatch:
     """`look` asks where it is time to; by one thread. said: the latest, for any thread."""
 
-    def __init__(self, config: Config, where: Callable[[], dict[str, Any]]) -> None:
-        self._where, self._tls = where, config.metrics.tls_key is not None
+    def __init__(self, site: Site) -> None:
+        self._where, self._view = site.endpoints, site.daemon(PATIENCE_SECONDS)
         self._asked_health_s = self._asked_metrics_s = -1e9
         self.said = Said()
-        self._stale_seconds = min((one.stale_seconds for one in config.seedlink), default=60.0)
+        self._stale_seconds = site.stale_seconds
 
     def look(self, now_s: float) -> None:
         """Takes up to twice PATIENCE_SECONDS where the daemon hangs."""
@@ -68,57 +63,24 @@ class DaemonWatch:
     def _look_at_health(self) -> None:
         said = self.said
         try:
-            health, reason = json.loads(self._get("healthz")), ""
-        except (OSError, ValueError) as error:
-            health, reason = {}, _why(error)
+            health, reason = self._view.health(self._where()["metrics"]), ""
+        except ViewError as error:
+            health, reason = {}, str(error)
         self.said = replace(said, health=health, reason=reason)
 
     def _look_at_metrics(self, now_s: float) -> None:
         said = self.said
         try:
-            text = self._get("metrics")
-        except (OSError, ValueError) as error:
-            self.said = replace(said, metrics_reason=_why(error))
+            text = self._view.metrics(self._where()["metrics"])
+        except ViewError as error:
+            self.said = replace(said, metrics_reason=str(error))
             return
-        newest_s, quarantined = newest_and_quarantined(text)
-        moved_s = {
-            sid: said.moved_s.get(sid) if said.newest_s.get(sid, at_s) == at_s else now_s
-            for sid, at_s in newest_s.items()
-        }
-        self.said = replace(said, newest_s=newest_s, moved_s=moved_s, metrics_reason="", quarantined=quarantined)
-
-    def _get(self, page: str) -> str:
-        """Raises OSError and ValueError. /healthz says what is wrong with status 503."""
-        scheme, context = "http", None
-        if self._tls:  # it says how old data are, and no secret: whose certificate it shows does not matter
-            scheme, context = "https", ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        address = f"{scheme}://{self._where()['metrics']}/{page}"
-        try:
-            with urllib.request.urlopen(address, timeout=PATIENCE_SECONDS, context=context) as answer:  # noqa: S310  # http or https
-                return str(answer.read(MOST_BYTES).decode())
-        except urllib.error.HTTPError as error:
-            if error.code == 503:
-                return error.read(MOST_BYTES).decode()
-            raise
+        newest_s = newest_samples(text)
+        moved_s = data_state.moved(said.newest_s, said.moved_s, newest_s, now_s)
+        self.said = replace(said, newest_s=newest_s, moved_s=moved_s, metrics_reason="", quarantined=quarantined(text))
 
 
-def newest_and_quarantined(metrics: str) -> tuple[dict[str, float], int]:
-    """Out of /metrics: time of the newest sample by source id, and how many channels are quarantined."""
-    newest_s: dict[str, float] = {}
-    quarantined = 0
-    for line in metrics.splitlines():
-        if line.startswith(_LAST):
-            sid, _, value = line.removeprefix(_LAST).partition('"} ')
-            newest_s[sid] = float(value)
-        elif line.startswith("tscc_channels_quarantined "):
-            quarantined = round(float(line.rpartition(" ")[2]))
-    return newest_s, quarantined
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        asks = error.code in (401, 429)
-        return "it asks for a password, which the console does not have" if asks else f"it answers {error.code}"
-    reason = getattr(error, "reason", error)
-    return f"{getattr(reason, 'strerror', None) or reason}".lower()
+def quarantined(metrics: str) -> int:
+    """Out of /metrics: how many channels are left out."""
+    found = _QUARANTINED.search(metrics)
+    return int(found[1]) if found is not None else 0

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from tscc_stream.apps.console.trace import Trace
 
-Word = Literal["OK", "LAG", "STALE", "DEAD", "FLAT", "CLIPPED"]
-WORDS: Final[tuple[Word, ...]] = ("OK", "CLIPPED", "LAG", "FLAT", "STALE", "DEAD")
-"""From well to worst."""
+Word = Literal["OK", "LAG", "CLIPPED", "FLAT", "LEFT OUT", "STALE", "DEAD"]
+WORDS: Final[tuple[Word, ...]] = ("OK", "LAG", "CLIPPED", "FLAT", "LEFT OUT", "STALE", "DEAD")
+"""From well to worst. LEFT OUT, quarantined, is known to the page Health alone."""
 LAG_SECONDS: Final = 5.0
 LAG_RECORDS: Final = 3
 FAR_LAG_SECONDS: Final = 15.0
 """Of channels that are not shown: the daemon is asked every few seconds only, and does not say how long records are."""
 DEAD_TIMES: Final = 10
+"""Times `stale_seconds`."""
 CLIPPED_SECONDS: Final = 10.0
 
 
@@ -55,3 +57,14 @@ def of_daemon(age: float, unmoved: float | None, stale_seconds: float) -> DataSt
     if silent >= stale_seconds and age >= stale_seconds:
         return DataState("DEAD" if silent >= DEAD_TIMES * stale_seconds else "STALE", silent)
     return DataState("LAG" if age > FAR_LAG_SECONDS else "OK", age)
+
+
+def moved(
+    before: Mapping[str, float], moved_s: Mapping[str, float | None], now: Mapping[str, float], now_s: float
+) -> dict[str, float | None]:
+    """Monotonic time at which each channel's newest sample last changed; None where that has not been seen yet.
+
+    before, now: data time of the newest sample by source id, at the look before and at this one; moved_s: what this
+    gave at the look before.
+    """
+    return {sid: moved_s.get(sid) if before.get(sid, newest_s) == newest_s else now_s for sid, newest_s in now.items()}

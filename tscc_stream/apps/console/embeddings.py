@@ -1,4 +1,5 @@
-"""Embeddings of windows in the journal, computed when they are asked for and kept in memory.
+"""Embeddings of windows in the journal: out of the console's cache where the page Events has computed them already,
+else computed when they are asked for; kept in memory.
 
 Computed in numpy by one thread of the lowest priority, a few at a time, so that the daemon never waits for it.
 """
@@ -6,18 +7,20 @@ Computed in numpy by one thread of the lowest priority, a few at a time, so that
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from contextlib import suppress
+from contextlib import closing
 
 import numpy as np
 
 from tscc_stream.apps.console.journal_windows import window_at
 from tscc_stream.apps.console.site import NotThereError, Site
+from tscc_stream.edges.console_cache import FILE, CacheError, CacheFile
+from tscc_stream.edges.console_cache_embeddings import EmbeddingStore
 from tscc_stream.edges.numpy_encoder import NumpyEncoder
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError
+from tscc_stream.priority import lower_this_thread
 from tscc_stream.stages.journal import JournalError
 
 _log = logging.getLogger(__name__)
@@ -27,7 +30,6 @@ MOST = 20_000
 MOST_WANTED = 5_000
 """Windows that are waited for at a time."""
 _TOGETHER = 16
-_LOWEST_PRIORITY = 19
 
 
 class EmbeddingError(RuntimeError):
@@ -66,30 +68,35 @@ class Embeddings:
         return found
 
     def _run(self, package: Package) -> None:
-        with suppress(OSError):  # a hardened unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        lower_this_thread()
         try:
             encoder = NumpyEncoder(package)
-            with self._site.journal() as journal:
-                while self._some(journal, encoder, package):
+            with (
+                self._site.journal() as journal,
+                closing(CacheFile(self._site.state_dir / FILE, journal.epoch)) as file,
+            ):
+                store = EmbeddingStore(file, package.sha256, package.spec.embedding)
+                while self._some(journal, store, encoder, package):
                     pass
-        except (PackageError, JournalError, NotThereError) as error:
+        except (PackageError, JournalError, NotThereError, CacheError) as error:
             _log.warning("embeddings: %s", error)
             with self._lock:
                 self._failed = str(error)
 
-    def _some(self, journal: JournalReader, encoder: NumpyEncoder, package: Package) -> bool:
+    def _some(self, journal: JournalReader, store: EmbeddingStore, encoder: NumpyEncoder, package: Package) -> bool:
         """Whether there was anything to do."""
         with self._lock:
             if self._model != package.sha256:
                 return False
             together = [self._wanted.popitem() for _ in range(min(_TOGETHER, len(self._wanted)))]
-        windows = {uid: window_at(journal, seq, package) for uid, seq in together}
+        stored = store.of(seq for _, seq in together)
+        known = {uid: stored[seq] for uid, seq in together if seq in stored}
+        windows = {uid: window_at(journal, seq, package) for uid, seq in together if seq not in stored}
         there = {uid: window for uid, window in windows.items() if window is not None}
         embedding = encoder.encode(np.stack(list(there.values()))).embedding if there else ()
         with self._lock:
             if self._model == package.sha256:
-                self._kept |= dict.fromkeys(windows) | dict(zip(there, embedding, strict=True))
+                self._kept |= known | dict.fromkeys(windows) | dict(zip(there, embedding, strict=True))
                 for oldest in list(self._kept)[: max(0, len(self._kept) - MOST)]:
                     del self._kept[oldest]
         return bool(together)

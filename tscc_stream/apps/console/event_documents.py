@@ -18,6 +18,7 @@ from tscc_stream.edges.people import Said
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.interpret import UNKNOWN
 from tscc_stream.stages.publish import iso_time
+from tscc_stream.verdicts import is_withdrawn
 
 MOST_MEMBERS = 64
 """Detections of a network event that are looked at."""
@@ -133,7 +134,7 @@ class Documents:
                 "name": entry.document.get("name"),
                 "agrees": entry.document.get("agrees"),
                 "undo": bool(entry.document.get("undo")),
-                "withdrawn": bool(entry.document.get("withdrawn")),
+                "withdrawn": is_withdrawn(entry),
                 "who": entry.who,
                 "time": time_of(self._site, entry.at_ns),
             }

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from pydantic import ValidationError
 
-from tscc_stream.apps.console.amplitude import Converter
 from tscc_stream.apps.console.spectrogram import RANGE_DB, as_bytes, spectrogram
+from tscc_stream.apps.response import Responses
 from tscc_stream.edges.journal_events import EventReader, StoredEvent
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
@@ -48,10 +48,11 @@ def _windows(journal: EventReader, events: Sequence[StoredEvent]) -> list[_Windo
 
 
 def traces(
-    journal: EventReader, events: Sequence[StoredEvent], origin_ns: int, convert: Converter
+    journal: EventReader, events: Sequence[StoredEvent], origin_ns: int, responses: Responses | None
 ) -> tuple[list[Document], float]:
     """One a channel, times in seconds from origin_ns on, and the decibels of the brightest colour.
 
+    responses: by which samples come in m/s where they have the channel; None: all stay in counts.
     The colours of all spectrograms of a page mean the same, unless some are in counts and others in m/s: then each unit
     has its own brightest.
     """
@@ -59,7 +60,7 @@ def traces(
     made = [
         trace
         for window in _windows(journal, events)
-        for trace in _of_window(window, origin_ns, specs.get(window.data["model"]["sha256"]), convert)
+        for trace in _of_window(window, origin_ns, specs.get(window.data["model"]["sha256"]), responses)
     ]
     tops: dict[str, float] = {}
     for trace in made:
@@ -80,13 +81,15 @@ def _specs(journal: EventReader) -> Mapping[str, PackageSpec]:
     return found
 
 
-def _of_window(window: _Window, origin_ns: int, spec: PackageSpec | None, convert: Converter) -> list[Document]:
+def _of_window(
+    window: _Window, origin_ns: int, spec: PackageSpec | None, responses: Responses | None
+) -> list[Document]:
     nslc, data = to_nslc(window.event.sid), window.data
     rate_hz = data["window"]["sample_rate_hz"]
     found = []
     for number in range(window.samples.shape[1]):
         channel = _channel(nslc, number, spec)
-        samples, unit = _converted(window, number, channel, spec, convert)
+        samples, unit = _converted(window, number, channel, spec, responses)
         picture = spectrogram(samples, rate_hz)
         found.append(
             {
@@ -121,13 +124,15 @@ def _channel(nslc: str, number: int, spec: PackageSpec | None) -> str:
 
 
 def _converted(
-    window: _Window, number: int, channel: str, spec: PackageSpec | None, convert: Converter
+    window: _Window, number: int, channel: str, spec: PackageSpec | None, responses: Responses | None
 ) -> tuple[Float32Array, str]:
     samples: Float32Array = np.ascontiguousarray(window.samples[:, number])
     if not window.in_counts:
         return samples, "normalised"
-    gain = None if spec is None else convert(channel, window.event.onset_ns, spec.band_hz)
-    return (samples, "counts") if gain is None else ((samples / gain).astype(np.float32), "m/s")
+    if spec is None or responses is None:
+        return samples, "counts"
+    per_count = responses.metres_per_second(channel, 1.0, window.event.onset_ns, spec.band_hz)
+    return (samples, "counts") if per_count is None else ((samples * per_count).astype(np.float32), "m/s")
 
 
 def _text(raw: bytes) -> str:

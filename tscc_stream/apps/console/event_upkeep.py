@@ -6,11 +6,9 @@ At the lowest priority and in small pieces, so that the daemon beside it never w
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -28,6 +26,7 @@ from tscc_stream.edges.numpy_encoder import NumpyEncoder
 from tscc_stream.edges.people import PeopleError
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Package, PackageError, PackageSpec, other_windows
+from tscc_stream.priority import lower_this_thread
 from tscc_stream.seldom import Seldom
 from tscc_stream.stages.journal import JournalError
 
@@ -40,7 +39,6 @@ _PIECE = 64
 """Messages whose windows are embedded in one go: some 50 ms."""
 _WAIT_SECONDS = 0.5
 _LATER_SECONDS = 2.0
-_LOWEST_PRIORITY = 19
 _FOR_THE_MOMENT = (NotThereError, JournalError, PeopleError, CacheError, PackageError, ActivationError)
 
 
@@ -79,8 +77,7 @@ class EventUpkeep:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        with suppress(OSError):  # a hardened unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        lower_this_thread()
         while not self._stopping.is_set():
             try:
                 with look(self._site) as now:

@@ -1,7 +1,6 @@
 """What people say of detections and network events: said once, mirrored beside the events, its history kept.
 
-people.sqlite, kind "verdict", subject the uid, document {"name", "agrees", "cluster"}. Nothing there is overwritten:
-taking a verdict back says the one before it again, or, where there was none, one with `"withdrawn": true`.
+What a verdict is, and what one is that was taken back: tscc_stream/verdicts.py.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from typing import Any
 from tscc_stream.apps.console.site import Site
 from tscc_stream.edges.console_cache_events import Verdict, VerdictMirror
 from tscc_stream.edges.people import PeopleFile, Said
+from tscc_stream.verdicts import KIND, WITHDRAWN, is_withdrawn
 
-KIND = "verdict"
-WITHDRAWN = "withdrawn"
 _PAGE = 1000
 _MOST_HISTORY = 50
 
@@ -45,8 +43,8 @@ def follow(site: Site, mirror: VerdictMirror) -> int:
 
 def _take(mirror: VerdictMirror, page: list[Said], through: int) -> None:
     last = {said.subject: said for said in page if said.kind == KIND}
-    holding = [_verdict(said) for said in last.values() if not said.document.get(WITHDRAWN)]
-    mirror.take(holding, [uid for uid, said in last.items() if said.document.get(WITHDRAWN)], through)
+    holding = [_verdict(said) for said in last.values() if not is_withdrawn(said)]
+    mirror.take(holding, [uid for uid, said in last.items() if is_withdrawn(said)], through)
 
 
 def _verdict(said: Said) -> Verdict:
@@ -67,7 +65,7 @@ def take_back(site: Site, judged: list[Judged], who: str) -> None:
     with site.people() as people:
         for one in judged:
             said = _history(people, one.uid)
-            if said and not said[-1].document.get(WITHDRAWN):
+            if said and not is_withdrawn(said[-1]):
                 people.say(KIND, one.uid, _before(said, one), who, time.time_ns())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -13,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from tscc_stream.apps.amplitudes import responses_of
 from tscc_stream.apps.console import event_verdicts
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.alert_list import AlertList, routes_of_alerts
-from tscc_stream.apps.console.amplitude import Converter, converter_of
 from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
 from tscc_stream.apps.console.event_documents import MOST_MEMBERS, Document, Documents, verdict_of
 from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
@@ -24,8 +25,12 @@ from tscc_stream.apps.console.event_traces import thumbnails, traces
 from tscc_stream.apps.console.event_upkeep import EventUpkeep, embedding_of, share_embedded
 from tscc_stream.apps.console.site import NotThereError
 from tscc_stream.apps.console.web import Console
+from tscc_stream.apps.response import ResponseError, Responses
 from tscc_stream.edges.console_cache_events import Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
+from tscc_stream.verdicts import KIND
+
+_log = logging.getLogger(__name__)
 
 ROWS = 60
 SIMILAR = 24
@@ -90,12 +95,15 @@ class Events:
     def __init__(self, console: Console) -> None:
         self._console, self._site = console, console.site
         self.upkeep = EventUpkeep(console.site)
-        self._converter: Converter | None = None
 
-    def _convert(self) -> Converter:
-        if self._converter is None:
-            self._converter = converter_of(self._site)
-        return self._converter
+    @functools.cached_property
+    def _responses(self) -> Responses | None:
+        """Read with the first event that is looked at; where they cannot be, that is said once in the log."""
+        try:
+            return responses_of(self._site.config, self._site.folder)
+        except ResponseError as error:
+            _log.error("%s; amplitudes stay in counts", error)
+            return None
 
     def _choice(self, request: Request, now: Look, documents: Documents) -> tuple[Asked, Choice]:
         ask = asked(request.query_params)
@@ -151,7 +159,7 @@ class Events:
         """Events with a new verdict, whether anything was renamed, and how far that goes."""
         with self._site.people() as people:
             said = people.after(number, _MOST_CHANGES)
-        changed = list(dict.fromkeys(one.subject for one in said if one.kind == event_verdicts.KIND))
+        changed = list(dict.fromkeys(one.subject for one in said if one.kind == KIND))
         return changed, any(one.kind == "name" for one in said), said[-1].number if said else number
 
     def event(self, request: Request) -> Document:
@@ -166,7 +174,7 @@ class Events:
             row = documents.row(event, now.verdicts.of([uid]).get(uid))
             members = now.journal.of_uids(row.get("detections", [uid])[:MOST_MEMBERS])
             events = sorted(members.values(), key=lambda one: one.onset_ns)
-            shown, _ = traces(now.journal, events, event.onset_ns, self._convert())
+            shown, _ = traces(now.journal, events, event.onset_ns, self._responses)
             with_verdicts = now.verdicts.of(members)
             return {
                 "event": row,

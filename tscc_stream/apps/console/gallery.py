@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import sqrt
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -95,26 +94,3 @@ def per_hour_of_day(members: Rows, everything: Rows, zone: ZoneInfo) -> Float64A
 
 def _hour(quarter: int, zone: ZoneInfo) -> int:
     return datetime.fromtimestamp(quarter * 900, UTC).astimezone(zone).hour
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """People's verdicts on detections of one cluster. right: of `of` that were judged."""
-
-    right: int
-    of: int
-
-    @property
-    def precision(self) -> float:
-        """Share of those that were judged; NaN where nobody judged."""
-        return self.right / self.of if self.of else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval: where the share of all detections lies, if those that were judged are like them."""
-        if not self.of:
-            return 0.0, 1.0
-        z, n, p = 1.96, self.of, self.precision
-        middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        scale = 1 + z * z / n
-        return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

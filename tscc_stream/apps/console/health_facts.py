@@ -13,11 +13,12 @@ from typing import Any
 
 from tscc_stream import activation
 from tscc_stream.activation import ActivationError
-from tscc_stream.apps.console import judgement, machine_clock
+from tscc_stream.apps import machine_clock
+from tscc_stream.apps.console import judgement
 from tscc_stream.apps.console.health_watch import WATCHED, Seen
 from tscc_stream.apps.console.judgement import Part, bytes_text
 from tscc_stream.apps.console.readings import Readings, quantiles, rate, rates
-from tscc_stream.apps.console.sensors import Known, Sensor, table
+from tscc_stream.apps.console.sensors import NEWEST, Known, Sensor, table
 from tscc_stream.apps.console.site import JOURNAL, NotThereError, Site
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.package import PackageError
@@ -70,7 +71,7 @@ def _latest(journal: JournalReader) -> tuple[str, Counter[str]]:
 
 def newest_sample_s(now: Readings | None) -> float | None:
     """Data time of the newest sample of all channels, s since 1970."""
-    newest = now.by("tscc_last_sample_timestamp_seconds", "sid").values() if now is not None else ()
+    newest = now.by(NEWEST, "sid").values() if now is not None else ()
     return max(newest, default=None)
 
 
@@ -176,8 +177,7 @@ def sensors(site: Site, seen: Seen, found: InJournal) -> list[Sensor]:
     """The worst first; empty where the daemon does not say."""
     if seen.now is None:
         return []
-    stale_s = min((one.stale_seconds for one in site.config.seedlink), default=60.0)
-    known = Known(time.time(), time.monotonic(), stale_s, seen.moved_s, found.clipped, found.gaps)
+    known = Known(time.time(), time.monotonic(), site.stale_seconds, seen.moved_s, found.clipped, found.gaps)
     return table(seen.earlier, seen.now, known)
 
 

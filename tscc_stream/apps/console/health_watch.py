@@ -10,9 +10,11 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tscc_stream.apps.console.daemon_reader import DaemonAwayError, DaemonReader, DaemonSecretError
+from tscc_stream.apps.console.data_state import moved
 from tscc_stream.apps.console.readings import Readings, quantiles, rate, read
+from tscc_stream.apps.console.sensors import NEWEST
 from tscc_stream.apps.console.site import Site
+from tscc_stream.edges.daemon_view import SecretViewError, ViewError
 from tscc_stream.seldom import Seldom
 
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class HealthWatch:
     """`start`, `stop`; seen and history may be read by any thread."""
 
     def __init__(self, site: Site) -> None:
-        self._site, self._reader = site, DaemonReader(site.config)
+        self._site, self._view = site, site.daemon()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health watch", daemon=True)
         self._base: Readings | None = None
@@ -88,15 +90,15 @@ class HealthWatch:
         seen = replace(self.seen, at_s=now_s)
         try:
             address = str(self._site.endpoints()["metrics"])
-            health = self._reader.health(address)
-            now = read(self._reader.metrics(address), now_s)
-        except DaemonAwayError as error:
+            health = self._view.health(address)
+            now = read(self._view.metrics(address), now_s)
+        except SecretViewError as error:
+            self._note(str(error))
+            self.seen = replace(seen, health=None, away="", secret=str(error), now=None, earlier=None)
+        except ViewError as error:
             self._note(str(error))
             self.seen = replace(seen, health=None, away=str(error), secret="")
             self.history.append(Point(wall_s, {}))
-        except DaemonSecretError as error:
-            self._note(str(error))
-            self.seen = replace(seen, health=None, away="", secret=str(error), now=None, earlier=None)
         else:
             earlier = self._earlier(now)
             self.seen = Seen(health, now, earlier, "", "", wall_s, self._moved(now), now_s)
@@ -107,12 +109,8 @@ class HealthWatch:
             _log.warning("%s", sentence)
 
     def _moved(self, now: Readings) -> dict[str, float | None]:
-        before = self.seen.now.by("tscc_last_sample_timestamp_seconds", "sid") if self.seen.now is not None else {}
-        moved: dict[str, float | None] = {}
-        for sid, newest_s in now.by("tscc_last_sample_timestamp_seconds", "sid").items():
-            same = before.get(sid, newest_s) == newest_s
-            moved[sid] = self.seen.moved_s.get(sid) if same else now.at_s
-        return moved
+        before = self.seen.now.by(NEWEST, "sid") if self.seen.now is not None else {}
+        return moved(before, self.seen.moved_s, now.by(NEWEST, "sid"), now.at_s)
 
     def _earlier(self, now: Readings) -> Readings | None:
         """A scrape of a minute or two ago, or the first there is."""

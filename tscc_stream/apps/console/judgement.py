@@ -50,7 +50,7 @@ def daemon(health: Mapping[str, Any] | None, away: str, since: str, secret: str,
             if stopped
             else "systemctl status tscc-stream; journalctl -u tscc-stream -n 50"
         )
-        return Part("daemon", "BAD", f"it does not run since {since}; {how}", f"{do} ({away})")
+        return Part("daemon", "BAD", f"it does not run since {since}; {how}. The console asked: {away}", do)
     state = str(health.get("state"))
     if state == "stalled":
         threads = ", ".join(health.get("stalled", ()))

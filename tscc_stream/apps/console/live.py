@@ -41,7 +41,7 @@ class Live:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.daemon = DaemonWatch(site.config, site.endpoints)
+        self.daemon = DaemonWatch(site)
         self._recent = Recent(lambda now_ns: shift.current(site.config.shifts, site.zone, now_ns))
         self.wall = Wall(site.config, self._known, self._told)
         self._lock = threading.Lock()

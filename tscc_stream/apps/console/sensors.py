@@ -1,22 +1,18 @@
-"""One row for each channel: how its data are. Pure. The words are those of the page Live."""
+"""One row for each channel: how its data are. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from tscc_stream.apps.console.data_state import WORDS, Word, of_daemon
 from tscc_stream.apps.console.readings import Readings, rates
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
-Word = Literal["OK", "LAG", "CLIPPED", "FLAT", "LEFT OUT", "STALE", "DEAD"]
-WORDS: tuple[Word, ...] = ("OK", "LAG", "CLIPPED", "FLAT", "LEFT OUT", "STALE", "DEAD")
-"""From well to worst."""
-LAG_SECONDS = 15.0
-DEAD_TIMES = 10
-"""Times `stale_seconds`."""
+NEWEST = "tscc_last_sample_timestamp_seconds"
+"""The metric that has the time of each channel's newest sample."""
 _FLAT_SECONDS = 600.0
 """For so long after a flat stretch a channel is called FLAT."""
 
@@ -51,7 +47,7 @@ class Known:
 
 def table(earlier: Readings | None, now: Readings, known: Known) -> list[Sensor]:
     """The worst first."""
-    newest = now.by("tscc_last_sample_timestamp_seconds", "sid")
+    newest = now.by(NEWEST, "sid")
     rate = rates(earlier, now, "tscc_samples_total", "sid")
     gaps, lost = now.by("tscc_gaps_total", "sid"), now.by("tscc_lost_seconds_total", "sid")
     flat = _flat(known)
@@ -59,28 +55,23 @@ def table(earlier: Readings | None, now: Readings, known: Known) -> list[Sensor]
     rows = []
     for sid, newest_s in newest.items():
         age_s, moved_s = known.wall_s - newest_s, known.moved_s.get(sid)
-        silent_s = age_s if moved_s is None else known.now_s - moved_s
+        unmoved_s = None if moved_s is None else known.now_s - moved_s
         clipped = known.clipped.get(sid, 0)
-        word = _word(min(silent_s, age_s), age_s, known.stale_s, sid in left_out, flat.get(sid, (0, False))[1], clipped)
+        of_time = of_daemon(age_s, unmoved_s, known.stale_s).word
+        word = _word(of_time, sid in left_out, flat.get(sid, (0, False))[1], clipped)
         rows.append(
             Sensor(
-                _name(sid), word, age_s, rate.get(sid, math.nan), round(gaps.get(sid, 0)), lost.get(sid, 0.0),
+                name_of(sid), word, age_s, rate.get(sid, math.nan), round(gaps.get(sid, 0)), lost.get(sid, 0.0),
                 flat.get(sid, (0, False))[0], clipped,
             )
         )  # fmt: skip
     return sorted(rows, key=lambda row: (-WORDS.index(row.word), row.name))
 
 
-def _word(silent_s: float, age_s: float, stale_s: float, left_out: bool, flat: bool, clipped: int) -> Word:
-    if silent_s >= stale_s:
-        return "DEAD" if silent_s >= DEAD_TIMES * stale_s else "STALE"
-    if left_out:
-        return "LEFT OUT"
-    if flat:
-        return "FLAT"
-    if clipped:
-        return "CLIPPED"
-    return "LAG" if age_s > LAG_SECONDS else "OK"
+def _word(of_time: Word, left_out: bool, flat: bool, clipped: int) -> Word:
+    """The worst that holds. of_time: what the age of its data says."""
+    others: list[tuple[Word, bool]] = [("LEFT OUT", left_out), ("FLAT", flat), ("CLIPPED", clipped > 0)]
+    return max([of_time, *(word for word, holds in others if holds)], key=WORDS.index)
 
 
 def _flat(known: Known) -> dict[str, tuple[int, bool]]:
@@ -92,10 +83,3 @@ def _flat(known: Known) -> dict[str, tuple[int, bool]]:
             lately = gap.to_ns is None or known.wall_s - gap.to_ns / 1e9 < _FLAT_SECONDS
             found[gap.sid] = (count + 1, now or lately)
     return found
-
-
-def _name(sid: str) -> str:
-    try:
-        return to_nslc(sid)
-    except ValueError:  # all beyond the most that metrics name
-        return sid

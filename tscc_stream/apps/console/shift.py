@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from tscc_stream.config_people import minutes_of
+from tscc_stream.apps.shifts import latest_shift
 
 BINS = 24
 """Bars of the chart."""
@@ -36,22 +35,12 @@ class Shift:
 
 def current(shifts: Mapping[str, str], zone: ZoneInfo, now_ns: int) -> Shift:
     """The shift that is on. Begin and end are what the clocks on the wall show, also where they are changed."""
-    now = datetime.fromtimestamp(now_ns / 1e9, UTC).astimezone(zone)
-    for name, span in shifts.items():
-        begin, end = minutes_of(span)
-        for days in (0, -1):
-            day = now.date() + timedelta(days)
-            begins = _at(day, begin, zone)
-            ends = _at(day + timedelta(1 if end < begin else 0), end, zone)
-            if begins <= now_ns < ends:
-                return Shift(name, begins, ends)
+    for name in shifts:
+        begin_ns, end_ns = latest_shift(shifts, name, now_ns, zone).ns
+        if now_ns < end_ns:
+            return Shift(name, begin_ns, end_ns)
     end_ns = (now_ns // _HALF_HOUR_NS + 1) * _HALF_HOUR_NS
     return Shift("", end_ns - NO_SHIFT_HOURS * 2 * _HALF_HOUR_NS, end_ns)
-
-
-def _at(day: date, minutes: int, zone: ZoneInfo) -> int:
-    local = datetime.combine(day, time(minutes // 60, minutes % 60), zone)
-    return round(local.timestamp()) * 10**9
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from tscc_stream import activation, names, package, vocabulary
 from tscc_stream.config import Config
 from tscc_stream.config_people import Term
 from tscc_stream.edges import people
+from tscc_stream.edges.daemon_view import TIMEOUT_SECONDS, DaemonView, Login
 from tscc_stream.edges.people import PeopleFile
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.package import Package
@@ -99,6 +100,17 @@ class Site:
         except (OSError, ValueError):
             said = {}
         return {"publish": publish.bind, "replay": publish.replay_bind, "metrics": metrics.bind, **said}
+
+    @property
+    def stale_seconds(self) -> float:
+        """After how long without data a channel is STALE; /metrics does not say from which server it comes."""
+        return min((one.stale_seconds for one in self.config.seedlink), default=60.0)
+
+    def daemon(self, seconds: float = TIMEOUT_SECONDS) -> DaemonView:
+        """To ask the running daemon. seconds: for one answer."""
+        mine = self.config.console
+        login = Login(mine.metrics_user, mine.metrics_password_file, "console.metrics_")
+        return DaemonView(self.config.metrics, login, seconds)
 
     def local(self, time_ns: int) -> datetime:
         """Where people read it: in the site's time zone."""

@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from tscc_stream import verdicts
 from tscc_stream.apps.console.cluster_view import View
 from tscc_stream.apps.console.detections import Rows
 from tscc_stream.apps.console.embeddings import Embeddings
 from tscc_stream.apps.console.families import MOST, ORDINARY, Family, grouped, usual_distance
 from tscc_stream.edges.people import PeopleFile, Said
 from tscc_stream.messages import Float32Array
+from tscc_stream.verdicts import WITHDRAWN, Verdict
 
 KIND = "dismissal"
 ENOUGH = 0.95
 """Of the windows that are compared: with so many the families are shown, and the newest join at the next look."""
 _STEP = 100
-_TAKEN_BACK = {"name": "withdrawn", "agrees": False, "cluster": None, "withdrawn": True, "undo": True}
+_TAKEN_BACK = {"name": WITHDRAWN, "agrees": False, "cluster": None, WITHDRAWN: True, "undo": True}
 """Nobody had judged the members before: unknown windows that somebody judged are in no family."""
 MOST_REMEMBERED = 500
 """Families that were shown: a page may be open for a while, and a name means what it shows."""
@@ -128,14 +130,14 @@ def name(people: PeopleFile, family: Candidate, word: str, who: str) -> None:
     """That verdict on every member. Raises PeopleError."""
     now = time.time_ns()
     for uid in family.uids:
-        people.say("verdict", uid, {"name": word, "agrees": False, "cluster": None, "family": family.key}, who, now)
+        people.say(verdicts.KIND, uid, {"name": word, "agrees": False, "cluster": None, "family": family.key}, who, now)
 
 
 def take_name_back(people: PeopleFile, key: str, who: str) -> int:
     """No verdict on the members any more; how many. Raises PeopleError."""
-    members = [one for one in people.latest("verdict").values() if one.document.get("family") == key]
-    for one in members:
-        people.say("verdict", one.subject, _TAKEN_BACK, who, time.time_ns())
+    members = [uid for uid, one in verdicts.given(people).items() if one.family == key]
+    for uid in members:
+        people.say(verdicts.KIND, uid, _TAKEN_BACK, who, time.time_ns())
     return len(members)
 
 
@@ -163,16 +165,13 @@ def _candidate(rows: Rows, dismissed: set[str]) -> Candidate:
     return Candidate(uids[0], rows, 2 * sum(uid in dismissed for uid in uids) >= len(uids))
 
 
-def named_families(verdicts: dict[str, Said]) -> list[dict[str, Any]]:
+def named_families(judged: dict[str, Verdict]) -> list[dict[str, Any]]:
     """Families that were named: key, name, members, who and when; the latest first."""
     found: dict[str, dict[str, Any]] = {}
-    for one in sorted(verdicts.values(), key=lambda said: -said.number):
-        key = one.document.get("family")
-        if key:
-            entry = found.setdefault(
-                str(key), {"key": key, "name": one.document["name"], "who": one.who, "at_ns": one.at_ns, "members": 0}
-            )
-            entry["members"] += 1
+    for one in reversed(judged.values()):
+        if one.family:
+            first = {"key": one.family, "name": one.name, "who": one.who, "at_ns": one.at_ns, "members": 0}
+            found.setdefault(one.family, first)["members"] += 1
     return list(found.values())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -29,16 +33,19 @@ from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import path_of
+from tscc_stream.edges.alert_journal import AlertJournalError
 from tscc_stream.edges.console_cache import CacheError
 from tscc_stream.edges.people import PeopleError
+from tscc_stream.edges.supervision import Notifier
 from tscc_stream.package import PackageError
 from tscc_stream.passwords import Doorkeeper, read_users
 from tscc_stream.stages.journal import JournalError
 
 _log = logging.getLogger(__name__)
 
+_TURN_SECONDS = 1.0
 PAGES = ("live", "events", "clusters", "health")
-_EXPECTED = (NotThereError, JournalError, PeopleError, PackageError, ActivationError, CacheError)
+_EXPECTED = (NotThereError, JournalError, PeopleError, PackageError, ActivationError, CacheError, AlertJournalError)
 """What a page cannot do for the moment, each one sentence."""
 
 
@@ -130,12 +137,32 @@ def application(console: Console, doorkeeper: Doorkeeper | None, *, local: bool)
         running = [console.feed, *console.beside]
         for one in running:
             one.start()
-        yield
+        async with _supervised():
+            yield
         for one in running:
             one.stop()
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=dict.fromkeys(_EXPECTED, _sentence))
     return Guarded(app, doorkeeper, local=local)
+
+
+@asynccontextmanager
+async def _supervised() -> AsyncIterator[None]:
+    """Tells systemd that the pages are there, and with every turn of the event loop that it turns."""
+    notifier = Notifier.from_environment(os.environ)
+
+    async def feed() -> None:
+        while True:
+            notifier.watchdog(time.monotonic())
+            await asyncio.sleep(_TURN_SECONDS)
+
+    feeding = asyncio.create_task(feed())
+    notifier.ready("serving pages")
+    try:
+        yield
+    finally:
+        feeding.cancel()
+        notifier.stopping()
 
 
 def run(config: Config, folder: Path) -> int:
@@ -166,6 +193,8 @@ def run(config: Config, folder: Path) -> int:
         )
     )
     _log.info("console on %s://%s:%d/", "https" if tls else "http", f"[{host}]" if ":" in host else host, bound)
+    for one in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them while it serves, and raises them again at its end
+        signal.signal(one, lambda *_: setattr(server, "should_exit", True))
     with listening:
         server.run(sockets=[listening])
     return 0

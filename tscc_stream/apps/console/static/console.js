@@ -20,7 +20,8 @@ export function onMessage(listener) { listeners.push(listener); }
 let source = null;
 let lastSign = 0;
 function connect() {
-  if (source) source.close();
+  source?.close();
+  lastSign = performance.now();
   source = new EventSource("/stream");
   const sign = () => { lastSign = performance.now(); show("ok", "live"); };
   source.onopen = sign;
@@ -29,8 +30,12 @@ function connect() {
   source.addEventListener("lost", () => location.reload());
   source.onerror = () => show("bad", "no connection");
 }
-connect();
-setInterval(() => { if (performance.now() - lastSign > 12000) show("bad", "no connection"); }, 1000);
+function pause() { source?.close(); source = null; show("", "paused"); }
+// A page that nobody sees reads nothing: a browser has few connections to one server.
+function follow() { if (document.hidden) pause(); else if (!source) connect(); }
+follow();
+document.addEventListener("visibilitychange", follow);
+setInterval(() => { if (source && performance.now() - lastSign > 12000) show("bad", "no connection"); }, 1000);
 
 export async function send(address, document) {
   const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
