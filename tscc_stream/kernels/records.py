@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from tscc_stream.kernels.compiled import compiled, inlined
 from tscc_stream.messages import AnyArray, Float64Array, Int32Array, Int64Array
@@ -215,11 +215,17 @@ def unpack(
 
 
 @intrinsic
-def _pointer(_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+def _bytes_at(_context: Any, address: Any, size: Any) -> Any:
+    """The bytes [size] at an address, as an array that owns nothing."""
+    kind = types.Array(types.uint8, 1, "C")
 
-    return types.CPointer(types.uint8)(address), generate
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        data, one = builder.inttoptr(arguments[0], array.data.type), context.get_constant(types.intp, 1)
+        populate_array(array, data=data, shape=[arguments[1]], strides=[one], itemsize=one, meminfo=None)
+        return array._getvalue()
+
+    return kind(types.int64, types.int64), generate
 
 
 @compiled
@@ -238,5 +244,5 @@ def unpack_of_many(
     hold up others that wait for it. Whoever calls keeps the bytes where they are.
     """
     for i in range(at.size):
-        data = carray(_pointer(address[i]), (end[i],), np.uint8)  # type: ignore[call-arg]  # the compiler's context
+        data = _bytes_at(address[i], end[i])  # type: ignore[call-arg]  # the compiler's context
         whole[i] = _unpacked(data, at[i], end[i], encoding[i], begin[i], begin[i + 1], out)
