@@ -174,7 +174,7 @@ class Lanes:
         reached: list[tuple[str, int]] = []
         groups, left = self._by_group(batch)
         for group, places, rows in groups:
-            touched = np.unique(rows)
+            touched = np.array(sorted(set(rows.tolist())))  # numpy's unique gives the lock away, and waits for it
             taken = self._through(group, batch, places, rows, touched, windows)
             if not taken.all():
                 left += places[~taken].tolist()

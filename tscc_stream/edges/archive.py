@@ -246,14 +246,15 @@ def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Itera
 
 
 def iter_batches(
-    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None
+    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None, parts: int = 1
 ) -> Iterator[RecordBatch]:
     """The same, the records of each chunk side by side, decoded several times as fast.
 
     first_seconds: length of the first chunk, where it is to be shorter; each of the following is twice as long as the
-    one before, up to chunk_seconds.
+    one before, up to chunk_seconds. parts: into how many, one after the other, runs of a chunk of full length are cut,
+    so that there are enough of them to go on side by side.
     """
-    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds):
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds, parts):
         batch = _batch(archive, chunk)
         if len(batch):
             yield batch
@@ -283,15 +284,17 @@ def _unpacked(archive: ArchiveIndex, chunk: archive_runs.Chunk) -> tuple[Int32Ar
     )
     encoding[data_at == 0] = -1
     out, whole = np.empty(chunk.samples[-1] + kernel.SPARE, np.int32), np.zeros(len(at), np.bool_)
-    edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
-    for first, last in pairwise(edges):
-        some = slice(first, last)
-        kernel.unpack(
-            archive.bytes_of(int(files[first])),
+    edges = np.concatenate(([0], np.flatnonzero(np.diff(files)) + 1, [len(files)]))
+    for few in range(0, len(edges) - 1, _OPEN_FILES):
+        ends = edges[few : few + _OPEN_FILES + 1]
+        data = [archive.bytes_of(file) for file in files[ends[:-1]].tolist()]
+        some = slice(ends[0], ends[-1])
+        kernel.unpack_of_many(
+            np.repeat([each.ctypes.data for each in data], np.diff(ends)),
             at[some] + data_at[some],
             at[some] + length[some],
             encoding[some],
-            chunk.samples[first : last + 1],
+            chunk.samples[ends[0] : ends[-1] + 1],
             out,
             whole[some],
         )

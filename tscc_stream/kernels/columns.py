@@ -2,9 +2,6 @@
 
 Written in LLVM's own terms: of a loop over arrays it keeps the memories in the cache instead of in registers, which
 takes nearly twice as long. Products and sums are taken one by one, in the order in which stages.condition takes them.
-
-Whoever changes this file has to remove what is kept on disk of `front.advance`, which holds it and is judged by its own
-file's date alone.
 """
 
 from __future__ import annotations

@@ -37,12 +37,15 @@ _SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).p
 def _kept(loop: Callable[..., Any], **settings: Any) -> Any:
     """Compiled at its first call, and kept for other processes until any file of this folder changes.
 
+    Nothing counts who holds an array (_nrt): a loop makes none, and callers keep theirs. Counting took a fifth of the
+    time of kernels.front.
+
     Numba itself would look at the loop's own file alone, and miss a change of what it calls in another one.
     """
     try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(loop)
+        made = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False, **settings)(loop)
     except RuntimeError:  # no place to keep it
-        return numba.njit(nogil=True, error_model="numpy", **settings)(loop)
+        return numba.njit(nogil=True, error_model="numpy", _nrt=False, **settings)(loop)
     file = made._cache._cache_file
     file._source_stamp = (file._source_stamp, _SOURCES)
     return made
@@ -60,4 +63,4 @@ def compiled_contracting(loop: _Loop) -> _Loop:
 
 def inlined(loop: _Loop) -> _Loop:
     """A piece of compiled loops, without a call."""
-    return cast("_Loop", numba.njit(inline="always", error_model="numpy")(loop))
+    return cast("_Loop", numba.njit(inline="always", error_model="numpy", _nrt=False)(loop))

@@ -94,6 +94,15 @@ def _flat(samples: Float64Array, begin: Any, end: Any, last: Any, run: Any, lane
 
 
 @inlined
+def _same(samples: Float64Array, first: Any, last: Any) -> bool:
+    """Whether all from the first to the last are equal, as these two are."""
+    k = first + 1
+    while k < last and samples[k] == samples[first]:
+        k += 1
+    return bool(k == last)
+
+
+@inlined
 def _valid(samples: Float64Array, first: Any, count: Any) -> bool:
     valid = True
     for k in range(count):  # unsigned places are not looked at whether they count from the end
@@ -111,10 +120,12 @@ def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin
         return False
     if samples.itemsize == _NUMBER_BYTES and not _valid(samples, np.uint64(begin), end - begin):  # integers always are
         return False
-    # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th.
+    # A flat run has FEWEST_FLAT_SAMPLES or more: within the record it holds two samples of every STRIDE-th, and all
+    # between them.
     suspicious = samples[begin] == lane.last
     for k in range(begin, end - _STRIDE, _STRIDE):
-        suspicious |= samples[k] == samples[k + _STRIDE]
+        if samples[k] == samples[k + _STRIDE]:
+            suspicious |= _same(samples, k, k + _STRIDE)
     final = samples[end - 1]
     run = 1
     while run < end - begin and samples[end - 1 - run] == final:
@@ -189,16 +200,16 @@ def _walk(
 
 
 @inlined
-def _keep(lane: Any, samples: Float64Array, first: Any, end: Any, kept: Float64Array) -> None:
+def _keep(lane: Any, samples: Float64Array, first: Any, end: Any, history: Float64Array, row: Any) -> None:
     """A record's samples from `first` to before `end`, the latest that the lane has seen, into its ring."""
-    ring = kept.size
+    ring = history.shape[1]
     begin = max(first, end - ring)
     spot = (lane.index - (end - begin)) % ring
     while begin < end:
         part = min(end - begin, ring - spot)
         source, target = np.uint64(begin), np.uint64(spot)
         for k in range(part):
-            kept[target + np.uint64(k)] = samples[source + np.uint64(k)]
+            history[row, target + np.uint64(k)] = samples[source + np.uint64(k)]
         begin, spot = begin + part, 0
 
 
@@ -208,15 +219,18 @@ def _ratio_at(sta: Any, lta: Any) -> Any:
 
 
 @inlined
-def _ratios(lane: Any, tile: Float64Array, j: int, stretch: Any, ratio: Float64Array, kept: Float64Array) -> None:
+def _ratios(
+    lane: Any, row: Any, tile: Float64Array, j: int, stretch: Any, ratio: Float64Array, ratios: Float64Array
+) -> None:
     """Ratios [stretch] of column j, a segment's first LTA length blanked, also into their ring."""
     blank = lane.blank - lane.index
-    spot = lane.index % kept.size
+    ring = ratios.shape[1]
+    spot = lane.index % ring
     for k in range(stretch):
         sta, lta = tile[WIDE * (stretch + k) + j], tile[WIDE * (2 * stretch + k) + j]
         value = _ratio_at(sta, lta) if k >= blank else 0.0
-        ratio[k] = kept[spot] = value
-        spot = spot + 1 if spot + 1 < kept.size else 0
+        ratio[k] = ratios[row, spot] = value
+        spot = spot + 1 if spot + 1 < ring else 0
 
 
 @inlined
@@ -236,7 +250,7 @@ def _go_on(
     j: int,
     stretch: Any,
     ratio: Float64Array,
-    kept: Float64Array,
+    ratios: Float64Array,
     start_ns: Any,
     done: Any,
     events: Int64Array,
@@ -249,7 +263,7 @@ def _go_on(
     found_before = found
     reached = columns[WIDE * column.HIGHEST_STA + j] >= _SURELY * lane.on * columns[WIDE * column.LOWEST_LTA + j]
     if reached or lane.open >= 0 or lane.waiting:
-        _ratios(lane, tile, j, stretch, ratio, kept)
+        _ratios(lane, row, tile, j, stretch, ratio, ratios)
         found = _walk(lane, row, ratio, stretch, start_ns, done, events, found)
         lane.ratio = ratio[stretch - 1]
     elif lane.index + stretch > lane.blank:
@@ -385,10 +399,10 @@ def advance(
                 record, row = records[flights[j, _PLACE]], rows[flights[j, _PLACE]]
                 lane = lanes[row]
                 start, done = start_ns[record], flights[j, _DONE]
-                found = _go_on(lane, row, columns, tile, j, stretch, ratio, ratios[row], start, done, events, found)
+                found = _go_on(lane, row, columns, tile, j, stretch, ratio, ratios, start, done, events, found)
                 flights[j, _DONE] += stretch
                 if begin[record] + flights[j, _DONE] == begin[record + 1]:
-                    _keep(lane, samples, begin[record] + flights[j, _KEPT], begin[record + 1], history[row])
+                    _keep(lane, samples, begin[record] + flights[j, _KEPT], begin[record + 1], history, row)
                     _arrived(record, start_ns, begin, lane, columns, j, memory[row])
                     taken[flights[j, _PLACE]] = True
                     flights[j, _PLACE] = -1
@@ -396,7 +410,7 @@ def advance(
         if flights[j, _PLACE] >= 0:
             record, row = records[flights[j, _PLACE]], rows[flights[j, _PLACE]]
             first = begin[record]
-            _keep(lanes[row], samples, first + flights[j, _KEPT], first + flights[j, _DONE], history[row])
+            _keep(lanes[row], samples, first + flights[j, _KEPT], first + flights[j, _DONE], history, row)
             flights[j, _KEPT] = flights[j, _DONE]
             _store(columns, j, lanes[row], memory[row])
     return place, found

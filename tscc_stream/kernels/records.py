@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from tscc_stream.kernels.compiled import compiled, inlined
 from tscc_stream.messages import AnyArray, Float64Array, Int32Array, Int64Array
@@ -176,6 +179,22 @@ def _steim(data: AnyArray, at: Any, end: Any, samples: Any, version: int, out: A
     return bool(k >= stop and out[stop - np.uint64(1)] == last)
 
 
+@inlined
+def _unpacked(
+    data: AnyArray, at: Any, end: Any, encoding: Any, begin: Any, stop: Any, out: Float64Array | Int32Array
+) -> bool:
+    """Samples of one record into out[begin:stop]; whether all of them are had."""
+    samples, added_up = stop - begin, False
+    if samples > 0 and encoding == INT32:
+        added_up = at + 4 * samples <= end
+        if added_up:
+            for k in range(samples):
+                out[begin + k] = np.int32(_word(data, at + 4 * k))
+    elif samples > 0 and (encoding == STEIM2 or encoding == STEIM1) and at + FRAME_BYTES <= end:
+        added_up = _steim(data, at, end, samples, encoding - STEIM1, out, begin)
+    return added_up
+
+
 @compiled
 def unpack(
     data: AnyArray,
@@ -188,17 +207,42 @@ def unpack(
 ) -> None:
     """Samples of records, packed in `data` (bytes) from `at` to `end` [n], to out[begin[i]:begin[i + 1]].
 
-    `out` (float64 or int32) has SPARE places more. whole [n] bool: left False where the samples cannot be had so, or
-    where the last one is not the one stated; what stands in `out` is then undefined.
+    `out` (float64 or int32) has SPARE places more. whole [n] bool: False where the samples cannot be had so, or where
+    the last one is not the one stated; what stands in `out` is then undefined.
     """
     for i in range(at.size):
-        samples = begin[i + 1] - begin[i]
-        if samples <= 0:
-            continue
-        if encoding[i] == INT32:
-            if at[i] + 4 * samples <= end[i]:
-                for k in range(samples):
-                    out[begin[i] + k] = np.int32(_word(data, at[i] + 4 * k))
-                whole[i] = True
-        elif (encoding[i] == STEIM2 or encoding[i] == STEIM1) and at[i] + FRAME_BYTES <= end[i]:
-            whole[i] = _steim(data, at[i], end[i], samples, encoding[i] - STEIM1, out, begin[i])
+        whole[i] = _unpacked(data, at[i], end[i], encoding[i], begin[i], begin[i + 1], out)
+
+
+@intrinsic
+def _bytes_at(_context: Any, address: Any, size: Any) -> Any:
+    """The bytes [size] at an address, as an array that owns nothing."""
+    kind = types.Array(types.uint8, 1, "C")
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        data, one = builder.inttoptr(arguments[0], array.data.type), context.get_constant(types.intp, 1)
+        populate_array(array, data=data, shape=[arguments[1]], strides=[one], itemsize=one, meminfo=None)
+        return array._getvalue()
+
+    return kind(types.int64, types.int64), generate
+
+
+@compiled
+def unpack_of_many(
+    address: Int64Array,
+    at: Int64Array,
+    end: Int64Array,
+    encoding: Int64Array,
+    begin: Int64Array,
+    out: Int32Array,
+    whole: AnyArray,
+) -> None:
+    """As `unpack`, of records [n] whose bytes lie in `data` of their own, at these addresses, in one call.
+
+    Threads that call once for each of many files, and so give the interpreter's lock away and take it back as often,
+    hold up others that wait for it. Whoever calls keeps the bytes where they are.
+    """
+    for i in range(at.size):
+        data = _bytes_at(address[i], end[i])  # type: ignore[call-arg]  # the compiler's context
+        whole[i] = _unpacked(data, at[i], end[i], encoding[i], begin[i], begin[i + 1], out)
