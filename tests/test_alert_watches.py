@@ -48,6 +48,23 @@ class Clock:
         return [one.kind if isinstance(one, Alert) else f"repetition {one.round}" for one in self.told]
 
 
+@pytest.mark.parametrize(
+    ("kind", "ill"),
+    [
+        ("data", Facts(state="ok", silent={"s:1": 600.0})),
+        ("data", Facts(state="ok", away=frozenset({"s:2"}))),
+        ("journal", Facts(state="journal", reason="disk full")),
+        ("daemon", Facts(state="stalled", stalled=("back",))),
+    ],
+)
+def test_a_daemon_that_does_not_answer_is_not_well_again(kind: str, ill: Facts) -> None:
+    """Nobody is told that it is over, nor told anew, only because /healthz cannot be read for a while."""
+    clock = Clock({"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0})
+    assert [*clock.at(0, ill), *clock.at(10, ill)] == ["silence"]
+    assert [*clock.at(15, Facts()), *clock.at(100, Facts()), *clock.at(105, ill)] == []
+    assert clock.at(110) == ["over"]
+
+
 def test_the_daemon_falls_silent_and_is_back() -> None:
     clock = Clock({"kind": "daemon", "after_seconds": 30.0, "repeat_seconds": 100.0})
     assert clock.at(0) == []

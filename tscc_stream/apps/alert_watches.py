@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -77,6 +78,7 @@ class Watches:
         self._links: dict[str, tuple[int, str]] = {}  # server -> wall ns since which it is away, why
         self._away_s: dict[str, float] = {}  # server that /healthz says is away -> monotonic s since which it does
         self._journal_since_s: float | None = None
+        self._facts = Facts()
         self._said = False
         if (state := states.get(_key(_LINK, ""))) is not None:
             document = json.loads(state)
@@ -86,6 +88,7 @@ class Watches:
     def status(self, kind: str, data: Mapping[str, Any], now_ns: int) -> None:
         """A message `status.<kind>.`. now_ns: wall time."""
         if kind == "daemon" and data.get("state") == "started":
+            self._facts = Facts()
             self._silent.clear()
             self._links.clear()
         elif kind == "data":
@@ -121,7 +124,13 @@ class Watches:
             watch.dirty |= watch.cooldown.acknowledge(alert)
 
     def poll(self, now_ns: int, now_s: float, heard_s: float, facts: Facts) -> list[Alert | Repetition]:
-        """What is silent now, or no longer. heard_s: when the daemon last said anything (monotonic)."""
+        """What is silent now, or no longer. heard_s: when the daemon last said anything (monotonic).
+
+        While /healthz cannot be read, what it said last holds: a daemon that does not answer is not well again.
+        """
+        if facts.state is None:
+            facts = replace(self._facts, gaps=facts.gaps)
+        self._facts = facts
         if facts.state != "journal":
             self._journal_since_s = None
         elif self._journal_since_s is None:
