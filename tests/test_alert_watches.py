@@ -188,11 +188,39 @@ def test_a_restart_neither_repeats_a_silence_nor_forgets_it(ended: bool) -> None
     assert clock.at(0) == ["silence"]
     assert clock.at(100, heard=False) == ["silence"]
     again = Clock(*watches, states=clock.watches.changes(), s=200.0)
-    assert again.at(205, heard=not ended) == ["over"], "the daemon was heard; or its silence is counted anew"
+    assert again.at(205, heard=False) == [], "its silence is counted anew, which is not its end"
     if ended:
+        assert [again.at(s, heard=False) for s in (229, 230, 300)] == [[], [], []]
         return
-    again.say("data", server="s:1", state="OK", age_s=0.0)
     assert again.at(206) == ["over"]
+    again.say("data", server="s:1", state="OK", age_s=0.0)
+    assert again.at(207) == ["over"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ill"),
+    [("journal", Facts(state="journal", reason="disk full")), ("data", Facts(state="ok", away=frozenset({"s:2"})))],
+)
+def test_a_restart_is_not_the_end_of_what_healthz_says(kind: str, ill: Facts) -> None:
+    clock = Clock({"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0})
+    assert [*clock.at(0, ill), *clock.at(10, ill)] == ["silence"]
+    again = Clock(
+        {"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0}, states=clock.watches.changes(), s=20.0
+    )
+    assert [*again.at(21, Facts()), *again.at(25, ill), *again.at(40, ill)] == []
+    assert again.at(45) == ["over"]
+    once_more = Clock({"kind": kind, "after_seconds": 10.0}, states=clock.watches.changes(), s=20.0)
+    assert once_more.at(21) == []
+
+
+def test_a_restart_is_not_a_trigger() -> None:
+    watch = {"kind": "triggers", "after_seconds": 100.0, "cooldown_seconds": 0.0}
+    clock = Clock(watch)
+    assert clock.at(100) == ["silence"]
+    again = Clock(watch, states=clock.watches.changes(), s=200.0)
+    assert [*again.at(201), *again.at(299), *again.at(300)] == []
+    again.watches.detection("SM.S001..GHZ", 301.0)
+    assert again.at(301) == ["over"]
 
 
 def test_a_daemon_that_starts_says_anew_who_is_silent() -> None:

@@ -31,7 +31,8 @@ _LINK = "link"
 class _Watch:
     """One watch and what it remembers.
 
-    told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet.
+    told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet. unsure:
+    it was so when the process started, and nothing was learned since that says whether it still is.
     """
 
     def __init__(self, config: WatchConfig, hours: Hours, state: bytes | None) -> None:
@@ -42,6 +43,7 @@ class _Watch:
             document = json.loads(state)
             self.cooldown = Cooldown.from_dict(document["cooldown"])
             self.told, self.gaps, self.open = document["told"], document["gaps"], document["open"]
+        self.unsure = self.open
         self.dirty = False
         self.detected_s: float | None = None
 
@@ -79,11 +81,16 @@ class Watches:
         self._away_s: dict[str, float] = {}  # server that /healthz says is away -> monotonic s since which it does
         self._journal_since_s: float | None = None
         self._facts = Facts()
+        self._known_s: float | None = None  # monotonic s since which /healthz was read
+        self._heard_s: float | None = None  # what the first poll was given
         self._said = False
         if (state := states.get(_key(_LINK, ""))) is not None:
             document = json.loads(state)
             self._silent = document["silent"]
             self._links = {server: (since, why) for server, (since, why) in document["links"].items()}
+        for watch in self._watches:
+            if watch.config.kind == "data":  # what messages said is still known
+                watch.unsure &= not self._silent.keys() | self._links.keys() >= set(watch.told)
 
     def status(self, kind: str, data: Mapping[str, Any], now_ns: int) -> None:
         """A message `status.<kind>.`. now_ns: wall time."""
@@ -131,6 +138,9 @@ class Watches:
         if facts.state is None:
             facts = replace(self._facts, gaps=facts.gaps)
         self._facts = facts
+        self._heard_s = heard_s if self._heard_s is None else self._heard_s
+        if facts.state is not None and self._known_s is None:
+            self._known_s = now_s
         if facts.state != "journal":
             self._journal_since_s = None
         elif self._journal_since_s is None:
@@ -141,7 +151,9 @@ class Watches:
             if watch.config.kind == "gaps":
                 told += self._lost(watch, facts.gaps, now_ns)
             else:
-                told += _turn(watch, self._conditions(watch, now_ns, now_s, heard_s, facts), now_ns)
+                conditions = self._conditions(watch, now_ns, now_s, heard_s, facts)
+                watch.unsure = watch.unsure and not conditions and not self._learned(watch, now_s, heard_s)
+                told += _turn(watch, None if watch.unsure else conditions, now_ns)
             if round_ := watch.cooldown.repeat(watch.config, now_ns):
                 told.append(Repetition(watch.cooldown.alert, watch.config, round_))
                 watch.dirty = True
@@ -171,6 +183,14 @@ class Watches:
             "journal": lambda: self._journal(watch, now_s, facts),
         }
         return find[watch.config.kind]()
+
+    def _learned(self, watch: _Watch, now_s: float, heard_s: float) -> bool:
+        """Whether a watch that finds nothing has had the time since the start to find it."""
+        if watch.config.kind == "daemon":
+            return self._heard_s is not None and heard_s > self._heard_s
+        if watch.config.kind == "triggers":
+            return watch.detected_s is not None
+        return self._known_s is not None and now_s - self._known_s >= watch.config.seconds
 
     def _without_data(self, watch: _Watch, now_ns: int, now_s: float, facts: Facts) -> dict[str, str]:
         """By what the messages said; what they said before the first start, /healthz still says."""
