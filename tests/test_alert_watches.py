@@ -213,6 +213,12 @@ def test_a_restart_is_not_the_end_of_what_healthz_says(kind: str, ill: Facts) ->
     assert once_more.at(21) == []
 
 
+def test_a_server_that_has_never_sent_anything() -> None:
+    clock = Clock({"kind": "data"})
+    assert clock.at(0, Facts(state="ok", silent={"s:1": None})) == ["silence"]
+    assert clock.told[0].title == "s:1: no data since the daemon started"  # type: ignore[union-attr]
+
+
 def test_a_restart_is_not_a_trigger() -> None:
     watch = {"kind": "triggers", "after_seconds": 100.0, "cooldown_seconds": 0.0}
     clock = Clock(watch)

@@ -30,9 +30,9 @@ class Facts:
     """What the daemon and its journal said last.
 
     state, reason, stalled: of /healthz; state None: it could not be read. cut_off: no server sends. channels: source id
-    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data; away: servers that
-    are not connected. open_gaps: (source id, cause) of breaks that still last; gaps: losses of
-    late.
+    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data, None before the
+    first; away: servers that are not connected. open_gaps: (source id, cause) of breaks that still last; gaps: losses
+    of late.
     """
 
     state: str | None = None
@@ -40,7 +40,7 @@ class Facts:
     stalled: tuple[str, ...] = ()
     cut_off: bool = False
     channels: Mapping[str, float] = field(default_factory=dict)
-    silent: Mapping[str, float] = field(default_factory=dict)
+    silent: Mapping[str, float | None] = field(default_factory=dict)
     away: frozenset[str] = frozenset()
     open_gaps: tuple[tuple[str, str], ...] = ()
     gaps: tuple[GapEntry, ...] = ()

@@ -276,7 +276,9 @@ def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
     return Alert(identity, watch.config, "silence", now_ns, title, cause)
 
 
-def _no_data(subject: str, age_s: float) -> str:
+def _no_data(subject: str, age_s: float | None) -> str:
+    if age_s is None:
+        return f"{_channel(subject)}: no data since the daemon started"
     return f"{_channel(subject)}: no data for {age_s:.0f} s"
 
 
