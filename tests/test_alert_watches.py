@@ -262,6 +262,14 @@ def test_alerts_of_a_watch_begin_and_end_in_turn_and_keep_apart(
         assert clock.watches._watches[0].told == sorted(silent)  # nothing that lasts goes untold
 
 
+def test_one_clock_that_is_ahead_blinds_nobody_else() -> None:
+    health = SensorHealth()
+    now_s = NOON / SECOND
+    ages = {A: 0.0, B: 300.0, "FDSN:SM_S003__G_H_Z": -86_400.0}
+    health.learn(Facts(state="ok", channels={sid: now_s - age_s for sid, age_s in ages.items()}))
+    assert health.report(NOON)["silent"] == ["SM.S002..GHZ"]
+
+
 def test_sensor_health() -> None:
     health = SensorHealth()
     assert health.report(NOON)["text"] == "not known yet (the daemon's own view cannot be read)"

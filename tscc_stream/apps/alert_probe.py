@@ -100,7 +100,10 @@ class Probe:
         if self._turns % METRICS_EVERY == 0 and health:
             channels = self._said(lambda: self._view.newest_samples(address)) or channels
         self._turns += 1
-        open_gaps, gaps = self._ledger(max(channels.values(), default=time.time()))
+        now_s = time.time()
+        open_gaps, gaps = self._ledger(
+            min(now_s, max(channels.values(), default=now_s))
+        )  # not by a clock that is ahead
         servers = health.get("servers", {})
         ages = health.get("data", {})
         silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") == "SILENT"}
