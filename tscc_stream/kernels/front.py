@@ -10,9 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from tscc_stream.kernels import columns as column
 from tscc_stream.kernels.columns import SECTIONS, WIDE, filter_columns
@@ -29,8 +26,6 @@ _PLACE, _DONE, _KEPT = 0, 1, 2
 """Columns of flights."""
 _LARGEST = 1e15
 _STRIDE = 16
-_LINE_BYTES, _NEAR = 64, 2
-"""Of the cache, and which of its levels to fetch to: 3 is the first."""
 _NUMBER_BYTES = 8
 _LINE = 8
 _SURELY = 1.0 - 1e-9
@@ -224,30 +219,6 @@ def _ratios(lane: Any, tile: Float64Array, j: int, stretch: Any, ratio: Float64A
         spot = spot + 1 if spot + 1 < kept.size else 0
 
 
-@intrinsic
-def _fetch(_context: Any, samples: Any, place: Any) -> Any:
-    """The line of samples[place] is wanted soon: without waiting for it."""
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, b, arguments[0]).data
-        at, number = b.gep(data, [arguments[1]]), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [at.type, number, number, number])
-        fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        b.call(fetch, [at, number(0), number(_NEAR), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(samples, types.int64), generate
-
-
-@inlined
-def _fetch_ahead(samples: AnyArray, first: Any, count: Any) -> Any:
-    """Samples that come from another core's cache are on their way while those before are worked on; where they end."""
-    end = min(first + count, samples.size)
-    for k in range(first, end, _LINE_BYTES // samples.itemsize):
-        _fetch(samples, k)
-    return end
-
-
 @inlined
 def _lay_out(tile: Float64Array, j: int, samples: Float64Array, first: Any, stretch: Any) -> None:
     """Samples into column j."""
@@ -390,7 +361,7 @@ def advance(
     looked at first, since a lane that waits has moved on by `slack` samples (STRETCH or more), or room is short.
     Before the first call for a batch nothing may be under way; before each call `moved` has to be 0.
     """
-    found, fetched = 0, np.int64(0)
+    found = 0
     columns[:] = 0.0
     for j in range(WIDE):
         if flights[j, _PLACE] >= 0:
@@ -402,15 +373,12 @@ def advance(
                 place, row = _next(records, rows, start_ns, rate, begin, samples, lanes, flights, j, place)
                 if flights[j, _PLACE] >= 0:
                     _load(columns, j, lanes[row], sections[row], memory[row])
-        if not fetched and place < records.size:
-            fetched = begin[records[place]]
         stretch = _stretch(records, rows, begin, lanes, flights, slack)
         if stretch <= 0 or found + FEWEST_EVENTS > events.shape[0]:
             break
         for j in range(WIDE):
             if flights[j, _PLACE] >= 0:
                 _lay_out(tile, j, samples, np.uint64(begin[records[flights[j, _PLACE]]] + flights[j, _DONE]), stretch)
-        fetched = _fetch_ahead(samples, fetched, WIDE * stretch)
         filter_columns(columns, tile, stretch)
         for j in range(WIDE):
             if flights[j, _PLACE] >= 0:
