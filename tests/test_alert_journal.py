@@ -114,6 +114,14 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
         assert journal.beginning_with("id-") == ["id-2"]
 
 
+def test_what_was_not_told_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_journal, "MOST_WITHHELD", 10)
+    with AlertJournal(tmp_path / FILE) as journal:
+        journal.commit(withheld=[NewWithheld(n, n, "r", f"u{n}", "cooldown", "x") for n in range(25)])
+        journal.trim(25)
+        assert [one.uid for one in journal.withheld()] == [f"u{n}" for n in range(24, 14, -1)]
+
+
 def test_another_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database at all, but long enough to be one" * 40)
     with pytest.raises(AlertJournalError, match="cannot open: file is not a database"):

@@ -14,9 +14,13 @@ import pytest
 from made_alerts import Receivers, Site, alerting, until
 from made_site import finished, write_settings
 
+from tscc_stream import names, package
 from tscc_stream.config import CurveConfig
 from tscc_stream.edges.alert_journal import FILE, AlertJournal
+from tscc_stream.edges.people import FILE as PEOPLE
+from tscc_stream.edges.people import PeopleFile
 from tscc_stream.messages import Message
+from tscc_stream.package import Label
 
 RULE = {"name": "any", "cooldown_seconds": 0.0}
 
@@ -296,3 +300,23 @@ def test_a_message_that_cannot_be_read_stops_nothing(tmp_path: Path, site: Site,
         until(lambda: len(receivers.got("mail")) == 1, "the alert after them")
         assert running.stop() == 0
         assert "cannot be read" in running.text
+
+
+def test_a_rule_whose_cluster_is_given_another_name_is_told_of(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    model = package.load(package.find("models/demo"))
+    name = model.name_of(1)
+    rules = [{"name": "one", "clusters": [name]}, {"name": "in vain from the start", "clusters": ["no such name"]}]
+    path = configured(tmp_path, rules=rules, **receivers.actions())
+    body = {"type": "tscc.status.v1", "data": {"role": "live", "state": "named"}}
+    with alerting(path) as process:
+        people = PeopleFile(tmp_path / "state" / PEOPLE)
+        names.give(people, model.sha256, 1, Label(name="another"), "anna", 1)
+        people.close()
+        site.say(Message("m", "status", "status.model.", json.dumps(body).encode(), 0, "", tolerance_ns=0))
+        until(lambda: receivers.got("webhook"), "the alert")
+        assert process.stop() == 0
+    (one,) = [one["document"] for one in receivers.got("webhook")]
+    assert (one["rule"], one["severity"], len(one["cause"]["sentences"])) == ("names of clusters", "critical", 1)
+    assert f"rule one: no cluster is called {name!r} at present" in one["title"]

@@ -205,6 +205,20 @@ def test_repetition_ends_with_an_answer_and_so_does_what_was_held_back() -> None
     assert last.cause["held_before"] == 1
 
 
+def test_what_comes_after_an_answer_is_told_when_the_cooldown_ends() -> None:
+    rules = rules_of({"cooldown_seconds": 3600.0})
+    (alert,) = rules.feed(event(0), NOON)
+    assert isinstance(alert, Alert)
+    rules.feed(event(60), NOON + 60 * SECOND)
+    rules.acknowledge(alert.id)
+    assert whys(rules.feed(event(120), NOON + 120 * SECOND)) == ["cooldown"]
+    rules.acknowledge(alert.id)  # as with whatever else people say
+    assert rules.next_more_ns() == NOON + 3600 * SECOND
+    (more,) = rules.poll(NOON + 3600 * SECOND)
+    assert isinstance(more, Alert)
+    assert (more.kind, more.cause["held_before"]) == ("more", 2)
+
+
 def test_repetitions_come_to_an_end() -> None:
     rules = rules_of({"repeat_seconds": 1.0})
     rules.feed(event(), NOON)

@@ -48,6 +48,23 @@ class Clock:
         return [one.kind if isinstance(one, Alert) else f"repetition {one.round}" for one in self.told]
 
 
+@pytest.mark.parametrize(
+    ("kind", "ill"),
+    [
+        ("data", Facts(state="ok", silent={"s:1": 600.0})),
+        ("data", Facts(state="ok", away=frozenset({"s:2"}))),
+        ("journal", Facts(state="journal", reason="disk full")),
+        ("daemon", Facts(state="stalled", stalled=("back",))),
+    ],
+)
+def test_a_daemon_that_does_not_answer_is_not_well_again(kind: str, ill: Facts) -> None:
+    """Nobody is told that it is over, nor told anew, only because /healthz cannot be read for a while."""
+    clock = Clock({"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0})
+    assert [*clock.at(0, ill), *clock.at(10, ill)] == ["silence"]
+    assert [*clock.at(15, Facts()), *clock.at(100, Facts()), *clock.at(105, ill)] == []
+    assert clock.at(110) == ["over"]
+
+
 def test_the_daemon_falls_silent_and_is_back() -> None:
     clock = Clock({"kind": "daemon", "after_seconds": 30.0, "repeat_seconds": 100.0})
     assert clock.at(0) == []
@@ -171,11 +188,45 @@ def test_a_restart_neither_repeats_a_silence_nor_forgets_it(ended: bool) -> None
     assert clock.at(0) == ["silence"]
     assert clock.at(100, heard=False) == ["silence"]
     again = Clock(*watches, states=clock.watches.changes(), s=200.0)
-    assert again.at(205, heard=not ended) == ["over"], "the daemon was heard; or its silence is counted anew"
+    assert again.at(205, heard=False) == [], "its silence is counted anew, which is not its end"
     if ended:
+        assert [again.at(s, heard=False) for s in (229, 230, 300)] == [[], [], []]
         return
-    again.say("data", server="s:1", state="OK", age_s=0.0)
     assert again.at(206) == ["over"]
+    again.say("data", server="s:1", state="OK", age_s=0.0)
+    assert again.at(207) == ["over"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ill"),
+    [("journal", Facts(state="journal", reason="disk full")), ("data", Facts(state="ok", away=frozenset({"s:2"})))],
+)
+def test_a_restart_is_not_the_end_of_what_healthz_says(kind: str, ill: Facts) -> None:
+    clock = Clock({"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0})
+    assert [*clock.at(0, ill), *clock.at(10, ill)] == ["silence"]
+    again = Clock(
+        {"kind": kind, "after_seconds": 10.0, "cooldown_seconds": 0.0}, states=clock.watches.changes(), s=20.0
+    )
+    assert [*again.at(21, Facts()), *again.at(25, ill), *again.at(40, ill)] == []
+    assert again.at(45) == ["over"]
+    once_more = Clock({"kind": kind, "after_seconds": 10.0}, states=clock.watches.changes(), s=20.0)
+    assert once_more.at(21) == []
+
+
+def test_a_server_that_has_never_sent_anything() -> None:
+    clock = Clock({"kind": "data"})
+    assert clock.at(0, Facts(state="ok", silent={"s:1": None})) == ["silence"]
+    assert clock.told[0].title == "s:1: no data since the daemon started"  # type: ignore[union-attr]
+
+
+def test_a_restart_is_not_a_trigger() -> None:
+    watch = {"kind": "triggers", "after_seconds": 100.0, "cooldown_seconds": 0.0}
+    clock = Clock(watch)
+    assert clock.at(100) == ["silence"]
+    again = Clock(watch, states=clock.watches.changes(), s=200.0)
+    assert [*again.at(201), *again.at(299), *again.at(300)] == []
+    again.watches.detection("SM.S001..GHZ", 301.0)
+    assert again.at(301) == ["over"]
 
 
 def test_a_daemon_that_starts_says_anew_who_is_silent() -> None:
@@ -209,6 +260,14 @@ def test_alerts_of_a_watch_begin_and_end_in_turn_and_keep_apart(
     if silent:
         clock.at(s + cooldown)
         assert clock.watches._watches[0].told == sorted(silent)  # nothing that lasts goes untold
+
+
+def test_one_clock_that_is_ahead_blinds_nobody_else() -> None:
+    health = SensorHealth()
+    now_s = NOON / SECOND
+    ages = {A: 0.0, B: 300.0, "FDSN:SM_S003__G_H_Z": -86_400.0}
+    health.learn(Facts(state="ok", channels={sid: now_s - age_s for sid, age_s in ages.items()}))
+    assert health.report(NOON)["silent"] == ["SM.S002..GHZ"]
 
 
 def test_sensor_health() -> None:

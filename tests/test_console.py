@@ -7,6 +7,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,33 @@ def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(
         while (last := supervisor.recv(4096)) == b"WATCHDOG=1":
             pass
         assert last == b"STOPPING=1"
+
+
+def _answer(address: str, head: bytes, body: bytes = b"") -> bytes:
+    """The first line of what comes back."""
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), 20) as link:
+        ours = f"Host: {address}\r\nOrigin: http://{address}\r\n".encode()
+        link.sendall(b"POST /events/verdict HTTP/1.1\r\n" + ours + head + b"\r\n" + body)
+        return link.makefile("rb").readline()
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 5\r\n"])
+def test_a_body_of_unknown_length_is_not_gathered(console: str, length: bytes) -> None:
+    assert b" 413 " in _answer(console, length + b"Transfer-Encoding: chunked\r\n", b"1\r\nx\r\n")
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /live HTTP/1.1\r\n", b"POST /events/verdict HTTP/1.1\r\nHost: {}\r\n"])
+def test_whoever_sends_no_request_is_hung_up_on(tmp_path: Path, begun: bytes) -> None:
+    """Else two hundred of them keep everybody else out."""
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    quick = "from tscc_stream.apps.console import punctual; punctual.REQUEST_SECONDS = 2.0"
+    with Running("console", "--config", path, begin=quick) as running, ExitStack() as stack:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        host, port = address.split(":")
+        links = [stack.enter_context(socket.create_connection((host, int(port)), 20)) for _ in range(200)]
+        for link in links:
+            link.sendall(begun)
+        assert _asked(address, "live")[0] == 503
+        assert {link.recv(1) for link in links} == {b""}
+        assert _asked(address, "live")[0] == 200

@@ -93,6 +93,16 @@ def test_windows_of_another_shape_are_refused(shape: tuple[int, int, int]) -> No
         _loops(make_encoder(0, 2, depth=1))(_windows(*shape))
 
 
+@pytest.mark.parametrize("taps", [1, 2, 4])
+@pytest.mark.parametrize("convolution", ["taps1", "taps2"])
+def test_convolutions_of_other_widths_are_refused(convolution: str, taps: int) -> None:
+    """The loops would read memory that is not theirs, which ends the process."""
+    state = TimeMajorEncoder(make_encoder(0, 1, 32, 32, 1)).state_dict()
+    state[f"blocks.0.{convolution}"] = state[f"blocks.0.{convolution}"][:1].repeat(taps, 1, 1)
+    with pytest.raises(ValueError, match=f"with {taps} taps, expected 3"):
+        EncoderLoops(state)
+
+
 @compiled
 def _gelu(x: Float32Array, y: Float32Array, table: Float32Array) -> None:
     row = avx512.COLUMNS * 4

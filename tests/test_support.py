@@ -81,6 +81,16 @@ def test_no_planted_secret_is_anywhere(tmp_path: Path, unknown_keys: bool) -> No
         assert kept["alerts"]["smtp"] == "smtp://(removed)@mail.example.org:587"
 
 
+def test_what_a_short_header_says_is_nowhere(tmp_path: Path) -> None:
+    headers, log, path = tmp_path / "headers", tmp_path / "log", tmp_path / "site.yaml"
+    headers.write_text("X-Site: s3cr3t99\n")
+    log.write_text("refused: s3cr3t99\n")
+    hook = {"url": "https://hooks.example.org/x", "headers_file": str(headers)}
+    path.write_text(yaml.safe_dump(settings(tmp_path, alerts={"webhooks": {"hook": hook}})))
+    support.write(path, tmp_path / "support.tar.gz", log)
+    assert parts_of(tmp_path / "support.tar.gz")["log.txt"] == "refused: (removed)\n"
+
+
 def test_a_configuration_that_is_no_yaml_is_left_out_and_its_secrets_still_removed(tmp_path: Path) -> None:
     path, log = planted(tmp_path, unknown_keys=True)
     path.write_text(path.read_text() + "site: [twice\n")
@@ -192,6 +202,9 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         ("tcp://127.0.0.1:5556 is up", "tcp://127.0.0.1:5556 is up"),
         ("GET http://127.0.0.1:9108/metrics", "GET http://127.0.0.1:9108/metrics"),
         ("GET https://a.example.org/hook?x=1 now", "GET https://a.example.org/(removed) now"),
+        ("GET https://a.example.org?k=x1 now", "GET https://a.example.org?(removed) now"),
+        ("GET https://a.example.org#x1 now", "GET https://a.example.org#(removed) now"),
+        ("wss://bob:pw@a.example.org?x", "wss://(removed)@a.example.org?x"),
         ("password_file: seedlink", "password_file: seedlink"),
         ("password: abc123", "password: (removed)"),
         ('{"token": "abc123"}', '{"token": "(removed)"}'),

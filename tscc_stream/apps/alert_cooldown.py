@@ -17,7 +17,8 @@ MOST_REPEATS = 12
 
 @dataclass(slots=True)
 class Cooldown:
-    """Of one rule. alert: the last one told. held: how many since then; held_uid: the last of those.
+    """Of one rule. alert: the last one told. held: how many since then; held_uid: the last of those; answered: how many
+    of them when somebody acknowledged the alert.
 
     repeat_ns: when the last alert is due again; None: it is not.
     """
@@ -29,6 +30,7 @@ class Cooldown:
     held_uid: str = ""
     repeat_ns: int | None = None
     repeats: int = 0
+    answered: int = 0
 
     def active(self, told: Told, now_ns: int) -> bool:
         """Whether an alert of this rule is held back now."""
@@ -40,26 +42,29 @@ class Cooldown:
 
     def tell(self, told: Told, alert: str, now_ns: int) -> int:
         """An alert goes out: how many were held back before it. The cool-down begins."""
-        held, self.held, self.held_uid = self.held, 0, ""
+        held, self.held, self.held_uid, self.answered = self.held, 0, "", 0
         self.told_ns, self.alert, self.acknowledged, self.repeats = now_ns, alert, False, 0
         self.repeat_ns = _next(told, now_ns)
         return held
 
     def has_more(self, told: Told, now_ns: int) -> bool:
         """Whether the cool-down is over, and what it held back is to be told."""
-        return self.held > 0 and not self.acknowledged and not self.active(told, now_ns)
+        return self.held > self.answered and not self.active(told, now_ns)
 
     def ends_ns(self, told: Told) -> int | None:
         """When what it holds back is to be told; None: it holds nothing back."""
-        if self.told_ns is None or not self.held or self.acknowledged:
+        if self.told_ns is None or self.held <= self.answered:
             return None
         return self.told_ns + seconds_to_ns(told.cooldown_seconds)
 
     def acknowledge(self, alert: str) -> bool:
-        """Somebody has answered an alert; whether it was the last one."""
-        if alert != self.alert or not alert:
+        """Somebody has answered an alert; whether it was the last one, and for the first time.
+
+        That ends what was held back before it. What comes after it is news that nobody has answered.
+        """
+        if alert != self.alert or not alert or self.acknowledged:
             return False
-        self.acknowledged, self.repeat_ns = True, None
+        self.acknowledged, self.repeat_ns, self.answered = True, None, self.held
         return True
 
     def over(self) -> None:

@@ -30,9 +30,9 @@ class Facts:
     """What the daemon and its journal said last.
 
     state, reason, stalled: of /healthz; state None: it could not be read. cut_off: no server sends. channels: source id
-    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data; away: servers that
-    are not connected. open_gaps: (source id, cause) of breaks that still last; gaps: losses of
-    late.
+    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data, None before the
+    first; away: servers that are not connected. open_gaps: (source id, cause) of breaks that still last; gaps: losses
+    of late.
     """
 
     state: str | None = None
@@ -40,7 +40,7 @@ class Facts:
     stalled: tuple[str, ...] = ()
     cut_off: bool = False
     channels: Mapping[str, float] = field(default_factory=dict)
-    silent: Mapping[str, float] = field(default_factory=dict)
+    silent: Mapping[str, float | None] = field(default_factory=dict)
     away: frozenset[str] = frozenset()
     open_gaps: tuple[tuple[str, str], ...] = ()
     gaps: tuple[GapEntry, ...] = ()
@@ -102,8 +102,7 @@ class SensorHealth:
         return {"channels": len(self._known), "blind": len(every), "text": text, **named}
 
     def _blind(self, now_ns: int) -> dict[str, set[str]]:
-        newest_s = max(self._facts.channels.values(), default=0.0)
-        behind = {sid for sid, last_s in self._facts.channels.items() if newest_s - last_s > BEHIND_SECONDS}
+        behind = _behind(self._facts.channels, now_ns / NS_PER_SECOND)
         said = self._known.intersection(self._facts.silent)
         blind = {"silent": self._silent | behind | said, "flat": set[str](), "quarantined": set(self._quarantined)}
         if self._deaf or self._facts.cut_off or (self._links and not any(self._links.values())):
@@ -113,6 +112,15 @@ class SensorHealth:
                 blind[_CAUSES[cause]].add(sid)
         blind["clipped"] = {sid for sid, at_ns in self._clipped.items() if 0 <= now_ns - at_ns < CLIPPED_NS}
         return blind
+
+
+def _behind(channels: Mapping[str, float], now_s: float) -> set[str]:
+    """Those whose newest sample is much older than the newest of all; a recorder's clock that is ahead does not count,
+    unless all of them are.
+    """
+    newest_s = max(channels.values(), default=0.0)
+    newest_s = max((s for s in channels.values() if s <= now_s + BEHIND_SECONDS), default=newest_s)
+    return {sid for sid, last_s in channels.items() if newest_s - last_s > BEHIND_SECONDS}
 
 
 def _put(group: set[str], sid: str, inside: bool) -> None:

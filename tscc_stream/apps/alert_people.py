@@ -7,11 +7,16 @@ a window early.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tscc_stream.apps.alert_times import Announced
 from tscc_stream.edges.people import FILE, PeopleError, PeopleFile, Said
+
+_log = logging.getLogger(__name__)
 
 ACKNOWLEDGEMENT = "acknowledgement"
 SUPPRESSION = "suppression"
@@ -42,16 +47,18 @@ def announce(people: PeopleFile, window: Announced, who: str, at_ns: int) -> str
 
 
 def announced(people: PeopleFile) -> dict[str, Announced]:
-    """Every announced window, by subject. Raises PeopleError."""
-    try:
-        return {
-            subject: Announced(
-                int(said.document["from_ns"]), int(said.document["until_ns"]), str(said.document["reason"])
-            )
-            for subject, said in people.latest(SUPPRESSION).items()
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise PeopleError(f"an announced blast cannot be read: {error}") from error
+    """Every announced window, by subject; one that cannot be read hides nothing. Raises PeopleError."""
+    windows = {}
+    for subject, said in people.latest(SUPPRESSION).items():
+        try:
+            windows[subject] = _window(said.document)
+        except (KeyError, TypeError, ValueError) as error:
+            _log.error("an announced blast (%s) cannot be read, and hides nothing: %s", subject, error)
+    return windows
+
+
+def _window(document: Mapping[str, Any]) -> Announced:
+    return Announced(int(document["from_ns"]), int(document["until_ns"]), str(document["reason"]))
 
 
 def end_announced(people: PeopleFile, who: str, at_ns: int) -> int:
@@ -64,17 +71,20 @@ def end_announced(people: PeopleFile, who: str, at_ns: int) -> int:
 
 
 class PeopleNews:
-    """What is new in the file since the last look, opened anew where that failed."""
+    """What is new in the file since the last look; opened anew where another one lies there."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE
         self._file: PeopleFile | None = None
+        self._which: tuple[int, int] | None = None
         self._through: int | None = None
 
     def look(self) -> tuple[list[str], list[Announced] | None]:
         """Alerts that were acknowledged, and all announced windows; None: no change. Raises PeopleError."""
-        if self._file is None:
+        if self._file is None or self._which != self._there():
+            self.close()
             self._file = PeopleFile(self._path)
+            self._which, self._through = self._there(), None
         head = self._file.head()
         if head == self._through:
             return [], None
@@ -83,6 +93,15 @@ class PeopleNews:
         self._through = head
         return answered, windows
 
+    def _there(self) -> tuple[int, int] | None:
+        """Which file lies there now: a backup may have taken its place."""
+        try:
+            now = self._path.stat()
+        except OSError:
+            return None
+        return now.st_dev, now.st_ino
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None

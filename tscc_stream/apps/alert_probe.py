@@ -83,8 +83,16 @@ class Probe:
         while not self._stopping.is_set():
             self.where = self._endpoints.find()
             if time.monotonic() - asked_s >= EVERY_SECONDS:
-                self.facts, asked_s = self._ask(), time.monotonic()
+                self.facts, asked_s = self._asked(), time.monotonic()
             self._stopping.wait(LOOK_SECONDS)
+
+    def _asked(self) -> Facts:
+        """Nothing is known where the answer is not of the form that it should have: alerts go on without it."""
+        try:
+            return self._ask()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            self._tell(f"what the daemon says of itself cannot be read: {type(error).__name__}: {error}")
+            return Facts()
 
     def _ask(self) -> Facts:
         address = self.where["metrics"]
@@ -93,10 +101,14 @@ class Probe:
         if self._turns % METRICS_EVERY == 0 and health:
             channels = self._said(lambda: newest_samples(self._view.metrics(address))) or channels
         self._turns += 1
-        open_gaps, gaps = self._ledger(max(channels.values(), default=time.time()))
+        now_s = time.time()
+        open_gaps, gaps = self._ledger(
+            min(now_s, max(channels.values(), default=now_s))
+        )  # not by a clock that is ahead
         servers = health.get("servers", {})
         ages = health.get("data", {})
-        silent = {name: float(one["age_s"]) for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = silent or health.get("silent", {})  # of a silent server, its streams are not told one by one
         away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(
             state=health.get("state"),
@@ -104,7 +116,7 @@ class Probe:
             stalled=tuple(map(str, health.get("stalled", ()))),
             cut_off=bool(servers) and servers.keys() <= (silent.keys() | away),
             channels=channels,
-            silent=silent or health.get("silent", {}),  # of a silent server, its streams are not told one by one
+            silent={name: None if age_s is None else float(age_s) for name, age_s in silent.items()},
             away=away,
             open_gaps=open_gaps,
             gaps=gaps,

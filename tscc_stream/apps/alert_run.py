@@ -68,6 +68,7 @@ REMEMBERED = 1000
 STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
+_NAMES = Told(name="names of clusters", severity="critical", cooldown_seconds=0.0)
 _UNDELIVERED = Told(name=FAILURES_TOLD, severity="critical", cooldown_seconds=0.0)
 
 
@@ -76,8 +77,9 @@ class AlertProcess:
     thread has failed.
     """
 
-    def __init__(self, config: Config, state_dir: Path) -> None:
-        self._config, self._state_dir, self._alerts = config, state_dir, config.alerts
+    def __init__(self, config: Config, state_dir: Path, folder: Path) -> None:
+        """folder: what a relative model path starts from."""
+        self._config, self._state_dir, self._folder, self._alerts = config, state_dir, folder, config.alerts
         self._zone = ZoneInfo(config.time_zone)
         self._metrics = AlertMetrics()
         self._stopping = threading.Event()
@@ -92,6 +94,9 @@ class AlertProcess:
         self._stopping.set()
 
     def run(self) -> int:
+        self._nameless = self._asked_in_vain() or {}
+        for sentence in self._nameless.values():
+            _log.warning("%s", sentence)
         with ExitStack() as stack:
             self._journal = stack.enter_context(AlertJournal(self._state_dir / FILE))
             self._journal.hold()
@@ -255,6 +260,8 @@ class AlertProcess:
             kind = received.topic.split(".")[1]
             self._health.status(kind, body["data"])
             self._watches.status(kind, body["data"], now_ns)
+            if kind == "model" and body["data"].get("role") == "live":
+                self._look_at_names(f"{received.epoch} {received.seq}", now_ns)
             return
         event = self._reader.read(body)
         if event is None:
@@ -264,6 +271,24 @@ class AlertProcess:
             self._watches.detection(event.channels[0], time.monotonic())
         for outcome in self._rules.feed(event, now_ns):
             self._put(outcome)
+
+    def _asked_in_vain(self) -> dict[str, str] | None:
+        """Who asks for which name that no cluster has -> the same with what there is; None where it cannot be told."""
+        known = names_in_use(self._config, self._state_dir, self._folder)
+        if known is None:
+            return None
+        return {sentence.partition(";")[0]: sentence for sentence in without_cluster(self._config, known)}
+
+    def _look_at_names(self, occasion: str, now_ns: int) -> None:
+        """A cluster that was given another name, or a model without it, would silence a rule and nobody would know."""
+        nameless = self._asked_in_vain()
+        if nameless is None:
+            return
+        new = [sentence for who, sentence in nameless.items() if who not in self._nameless]
+        self._nameless = nameless
+        if new:
+            cause = {"uids": [], "sentences": new[:10]}
+            self._put(Alert(alert_id(_NAMES.name, "silence", occasion), _NAMES, "silence", now_ns, new[0], cause))
 
     def _put(self, outcome: Alert | Withheld | Repetition) -> None:
         every = tuple(self._actions)
@@ -373,10 +398,7 @@ def run(config: Config, state_dir: Path, folder: Path) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if not state_dir.is_dir():
         raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
-    known = names_in_use(config, state_dir, folder)
-    for sentence in () if known is None else without_cluster(config, known):
-        _log.warning("%s", sentence)
-    process = AlertProcess(config, state_dir)
+    process = AlertProcess(config, state_dir, folder)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         process.request_stop()

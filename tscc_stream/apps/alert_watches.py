@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -30,7 +31,8 @@ _LINK = "link"
 class _Watch:
     """One watch and what it remembers.
 
-    told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet.
+    told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet. unsure:
+    it was so when the process started, and nothing was learned since that says whether it still is.
     """
 
     def __init__(self, config: WatchConfig, hours: Hours, state: bytes | None) -> None:
@@ -41,6 +43,7 @@ class _Watch:
             document = json.loads(state)
             self.cooldown = Cooldown.from_dict(document["cooldown"])
             self.told, self.gaps, self.open = document["told"], document["gaps"], document["open"]
+        self.unsure = self.open
         self.dirty = False
         self.detected_s: float | None = None
 
@@ -77,15 +80,22 @@ class Watches:
         self._links: dict[str, tuple[int, str]] = {}  # server -> wall ns since which it is away, why
         self._away_s: dict[str, float] = {}  # server that /healthz says is away -> monotonic s since which it does
         self._journal_since_s: float | None = None
+        self._facts = Facts()
+        self._known_s: float | None = None  # monotonic s since which /healthz was read
+        self._heard_s: float | None = None  # what the first poll was given
         self._said = False
         if (state := states.get(_key(_LINK, ""))) is not None:
             document = json.loads(state)
             self._silent = document["silent"]
             self._links = {server: (since, why) for server, (since, why) in document["links"].items()}
+        for watch in self._watches:
+            if watch.config.kind == "data":  # what messages said is still known
+                watch.unsure &= not self._silent.keys() | self._links.keys() >= set(watch.told)
 
     def status(self, kind: str, data: Mapping[str, Any], now_ns: int) -> None:
         """A message `status.<kind>.`. now_ns: wall time."""
         if kind == "daemon" and data.get("state") == "started":
+            self._facts = Facts()
             self._silent.clear()
             self._links.clear()
         elif kind == "data":
@@ -121,7 +131,16 @@ class Watches:
             watch.dirty |= watch.cooldown.acknowledge(alert)
 
     def poll(self, now_ns: int, now_s: float, heard_s: float, facts: Facts) -> list[Alert | Repetition]:
-        """What is silent now, or no longer. heard_s: when the daemon last said anything (monotonic)."""
+        """What is silent now, or no longer. heard_s: when the daemon last said anything (monotonic).
+
+        While /healthz cannot be read, what it said last holds: a daemon that does not answer is not well again.
+        """
+        if facts.state is None:
+            facts = replace(self._facts, gaps=facts.gaps)
+        self._facts = facts
+        self._heard_s = heard_s if self._heard_s is None else self._heard_s
+        if facts.state is not None and self._known_s is None:
+            self._known_s = now_s
         if facts.state != "journal":
             self._journal_since_s = None
         elif self._journal_since_s is None:
@@ -132,7 +151,9 @@ class Watches:
             if watch.config.kind == "gaps":
                 told += self._lost(watch, facts.gaps, now_ns)
             else:
-                told += _turn(watch, self._conditions(watch, now_ns, now_s, heard_s, facts), now_ns)
+                conditions = self._conditions(watch, now_ns, now_s, heard_s, facts)
+                watch.unsure = watch.unsure and not conditions and not self._learned(watch, now_s, heard_s)
+                told += _turn(watch, None if watch.unsure else conditions, now_ns)
             if round_ := watch.cooldown.repeat(watch.config, now_ns):
                 told.append(Repetition(watch.cooldown.alert, watch.config, round_))
                 watch.dirty = True
@@ -162,6 +183,14 @@ class Watches:
             "journal": lambda: self._journal(watch, now_s, facts),
         }
         return find[watch.config.kind]()
+
+    def _learned(self, watch: _Watch, now_s: float, heard_s: float) -> bool:
+        """Whether a watch that finds nothing has had the time since the start to find it."""
+        if watch.config.kind == "daemon":
+            return self._heard_s is not None and heard_s > self._heard_s
+        if watch.config.kind == "triggers":
+            return watch.detected_s is not None
+        return self._known_s is not None and now_s - self._known_s >= watch.config.seconds
 
     def _without_data(self, watch: _Watch, now_ns: int, now_s: float, facts: Facts) -> dict[str, str]:
         """By what the messages said; what they said before the first start, /healthz still says."""
@@ -247,7 +276,9 @@ def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
     return Alert(identity, watch.config, "silence", now_ns, title, cause)
 
 
-def _no_data(subject: str, age_s: float) -> str:
+def _no_data(subject: str, age_s: float | None) -> str:
+    if age_s is None:
+        return f"{name_of(subject)}: no data since the daemon started"
     return f"{name_of(subject)}: no data for {age_s:.0f} s"
 
 

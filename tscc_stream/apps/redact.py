@@ -16,6 +16,7 @@ LONG_PART: Final = 8
 """Characters from which a part of a URL counts as a secret of its own."""
 _KEY: Final = re.compile(r"pass|secret|token|credential|auth|key|header|users_file|cookie|signature", re.IGNORECASE)
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}://)([^\s\"'<>]+)", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(r"[^/?#]*")
 _FORMS: Final = (
     re.compile(r"\b((?:bearer|basic|token)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
     re.compile(
@@ -53,7 +54,8 @@ def _of_value(key: str, value: Any, secret: bool) -> Any:  # noqa: ANN401
 def _host_of(match: re.Match[str]) -> str:
     """What of a URL may be shown: a web hook's path is its secret, a path of this machine is none."""
     scheme, rest = match.groups()
-    authority, slash, path = rest.partition("/")
+    authority = _AUTHORITY.match(rest)[0]  # type: ignore[index]  # it matches the empty text, too
+    slash, path = rest[len(authority) :][:1], rest[len(authority) + 1 :]
     host = authority.rpartition("@")[2]
     before = f"{scheme}{REMOVED}@" if "@" in authority else scheme
     shown = not scheme.lower().startswith("http") or is_loopback(host.rpartition(":")[0] or host)

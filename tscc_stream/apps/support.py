@@ -135,7 +135,7 @@ def _known_lines(file: Path | None) -> Iterator[str]:
 
 
 def _lines_of(path: Path) -> Iterator[str]:
-    """Of a file that holds a secret, where it may be read: each line, and each long word of it."""
+    """Of a file that holds a secret, where it may be read: each line, each long word of it, and what a header says."""
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_SECRET:
             return
@@ -144,6 +144,7 @@ def _lines_of(path: Path) -> Iterator[str]:
         return
     yield from (line.strip() for line in lines)
     yield from (word for line in lines for word in line.split() if len(word) >= LONG_WORD)
+    yield from (value.strip() for line in lines for _, colon, value in [line.partition(": ")] if colon)
 
 
 def _site(file: Path | None) -> Site | None:

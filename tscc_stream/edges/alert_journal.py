@@ -31,6 +31,9 @@ MOST_LETTERS = 500
 KEPT_NS = 400 * 86_400_000_000_000
 """After as long, alerts and what was not told are removed."""
 REMOVED_AT_ONCE = 500
+MOST_WITHHELD = 500_000
+"""Rows of what was not told, some 100 MB; a rule over every detection would fill the daemon's disk with them."""
+WITHHELD_REMOVED_AT_ONCE = 20_000
 
 _SCHEMA = (
     """CREATE TABLE alert (
@@ -390,7 +393,7 @@ class AlertJournal:
         return None if row is None else Place(*row)
 
     def trim(self, now_ns: int) -> None:
-        """Remove some of what is too old."""
+        """Remove some of what is too old, or too much."""
         old = f"SELECT id FROM alert WHERE at_ns < {now_ns - KEPT_NS} ORDER BY number LIMIT {REMOVED_AT_ONCE}"  # noqa: S608  # numbers
         with self._transaction():
             for statement in (
@@ -398,7 +401,8 @@ class AlertJournal:
                 f"DELETE FROM delivery WHERE alert IN ({old})",  # noqa: S608
                 f"DELETE FROM alert WHERE id IN ({old})",  # noqa: S608
                 f"DELETE FROM withheld WHERE number IN (SELECT number FROM withheld WHERE at_ns < {now_ns - KEPT_NS} "  # noqa: S608
-                f"ORDER BY number LIMIT {REMOVED_AT_ONCE})",
+                f"OR number <= (SELECT max(number) FROM withheld) - {MOST_WITHHELD} "
+                f"ORDER BY number LIMIT {WITHHELD_REMOVED_AT_ONCE})",
             ):
                 self._db.execute(statement)
 

@@ -14,6 +14,7 @@ from tscc_stream.kernels.residual_network import ARRAYS, HALO, encode
 from tscc_stream.messages import Float32Array
 
 _REGISTER = 64
+_TAPS = 3
 
 
 class EncoderLoops:
@@ -59,12 +60,12 @@ class EncoderLoops:
         for number in range(self._depth + 1):
             block = f"blocks.{number}"
             inputs, outputs = self._hidden, self._hidden if number < self._depth else self._outputs
-            yield _in_panels(weights[f"{block}.taps1"], inputs, outputs)
+            yield _in_panels(weights[f"{block}.taps1"], _TAPS, inputs, outputs)
             yield _widened(weights[f"{block}.offset1"], outputs)
-            yield _in_panels(weights[f"{block}.taps2"], outputs, outputs)
+            yield _in_panels(weights[f"{block}.taps2"], _TAPS, outputs, outputs)
             yield _widened(weights[f"{block}.offset2"], outputs)
         if self._adapts:
-            yield _in_panels(weights[f"{block}.residual"][np.newaxis], inputs, outputs)
+            yield _in_panels(weights[f"{block}.residual"][np.newaxis], 1, inputs, outputs)
 
 
 def fits(samples: int) -> bool:
@@ -91,8 +92,11 @@ def _widened(weight: Float32Array, *shape: int) -> Float32Array:
     return np.pad(weight, [(0, wide - narrow) for wide, narrow in zip(shape, weight.shape, strict=True)]).ravel()
 
 
-def _in_panels(taps_kio: Float32Array, inputs: int, outputs: int) -> Float32Array:
-    """[taps, inputs, outputs] to [outputs / COLUMNS, taps, inputs, COLUMNS], in one row."""
-    taps = len(taps_kio)
+def _in_panels(taps_kio: Float32Array, taps: int, inputs: int, outputs: int) -> Float32Array:
+    """[taps, inputs, outputs] to [outputs / COLUMNS, taps, inputs, COLUMNS], in one row. Raises ValueError where there
+    are others than `taps`: the loops read as many, whatever is there.
+    """
+    if len(taps_kio) != taps:
+        raise ValueError(f"convolutions with {len(taps_kio)} taps, expected {taps}")
     whole = _widened(taps_kio, taps, inputs, outputs).reshape(taps, inputs, -1, avx512.COLUMNS)
     return whole.transpose(2, 0, 1, 3).ravel()

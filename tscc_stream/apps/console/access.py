@@ -56,7 +56,8 @@ class Guarded:
             return None
         if headers.get("Origin", "").partition("://")[2] != host:
             return PlainTextResponse("expected a request from the console's own page\n", 403)
-        if int(headers.get("Content-Length") or MOST_BODY_BYTES + 1) > MOST_BODY_BYTES:
+        length = headers.get("Content-Length", "")
+        if "Transfer-Encoding" in headers or not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return PlainTextResponse(f"expected at most {MOST_BODY_BYTES} bytes\n", 413)
         return None
 

@@ -29,6 +29,7 @@ from tscc_stream import __version__
 from tscc_stream.activation import ActivationError
 from tscc_stream.apps.console.access import Guarded, who
 from tscc_stream.apps.console.feed import Feed, TooManyPagesError
+from tscc_stream.apps.console.punctual import PunctualProtocol
 from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
@@ -184,6 +185,7 @@ def run(config: Config, folder: Path) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             application(console, doorkeeper, local=settings.local),
+            http=PunctualProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
