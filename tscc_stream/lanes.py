@@ -418,8 +418,7 @@ def _fill(lane: _Lane, config: Sections) -> None:
         "moved": 0,
         "odd": False,
     }
-    for name, value in values.items():
-        group.state[name][row] = value
+    group.state[row] = tuple(values[name] for name in kernel.LANE.fields or ())
     sections = bandpass(*condition.band_hz, condition.corners, rate_hz)
     group.sections[row] = (1.0, 0.0, 0.0, 0.0, 0.0)
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]

@@ -16,7 +16,6 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,6 +31,8 @@ from tscc_stream.sampling import NS_PER_SECOND
 _OPEN_FILES = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 """Mapped at a time, each of which holds a descriptor; files that all have data at the same time are best all mapped."""
 _REMEMBERED_FAULTS = 100
+_HELD_ROWS = 65_536
+"""Whose columns are made at once: of many small files, that is much less work."""
 _TEXT = 0  # encoding of records that hold text
 
 
@@ -246,15 +247,14 @@ def iter_records(archive: ArchiveIndex, *, chunk_seconds: float = 10.0) -> Itera
 
 
 def iter_batches(
-    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None, parts: int = 1
+    archive: ArchiveIndex, *, chunk_seconds: float = 10.0, first_seconds: float | None = None
 ) -> Iterator[RecordBatch]:
     """The same, the records of each chunk side by side, decoded several times as fast.
 
     first_seconds: length of the first chunk, where it is to be shorter; each of the following is twice as long as the
-    one before, up to chunk_seconds. parts: into how many, one after the other, runs of a chunk of full length are cut,
-    so that there are enough of them to go on side by side.
+    one before, up to chunk_seconds.
     """
-    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds, parts):
+    for chunk in archive_runs.chunks(archive.rows, chunk_seconds, first_seconds):
         batch = _batch(archive, chunk)
         if len(batch):
             yield batch
@@ -359,6 +359,8 @@ class _Indexer:
         self._sids: dict[str, int] = {}
         self._columns = _Columns()
         self._heads = HeadReader()
+        self._held: list[tuple[int, Heads]] = []
+        self._held_rows = 0
         self._faults = Faults()
         self._spool: IO[bytes] | None = None
 
@@ -378,6 +380,7 @@ class _Indexer:
         if self._spool is not None:
             self._spool.flush()
             self._add_rows_of(Path("(other formats)"), self._spool)
+        self._add_held()
         rows = self._columns.sealed()
         if not len(rows["start_ns"]):
             reasons = "; ".join(self._faults.texts[:3])
@@ -421,22 +424,36 @@ class _Indexer:
             offset = heads.end if heads.more else self._add_rows(heads.end, data)
 
     def _add_heads(self, heads: Heads) -> None:
-        """Rows of ordinary records."""
-        kinds, stretches = heads.kinds, heads.stretches
+        """Rows of ordinary records, to be added with those of other files."""
+        self._held.append((len(self._files) - 1, heads))
+        self._held_rows += len(heads.at)
+        if self._held_rows >= _HELD_ROWS:
+            self._add_held()
+
+    def _add_held(self) -> None:
+        if not self._held:
+            return
+        stretches = np.concatenate([heads.stretches for _, heads in self._held])
+        kinds = [kind for _, heads in self._held for kind in heads.kinds]
+
+        def one(name: str) -> AnyArray:
+            return np.concatenate([getattr(heads, name) for _, heads in self._held])
+
+        def alike(values: list[Any]) -> AnyArray:
+            return np.repeat(values, stretches)
+
         self._columns.extend(
-            len(heads.at),
-            file=len(self._files) - 1,
-            offset=heads.at,
-            length=heads.length,
-            sid=np.repeat([self._sids.setdefault(kind.sid, len(self._sids)) for kind in kinds], stretches),
-            start_ns=heads.start_ns,
-            end_ns=heads.end_ns,
-            samples=heads.samples,
-            rate=np.repeat([kind.sample_rate_hz for kind in kinds], stretches),
-            encoding=np.repeat([kind.encoding for kind in kinds], stretches),
-            quality=np.repeat([kind.quality for kind in kinds], stretches),
-            data_at=np.repeat([kind.data_at for kind in kinds], stretches),
+            self._held_rows,
+            file=np.repeat([file for file, _ in self._held], [len(heads.at) for _, heads in self._held]),
+            **{name: one(name) for name in ("length", "start_ns", "end_ns", "samples")},
+            offset=one("at"),
+            sid=alike([self._sids.setdefault(kind.sid, len(self._sids)) for kind in kinds]),
+            rate=alike([kind.sample_rate_hz for kind in kinds]),
+            encoding=alike([kind.encoding for kind in kinds]),
+            quality=alike([kind.quality for kind in kinds]),
+            data_at=alike([kind.data_at for kind in kinds]),
         )
+        self._held, self._held_rows = [], 0
 
     def _add_rows(self, base: int, data: mmap.mmap) -> int:
         """Rows from byte `base` up to an ordinary record, the end, or the next corrupt record; where to go on."""
@@ -458,6 +475,7 @@ class _Indexer:
         if not 0.0 < rate < 1e9:
             self._faults.add(f"{self._files[file]} at byte {offset}: states a sampling rate of {rate:g} Hz")
             return
+        self._add_held()  # rows are in the order of the files
         sid = self._sids.setdefault(msr.sourceid, len(self._sids))
         quality = QUALITIES.index(miniseed.quality_of(msr))
         times = int(msr.starttime), int(msr.endtime)

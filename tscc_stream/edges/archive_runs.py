@@ -24,7 +24,7 @@ Rows = Mapping[str, AnyArray]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """rows [n]: run after run, in order of their start (part by part); run i is rows[begin[i]:begin[i + 1]]. Of row k come the samples
+    """rows [n]: run after run, in order of their start; run i is rows[begin[i]:begin[i + 1]]. Of row k come the samples
     from samples[k] to samples[k + 1], counted through the chunk.
     """
 
@@ -40,37 +40,32 @@ class Chunk:
         return len(self.begin) - 1
 
 
-def chunks(rows: Rows, chunk_seconds: float, first_seconds: float | None = None, parts: int = 1) -> Iterator[Chunk]:
-    """Of an index's columns, which are ordered by start time; the first chunk may be shorter, the next ones double.
-
-    parts: stretches of time of which each chunk of full length consists; runs end with them.
-    """
-    edges, some = [0], [0]
+def chunks(rows: Rows, chunk_seconds: float, first_seconds: float | None = None) -> Iterator[Chunk]:
+    """Of an index's columns, which are ordered by start time; the first chunk may be shorter, the next ones double."""
+    edges = [0]
     chunk_ns, first_ns = (
         max(1, int(seconds * NS_PER_SECOND)) for seconds in (chunk_seconds, first_seconds or chunk_seconds)
     )
-    for within in _edges(rows["start_ns"], chunk_ns, first_ns, parts):
-        edges += within
-        some.append(len(edges) - 1)
-        if edges[-1] - edges[0] >= _ROWS:
-            yield from _planned(rows, np.array(edges), some)
-            edges, some = edges[-1:], [0]
+    for edge in _edges(rows["start_ns"], chunk_ns, first_ns):
+        edges.append(edge)
+        if edge - edges[0] >= _ROWS:
+            yield from _planned(rows, np.array(edges))
+            edges = [edge]
     if len(edges) > 1:
-        yield from _planned(rows, np.array(edges), some)
+        yield from _planned(rows, np.array(edges))
 
 
-def _edges(starts: Int64Array, chunk_ns: int, length_ns: int, parts: int) -> Iterator[list[int]]:
-    """Rows before which the parts of a chunk end; empty time is jumped over."""
+def _edges(starts: Int64Array, chunk_ns: int, length_ns: int) -> Iterator[int]:
+    """Rows before which a chunk ends; empty time is jumped over."""
     edge = 0
     while edge < len(starts):
-        ends = [length_ns] if length_ns < chunk_ns else [chunk_ns * (part + 1) // parts for part in range(parts)]
-        edges: list[int] = np.searchsorted(starts, starts[edge] + np.array(ends)).tolist()
-        edge, length_ns = edges[-1], min(chunk_ns, 2 * length_ns)
-        yield edges
+        edge = int(np.searchsorted(starts, starts[edge] + length_ns))
+        length_ns = min(chunk_ns, 2 * length_ns)
+        yield edge
 
 
-def _planned(rows: Rows, edges: Int64Array, whole: list[int]) -> Iterator[Chunk]:
-    """The parts between these edges, as chunks between those of them that are named."""
+def _planned(rows: Rows, edges: Int64Array) -> Iterator[Chunk]:
+    """The chunks between these edges."""
     some = {name: rows[name][edges[0] : edges[-1]] for name in (*_ALIKE, "start_ns", "samples")}
     chunk = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
     order = np.lexsort((some["sid"], chunk))  # still by start within a channel
@@ -81,7 +76,7 @@ def _planned(rows: Rows, edges: Int64Array, whole: list[int]) -> Iterator[Chunk]
     firsts, lasts = firsts[sorting], lasts[sorting]
     begin = np.concatenate(([0], np.cumsum(lasts - firsts)))
     within = np.arange(len(order)) - np.repeat(begin[:-1] - firsts, lasts - firsts)
-    runs = np.searchsorted(chunk[firsts], whole)
+    runs = np.searchsorted(chunk[firsts], np.arange(len(edges)))
     samples = some["samples"][within].astype(np.int64)
     for first, last in pairwise(runs.tolist()):
         inside = slice(begin[first], begin[last])

@@ -37,23 +37,24 @@ _SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).p
 def _kept(loop: Callable[..., Any], **settings: Any) -> Any:
     """Compiled at its first call, and kept for other processes until any file of this folder changes.
 
-    Nothing counts who holds an array (_nrt): a loop makes none, and callers keep theirs. Counting took a fifth of the
-    time of kernels.front.
-
     Numba itself would look at the loop's own file alone, and miss a change of what it calls in another one.
     """
+    settings |= {"nogil": True, "error_model": "numpy"}
     try:
-        made = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False, **settings)(loop)
+        made = numba.njit(cache=True, **settings)(loop)
     except RuntimeError:  # no place to keep it
-        return numba.njit(nogil=True, error_model="numpy", _nrt=False, **settings)(loop)
+        return numba.njit(**settings)(loop)
     file = made._cache._cache_file
     file._source_stamp = (file._source_stamp, _SOURCES)
     return made
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """The same loop over numpy arrays and numbers, compiled at its first call."""
-    return cast("_Loop", _kept(loop))
+    """The same loop over numpy arrays and numbers, compiled at its first call; it makes no arrays.
+
+    Nothing counts who holds one (_nrt), since callers keep theirs. Counting took a fifth of the time of kernels.front.
+    """
+    return cast("_Loop", _kept(loop, _nrt=False))
 
 
 def compiled_contracting(loop: _Loop) -> _Loop:
@@ -63,4 +64,4 @@ def compiled_contracting(loop: _Loop) -> _Loop:
 
 def inlined(loop: _Loop) -> _Loop:
     """A piece of compiled loops, without a call."""
-    return cast("_Loop", numba.njit(inline="always", error_model="numpy", _nrt=False)(loop))
+    return cast("_Loop", numba.njit(inline="always", error_model="numpy")(loop))
