@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tscc_stream.apps.alert_times import Announced
-from tscc_stream.edges.people import FILE, PeopleError, PeopleFile, Said
+from tscc_stream.edges.people import FILE, PeopleFile, Said
 
 _log = logging.getLogger(__name__)
 
