@@ -320,3 +320,28 @@ def test_a_rule_whose_cluster_is_given_another_name_is_told_of(
     (one,) = [one["document"] for one in receivers.got("webhook")]
     assert (one["rule"], one["severity"], len(one["cause"]["sentences"])) == ("names of clusters", "critical", 1)
     assert f"rule one: no cluster is called {name!r} at present" in one["title"]
+
+
+def test_a_damaged_journal_of_alerts_is_told_and_a_new_one_begun(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    """Else nobody would be alerted until a person comes and moves the file."""
+    path = configured(tmp_path, **receivers.actions())
+    with alerting(path) as running:
+        site.event("one")
+        until(lambda: len(receivers.got("webhook")) == 1, "the first alert")
+        assert running.stop() == 0
+    (tmp_path / "state" / FILE).write_bytes(b"no database any more" * 500)
+    site.event("while it was down")
+    with alerting(path) as running:
+        until(lambda: len(receivers.got("webhook")) == 2, "that the file was damaged")
+        site.event("two")
+        until(lambda: len(receivers.got("webhook")) == 3, "the next alert")
+        assert running.stop() == 0
+    _, told, two = (one["document"] for one in receivers.got("webhook"))
+    assert (told["severity"], two["cause"]["uids"]) == ("critical", ["two"])
+    assert "alerts.sqlite was damaged (file is not a database; it is kept as alerts.sqlite.damaged-" in str(
+        told["cause"]
+    )
+    assert "events before now are not told again" in told["title"]
+    assert len(list((tmp_path / "state").glob(f"{FILE}.damaged-*Z"))) == 1
