@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tscc_stream.apps.alert_book import Book
+from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges import alert_journal
 from tscc_stream.edges.alert_journal import (
     FILE,
@@ -196,3 +199,21 @@ def test_what_is_well_stays_and_what_is_not_ours_is_refused(tmp_path: Path) -> N
     with pytest.raises(AlertJournalError, match="is a database of something else"):
         AlertJournal.of_the_process(path, 0)
     assert sorted(one.name for one in tmp_path.iterdir() if "damaged" in one.name) == []
+
+
+def test_what_no_file_can_keep_is_left_out_and_holds_up_nothing(tmp_path: Path) -> None:
+    with AlertJournal(tmp_path / FILE) as journal:
+        metrics = AlertMetrics()
+        book = Book(journal, {}, metrics, lambda: {"rule": b"x"})
+        health = {"sensor_health": {}}
+        for alert in (new(1), replace(new(2), title="\ud800"), new(3)):
+            book.alert(replace(alert, document=health))
+        book.alert(replace(new(4), document={**health, "amplitude": float("nan")}))
+        book.withhold(NewWithheld(0, 2**63, "r", "too late", "late", "x"))
+        book.withhold(NewWithheld(0, 1, "r", "kept", "late", "x"))
+        book.move(Place("e", 9))
+        assert book.keep()
+        assert sorted(one.id for one in journal.recent()) == ["id-1", "id-3"]
+        assert [one.uid for one in journal.withheld()] == ["kept"]
+        assert (journal.place(), journal.states(), book.size) == (Place("e", 9), {"rule": b"x"}, 0)
+        assert metrics.registry.get_sample_value("tscc_alert_messages_unreadable_total") == 3.0

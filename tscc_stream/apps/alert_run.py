@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 from tscc_stream.apps import alert_text
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
-from tscc_stream.apps.alert_events import EventReader
+from tscc_stream.apps.alert_events import UNREADABLE, EventReader
 from tscc_stream.apps.alert_health import SensorHealth
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
@@ -168,6 +168,7 @@ class AlertProcess:
             since=place.through,
             epoch=place.epoch or None,
             notice=self._notice,
+            any_body=True,
             curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
         )
 
@@ -203,7 +204,8 @@ class AlertProcess:
             return
         for one in page.messages if reader.epoch == place.epoch else ():
             if one.seq <= place.through:
-                self._reader.read(json.loads(one.message.body))
+                with suppress(*UNREADABLE):  # it was counted when it came
+                    self._reader.read(json.loads(one.message.body))
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):
@@ -264,9 +266,9 @@ class AlertProcess:
         now_ns = time.time_ns()
         try:
             self._look_at(received, now_ns)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except UNREADABLE as error:
             self._metrics.unreadable.inc()
-            self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {error}")
+            self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {str(error)[:200]}")
             _log.debug("message %d: %r", received.seq, received.raw[:500])
         self._book.move(Place(received.epoch, received.seq))
 

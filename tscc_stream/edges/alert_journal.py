@@ -99,6 +99,10 @@ class AlertJournalError(RuntimeError):
     """What the file cannot do, in one sentence."""
 
 
+class AlertJournalUnfitError(AlertJournalError):
+    """What was to be kept can be kept in no file: not a number, beyond 64 bits, half a letter."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewAlert:
     """An alert to keep. document: all of it, as actions get it; actions: those that shall deliver it."""
@@ -455,7 +459,9 @@ class AlertJournal:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise AlertJournalUnfitError(f"{self._path}: cannot {doing}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
             raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
 
 
