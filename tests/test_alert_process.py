@@ -17,7 +17,7 @@ from made_site import finished, write_settings
 
 from tscc_stream import names, package
 from tscc_stream.config import CurveConfig
-from tscc_stream.edges.alert_journal import FILE, AlertJournal
+from tscc_stream.edges.alert_journal import FILE, AlertJournal, NewAlert
 from tscc_stream.edges.people import FILE as PEOPLE
 from tscc_stream.edges.people import PeopleFile
 from tscc_stream.messages import Message
@@ -390,3 +390,13 @@ def test_a_message_that_no_rule_can_digest_is_counted_and_left_out(
         until(lambda: len(receivers.got("webhook")) == 2, "the next alert")
         assert running.stop() == 0
     assert titles(receivers) == ["detection-good", "detection-after a restart"]
+
+
+def test_an_empty_id_answers_nothing(tmp_path: Path) -> None:
+    """One alert begins with it, where there is only one."""
+    path = configured(tmp_path)
+    (tmp_path / "state").mkdir()
+    with AlertJournal(tmp_path / "state" / FILE) as journal:
+        journal.commit([NewAlert("3fa9c1d20b77", 1, "any", "event", "warning", "x", {}, ())])
+    done = finished("alert", "ack", "", "--config", path)
+    assert (done.returncode, "expected an alert's id" in done.stderr) == (2, True), done.stderr

@@ -87,7 +87,7 @@ def is_withdrawn(said: Said) -> bool:
 def _verdict(said: Said) -> Verdict:
     name, agrees = said.document.get("name"), said.document.get("agrees")
     if not isinstance(name, str) or not name or not isinstance(agrees, bool):
-        raise ValueError("expected a name, and agrees true or false")  # noqa: TRY004  # what a person wrote
+        raise ValueError("expected a name, and agrees true or false")  # what a person wrote
     return Verdict(name, agrees, said.who, said.at_ns, str(said.document.get("family") or ""))
 
 
