@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from made_site import finished, settings, write_settings
 
-from tscc_stream import activation, config, package, serving
+from tscc_stream import activation, config, names, package, serving
 from tscc_stream.activation import ActivationError, Choice
+from tscc_stream.edges.people import FILE as PEOPLE
+from tscc_stream.edges.people import PeopleFile
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.health import Health
 from tscc_stream.learn.export import annotate
@@ -249,3 +251,21 @@ def test_check_config_looks_at_the_candidate(tmp_path: Path, source: Path) -> No
     done = finished("check-config", write_settings(tmp_path, shadow="models/nothing"))
     assert done.returncode == 2
     assert "shadow: model models/nothing: no such folder" in done.stderr
+
+
+def test_one_name_that_cannot_be_read_takes_no_other_away_and_a_backup_is_read_anew(state: Path) -> None:
+    demo, people = package.load(DEMO).sha256, PeopleFile(state / PEOPLE)
+    names.give(people, demo, 1, Label(name="blast"), "eve", 1)
+    people.say(names.KIND, f"{demo}/2", {"name": 7}, "eve", 2)
+    people.close()
+    keeper = _keeper(state)
+    assert keeper.start().package.name_of(1) == "blast"
+    assert _orders(keeper, asks=0) == []
+    backup = PeopleFile(state / "backup")
+    names.give(backup, demo, 1, Label(name="crusher"), "eve", 1)
+    backup.close()
+    for rest in (f"{PEOPLE}-wal", f"{PEOPLE}-shm"):
+        (state / rest).unlink(missing_ok=True)
+    (state / "backup").replace(state / PEOPLE)
+    [order] = _orders(keeper, asks=0)
+    assert order.given == {1: Label(name="crusher")}

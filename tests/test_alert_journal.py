@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tscc_stream.apps.alert_book import Book
+from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges import alert_journal
 from tscc_stream.edges.alert_journal import (
     FILE,
@@ -143,3 +146,74 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
             second.hold()
     with AlertJournal(tmp_path / FILE) as third:
         third.hold()
+
+
+def sound(path: Path) -> None:
+    with AlertJournal(path) as journal:
+        journal.commit([new(number, "a") for number in range(200)], place=Place("e", 7))
+
+
+def overwrite(path: Path, at: int, size: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * size)
+
+
+@pytest.mark.parametrize(("at", "size"), [(0, 100), (0, 4096), (60, 16), (3 * 4096, 4096), (100, 3000)])
+def test_a_damaged_file_is_put_aside_and_a_new_one_begun(tmp_path: Path, at: int, size: int) -> None:
+    path = tmp_path / FILE
+    sound(path)
+    overwrite(path, at, size)
+    (tmp_path / f"{FILE}-wal").write_bytes(b"a log")
+    damaged = path.read_bytes()
+    journal, told = AlertJournal.of_the_process(path, 1_700_000_000 * 10**9)
+    with journal:
+        aside = f"{FILE}.damaged-20231114T221320.000000Z"
+        assert told.endswith(f"; it is kept as {aside}"), told
+        assert (tmp_path / aside).read_bytes() == damaged
+        assert (tmp_path / f"{aside}-wal").read_bytes() == b"a log"
+        assert (journal.place(), journal.recent()) == (None, [])
+        with pytest.raises(AlertJournalError, match="another"):
+            AlertJournal.of_the_process(path, 0)
+    again, told = AlertJournal.of_the_process(path, 0)
+    again.close()
+    assert told == ""
+
+
+def test_what_is_well_stays_and_what_is_not_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    sound(path)
+    journal, told = AlertJournal.of_the_process(path, 0)
+    with journal:
+        assert (told, journal.place()) == ("", Place("e", 7))
+    newer = sqlite3.connect(path)
+    newer.execute("PRAGMA user_version = 9")
+    newer.close()
+    overwrite(path, 3 * 4096, 4096)
+    with pytest.raises(AlertJournalError, match="has format 9, expected 1"):
+        AlertJournal.of_the_process(path, 0)
+    path.unlink()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(AlertJournalError, match="is a database of something else"):
+        AlertJournal.of_the_process(path, 0)
+    assert sorted(one.name for one in tmp_path.iterdir() if "damaged" in one.name) == []
+
+
+def test_what_no_file_can_keep_is_left_out_and_holds_up_nothing(tmp_path: Path) -> None:
+    with AlertJournal(tmp_path / FILE) as journal:
+        metrics = AlertMetrics()
+        book = Book(journal, {}, metrics, lambda: {"rule": b"x"})
+        health = {"sensor_health": {}}
+        for alert in (new(1), replace(new(2), title="\ud800"), new(3)):
+            book.alert(replace(alert, document=health))
+        book.alert(replace(new(4), document={**health, "amplitude": float("nan")}))
+        book.withhold(NewWithheld(0, 2**63, "r", "too late", "late", "x"))
+        book.withhold(NewWithheld(0, 1, "r", "kept", "late", "x"))
+        book.move(Place("e", 9))
+        assert book.keep()
+        assert sorted(one.id for one in journal.recent()) == ["id-1", "id-3"]
+        assert [one.uid for one in journal.withheld()] == ["kept"]
+        assert (journal.place(), journal.states(), book.size) == (Place("e", 9), {"rule": b"x"}, 0)
+        assert metrics.registry.get_sample_value("tscc_alert_messages_unreadable_total") == 3.0

@@ -6,17 +6,18 @@ import json
 import resource
 import signal
 import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_alerts import Receivers, Site, alerting, until
+from made_alerts import SID, Receivers, Site, alerting, until
 from made_site import finished, write_settings
 
 from tscc_stream import names, package
 from tscc_stream.config import CurveConfig
-from tscc_stream.edges.alert_journal import FILE, AlertJournal
+from tscc_stream.edges.alert_journal import FILE, AlertJournal, NewAlert
 from tscc_stream.edges.people import FILE as PEOPLE
 from tscc_stream.edges.people import PeopleFile
 from tscc_stream.messages import Message
@@ -320,3 +321,82 @@ def test_a_rule_whose_cluster_is_given_another_name_is_told_of(
     (one,) = [one["document"] for one in receivers.got("webhook")]
     assert (one["rule"], one["severity"], len(one["cause"]["sentences"])) == ("names of clusters", "critical", 1)
     assert f"rule one: no cluster is called {name!r} at present" in one["title"]
+
+
+def test_a_damaged_journal_of_alerts_is_told_and_a_new_one_begun(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    """Else nobody would be alerted until a person comes and moves the file."""
+    path = configured(tmp_path, **receivers.actions())
+    with alerting(path) as running:
+        site.event("one")
+        until(lambda: len(receivers.got("webhook")) == 1, "the first alert")
+        assert running.stop() == 0
+    (tmp_path / "state" / FILE).write_bytes(b"no database any more" * 500)
+    site.event("while it was down")
+    with alerting(path) as running:
+        until(lambda: len(receivers.got("webhook")) == 2, "that the file was damaged")
+        site.event("two")
+        until(lambda: len(receivers.got("webhook")) == 3, "the next alert")
+        assert running.stop() == 0
+    _, told, two = (one["document"] for one in receivers.got("webhook"))
+    assert (told["severity"], two["cause"]["uids"]) == ("critical", ["two"])
+    assert "alerts.sqlite was damaged (file is not a database; it is kept as alerts.sqlite.damaged-" in str(
+        told["cause"]
+    )
+    assert "events before now are not told again" in told["title"]
+    assert len(list((tmp_path / "state").glob(f"{FILE}.damaged-*Z"))) == 1
+
+
+def bad_messages() -> list[Message]:
+    """What no rule can digest: numbers that are none or too large, half letters, no object, missing fields."""
+    about = {"id": 1, "name": "microseismic", "membership": [0.1, 0.9], "known": True}
+    data = {"onset_ns": 1, "peak_amplitude": 5.0, "quality": [], "cluster": about}
+    bad = [
+        json.dumps({**data, "peak_amplitude": float("nan")}),
+        json.dumps({**data, "peak_amplitude": 7.5}).replace("7.5", "1e999"),
+        json.dumps({**data, "onset_ns": 2**70}),
+        json.dumps({**data, "cluster": {**about, "name": "\ud800"}}).replace("\\ud800", "\\udc00"),
+        json.dumps({**data, "quality": 7}),
+        "[" * 50_000,
+        "{}",
+    ]
+    bodies = [f'{{"type":"tscc.detection.v1","id":"bad","subject":"{SID}","data":{one}}}' for one in bad]
+    bodies += ["[]", "{}", "no JSON"]
+    topic = "detection.1.SM.S001..GHZ."
+    return [
+        Message(f"bad-{number}", "detection", topic, body.encode(), number, SID, tolerance_ns=0)
+        for number, body in enumerate(bodies)
+    ]
+
+
+def test_a_message_that_no_rule_can_digest_is_counted_and_left_out(
+    tmp_path: Path, site: Site, receivers: Receivers
+) -> None:
+    path = configured(
+        tmp_path, rules=[{**RULE, "kind": "detection"}], metrics={"bind": "127.0.0.1:0"}, **receivers.actions()
+    )
+    with alerting(path) as running:
+        url = running.wait_for(r"metrics on (http://\S+/metrics)")[1]
+        bad = bad_messages()
+        site.say(*bad)
+        site.detection("good")
+        until(lambda: len(receivers.got("webhook")) == 1, "the alert after them")
+        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  # the process's own
+            assert f"tscc_alert_messages_unreadable_total {len(bad)}.0" in answer.read().decode()
+        assert running.stop() == 0
+    with alerting(path) as running:  # what was said before the start is looked at again for its amplitudes
+        site.detection("after a restart")
+        until(lambda: len(receivers.got("webhook")) == 2, "the next alert")
+        assert running.stop() == 0
+    assert titles(receivers) == ["detection-good", "detection-after a restart"]
+
+
+def test_an_empty_id_answers_nothing(tmp_path: Path) -> None:
+    """One alert begins with it, where there is only one."""
+    path = configured(tmp_path)
+    (tmp_path / "state").mkdir()
+    with AlertJournal(tmp_path / "state" / FILE) as journal:
+        journal.commit([NewAlert("3fa9c1d20b77", 1, "any", "event", "warning", "x", {}, ())])
+    done = finished("alert", "ack", "", "--config", path)
+    assert (done.returncode, "expected an alert's id" in done.stderr) == (2, True), done.stderr

@@ -5,10 +5,12 @@ windows that are named, dismissed and brought back.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +181,9 @@ class MadeSite:
     where: dict[str, Any]
 
     def asked(self, page: str, document: Any = None, **headers: str) -> tuple[int, Any]:
-        data = None if document is None else json.dumps(document).encode()
+        return self.posted(page, None if document is None else json.dumps(document).encode(), **headers)
+
+    def posted(self, page: str, data: bytes | None, **headers: str) -> tuple[int, Any]:
         request = urllib.request.Request(
             f"http://{self.console}{page}", data, {"Origin": f"http://{self.console}", **headers}
         )
@@ -341,3 +345,31 @@ def test_a_family_is_the_one_that_was_shown() -> None:
     book = FamilyBook(None)  # type: ignore[arg-type]  # it is not asked for any
     with pytest.raises(LookupError, match="has changed since it was shown"):
         book.family("uid1")
+
+
+def test_a_row_of_people_that_cannot_be_read_takes_no_page_away(tmp_path: Path) -> None:
+    make_journal(tmp_path, pipeline_messages(tmp_path))
+    people = PeopleFile(tmp_path / "state" / FILE)
+    people.say("verdict", "odd", {"name": 3}, "eve", 1)
+    people.say("name", "odd/1", {"called": "x"}, "eve", 1)
+    people.close()
+    with closing(sqlite3.connect(tmp_path / "state" / FILE)) as db, db:
+        for kind in ("name", "verdict", "acknowledgement", "dismissal"):
+            rows = [(kind, "no JSON", "{"), (kind, "a list", "[1]")]
+            db.executemany("INSERT INTO said (at_ns, who, kind, subject, document) VALUES (1, 'eve', ?, ?, ?)", rows)
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    with Running("console", "--config", path) as console:
+        made = MadeSite(path, tmp_path / "state", console.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1], {})
+        for page in (
+            "/clusters",
+            "/events/rows",
+            "/events/since?seq=0&people=0",
+            "/clusters/families.json",
+            "/events/alerts",
+        ):
+            status, text = made.asked(page)
+            assert (page, status) == (page, 200), text
+        for page in ("/clusters/2/name", "/clusters/families/nobody/name", "/events/verdict", "/events/alerts/answer"):
+            status, text = made.posted(page, b"[" * 60_000)
+            assert status in (400, 422), (page, status, text)
+            assert json.loads(text)["error"]

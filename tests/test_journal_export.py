@@ -19,7 +19,7 @@ from made_site import START_NS, finished, settings, write_settings
 from obspy.io.quakeml.core import _validate
 
 from tscc_stream import cli, config
-from tscc_stream.apps import snippets
+from tscc_stream.apps import journal_formats, snippets
 from tscc_stream.apps.journal_formats import SiteJournal, Wanted
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.messages import Message, read_only
@@ -217,3 +217,26 @@ def test_lines_of_json_are_as_before(folder: Path, messages: list[Message]) -> N
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [
         message.uid for message in messages if message.kind == "detection"
     ]
+
+
+def test_no_cell_of_csv_is_a_formula(tmp_path: Path, messages: list[Message]) -> None:
+    """Names come from people, and spreadsheets carry out what begins so."""
+    path = make_journal(tmp_path, messages)
+    first, second, third = [message.uid for message in messages if message.kind == "detection"][:3]
+    say(tmp_path, first, '=HYPERLINK("http://evil.example")', agrees=False, who="@SUM(A1)")
+    say(tmp_path, second, "\t+1+cmd|' /C calc'!A0", agrees=False, who="-mara")
+    say(tmp_path, third, "a = b", agrees=False, who="-5")
+    site = SiteJournal(path, config.parse(json.dumps(settings(tmp_path))), tmp_path)
+    out = io.StringIO()
+    try:
+        journal_formats.write_csv(site, Wanted(), out, lambda *_: None)
+    finally:
+        site.close()
+    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(out.getvalue()))}
+    found = [(rows[uid]["verdict"], rows[uid]["judged_by"]) for uid in (first, second, third)]
+    assert found == [
+        ('\'=HYPERLINK("http://evil.example")', "'@SUM(A1)"),
+        ("'\t+1+cmd|' /C calc'!A0", "'-mara"),
+        ("a = b", "-5"),
+    ]
+    assert all(float(row["peak_ratio"]) > 0 for row in rows.values() if row["type"] == "detection")

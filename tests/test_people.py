@@ -18,7 +18,7 @@ from made_site import make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
 from tscc_stream import names, package, verdicts
-from tscc_stream.edges.people import FILE, MOST_BYTES, PeopleError, PeopleFile
+from tscc_stream.edges.people import FILE, MOST_BYTES, PeopleError, PeopleFile, PeopleThere
 from tscc_stream.package import Label
 
 DEMO = package.load(package.find("models/demo"))
@@ -133,9 +133,56 @@ def test_names_are_of_one_model(tmp_path: Path) -> None:
     assert names.given(file, "a" * 64) == {1: Label(name="blast"), 11: Label(name="drilling", colour="#112233")}
     assert names.given(file, "c" * 64) == {}
     file.say(names.KIND, "d/1", {"name": ""}, "eve", 4)
-    with pytest.raises(PeopleError, match="a name of model d cannot be read"):
-        names.given(file, "d")
+    names.give(file, "d", 2, Label(name="blast"), "eve", 5)
+    file.say(names.KIND, "d/three", {"name": "crusher"}, "eve", 6)
+    assert names.given(file, "d") == {2: Label(name="blast")}, "only those that cannot be read are left out"
     file.close()
+
+
+def spoil(path: Path, subject: str, document: str) -> None:
+    """A row as a damaged page, or another program, leaves it."""
+    db = sqlite3.connect(path)
+    db.execute(
+        "INSERT INTO said (at_ns, who, kind, subject, document) VALUES (1, 'eve', 'verdict', ?, CAST(? AS TEXT))",
+        (subject, document.encode("latin-1")),
+    )
+    db.commit()
+    db.close()
+
+
+UNREADABLE = ("{", "[1]", '"text"', "null", "[" * 100_000, '{"name": "\xff"}')
+
+
+def test_a_row_that_cannot_be_read_takes_nothing_else_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / FILE
+    file = PeopleFile(path)
+    good = {"name": "blast", "agrees": True}
+    file.say("verdict", "before", good, "eve", 1)
+    for number, document in enumerate(UNREADABLE):
+        spoil(path, f"u{number}", document)
+    file.say("verdict", "after", good, "eve", 2)
+    for _ in range(3):
+        assert list(file.latest("verdict")) == ["before", "after"]
+    assert [one.subject for one in file.after(0)] == ["before", "after"]
+    assert [one.subject for one in file.after(1, 1)] == ["after"], "unreadable rows do not fill a page"
+    assert (file.on("verdict", "u1"), file.all_on("verdict", "u1")) == (None, [])
+    assert list(verdicts.read(tmp_path)) == ["before", "after"]
+    told = [one for one in caplog.messages if str(path) in one]
+    assert [one.partition(" cannot")[0] for one in told] == [f"{path}: row {n}" for n in range(2, 8)], "once each"
+    file.close()
+
+
+def test_a_file_that_takes_the_place_of_another_is_opened_anew(tmp_path: Path) -> None:
+    there, backup = PeopleThere(tmp_path / FILE), PeopleFile(tmp_path / "backup")
+    there.file().say("name", "a/1", {}, "eve", 1)
+    assert there.file() is there.file()
+    backup.say("name", "b/1", {}, "eve", 1)
+    backup.close()
+    there.close()
+    assert list(there.file().latest("name")) == ["a/1"]
+    (tmp_path / "backup").replace(tmp_path / FILE)
+    assert list(there.file().latest("name")) == ["b/1"]
+    there.close()
 
 
 def test_a_name_is_in_the_messages_that_follow_and_after_a_restart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tscc_stream import cli, config
 from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
 from tscc_stream.apps.journal_formats import SiteJournal
 from tscc_stream.apps.report_facts import Facts
+from tscc_stream.edges.alert_journal import FILE as ALERTS
 from tscc_stream.edges.alert_journal import AlertJournal, NewAlert, NewRound, NewWithheld
 from tscc_stream.edges.people import FILE, PeopleFile
 from tscc_stream.messages import Gap, Message
@@ -243,9 +245,41 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--shift", "all of it", "--to", "2026-01-01"], "expected --shift NAME, or --from"),
         (["--shift", "all of it", "--date", "yesterday"], "--date yesterday: expected a date"),
         (["--from", "x", "--to", "2026-01-01"], "--from x: expected a time"),
+        (["--shift", "all of it", "--date", "0001-01-01"], "0001-01-01: expected a year from 1900 to 2200"),
+        (["--shift", "all of it", "--date", "9999-12-31"], "9999-12-31: expected a year from 1900 to 2200"),
+        (["--from", "0001-01-01T00:00+14:00", "--to", "2026-01-01"], "--from 0001-01-01T00:00+14:00: expected a year"),
+        (["--from", "2026-01-01", "--to", "9999-12-31T23:59-12:00"], "--to 9999-12-31T23:59-12:00: expected a year"),
+        (["--shift", "all of it", "--out", "none/a.html"], "--out none/a.html: expected a folder that is there"),
     ):
         assert cli.main([*arguments, *options]) == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [ALERTS, FILE])
+def test_a_damaged_file_is_told_in_its_sections_and_the_rest_is_there(
+    folder: Path, tmp_path: Path, damaged: str, messages: list[Message]
+) -> None:
+    shutil.copytree(folder / "state", tmp_path / "state")
+    write_settings(tmp_path, time_zone="Africa/Johannesburg", shifts={"all of it": "00:13-00:16"})
+    alert = NewAlert("id", START_NS + SECOND, "rule", "event", "warning", "a swarm", {}, ())
+    with AlertJournal(tmp_path / "state" / ALERTS) as journal:
+        journal.commit([alert])
+    for rest in ("", "-wal", "-shm"):
+        (tmp_path / "state" / f"{damaged}{rest}").unlink(missing_ok=True)
+    (tmp_path / "state" / damaged).write_bytes(b"no database any more" * 500)
+    out = tmp_path / "page.html"
+    shift = ["--shift", "all of it", "--date", "2023-11-15"]
+    assert cli.main(["report", "shift", "--config", str(tmp_path / "site.yaml"), "--out", str(out), *shift]) == 0
+    text = out.read_text()
+    detections = sum(message.kind == "detection" for message in messages) + 2
+    assert f'<b class="">{detections}</b>detections' in text
+    if damaged == ALERTS:
+        assert "Alerts cannot be read: " in text
+        assert ("file is not a database" in text, "Without names and verdicts" in text) == (True, False)
+    else:
+        assert "Answers cannot be read: " in text
+        assert text.count("Without names and verdicts given here, which cannot be read: ") == 3
+        assert ("a swarm" in text, "nobody answered" in text) == (True, False)
 
 
 def test_an_empty_shift_is_a_page_too(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

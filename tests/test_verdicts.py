@@ -15,7 +15,7 @@ from made_messages import detection
 from made_site import write_settings
 
 from tscc_stream import cli, package, verdicts
-from tscc_stream.edges.people import FILE, PeopleError, PeopleFile
+from tscc_stream.edges.people import FILE, PeopleFile
 from tscc_stream.learn import dataset, from_journal
 from tscc_stream.learn.dataset import DataSetError
 from tscc_stream.messages import Message, NetworkEvent, read_only
@@ -72,13 +72,13 @@ def test_a_word_on_an_event_holds_for_its_detections_without_one_of_their_own() 
     assert found == {"n": MINE, "a": MINE, "b": YOURS}
 
 
-def test_a_verdict_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert verdicts.read(tmp_path) == {}
     people = PeopleFile(tmp_path / FILE)
     people.say("verdict", "u-1", {"name": "", "agrees": "yes"}, "x", 1)
     people.close()
-    with pytest.raises(PeopleError, match="the verdict on u-1 cannot be read: expected a name, and agrees"):
-        verdicts.read(tmp_path)
+    assert verdicts.read(tmp_path) == {}
+    assert "the verdict on u-1 cannot be read, and is left out: expected a name, and agrees" in caplog.text
 
 
 def test_a_verdict_that_was_taken_back_does_not_hold(tmp_path: Path) -> None:

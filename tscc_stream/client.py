@@ -124,7 +124,8 @@ class Subscriber:
     topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
     sentence when the epoch changed, when messages are gone for good, when nobody answers, and, once a minute, when this
     subscriber is refused; logged by default. curve: keys, where the bus is secured. position: a file that keeps the
-    place; what it holds goes before `since` and `epoch`.
+    place; what it holds goes before `since` and `epoch`. any_body: a message whose body is no JSON object is given with
+    an empty one; else it is an error, and stays one at each further call.
 
     Raises SubscriberError where an address, a key or the position cannot be used.
     """
@@ -142,7 +143,9 @@ class Subscriber:
         notice: Callable[[str], None] = _log.warning,
         curve: CurveKeys | None = None,
         position: str | Path | None = None,
+        any_body: bool = False,
     ) -> None:
+        self._any_body = any_body
         self.epoch = epoch
         self.through = since
         self.heard_s = time.monotonic()
@@ -309,7 +312,7 @@ class Subscriber:
             if frames[0] == HEARTBEAT_TOPIC:
                 self._take_heartbeat(header.seq, _decoded(frames, 2, _Heartbeat, self._connect).data.heads)
             else:
-                self._take_message(_received(header, frames, self._connect))
+                self._take_message(self._received(header, frames, self._connect))
 
     def _take_heartbeat(self, head: int, heads: dict[str, int]) -> None:
         if any(last > self._known.get(group, 0) for group, last in heads.items() if self._filter.concerns(group)):
@@ -377,7 +380,26 @@ class Subscriber:
             raise SubscriberError(f"{self._replay}: {len(frames)} frames, expected {state.count} x {state.frames}")
         for at in range(0, len(frames), state.frames):
             parts = frames[at : at + state.frames]
-            yield _received(_decoded(parts, 1, Header, self._replay), parts, self._replay)
+            yield self._received(_decoded(parts, 1, Header, self._replay), parts, self._replay)
+
+    def _received(self, header: Header, frames: Sequence[bytes], address: str) -> Received:
+        return Received(
+            epoch=header.epoch,
+            seq=header.seq,
+            topic_seq=header.topic_seq,
+            topic=frames[0].decode("ascii", "replace"),
+            body=self._body(frames, address),
+            raw=frames[2],
+            waveform=frames[3] if len(frames) > 3 else None,
+        )
+
+    def _body(self, frames: Sequence[bytes], address: str) -> dict[str, Any]:
+        try:
+            return _decoded(frames, 2, dict[str, Any], address)
+        except SubscriberError:
+            if not self._any_body or len(frames) < 3:
+                raise
+            return {}
 
 
 def _slept(due_s: float, deadline: float) -> bool:
@@ -390,17 +412,5 @@ def _decoded(frames: Sequence[bytes], index: int, kind: type[_Shape], address: s
     """JSON frame of a known shape."""
     try:
         return msgspec.json.decode(frames[index], type=kind)
-    except (IndexError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SubscriberError(f"{address} does not speak tscc-stream's protocol: frame {index}: {error}") from error
-
-
-def _received(header: Header, frames: Sequence[bytes], address: str) -> Received:
-    return Received(
-        epoch=header.epoch,
-        seq=header.seq,
-        topic_seq=header.topic_seq,
-        topic=frames[0].decode("ascii", "replace"),
-        body=_decoded(frames, 2, dict[str, Any], address),
-        raw=frames[2],
-        waveform=frames[3] if len(frames) > 3 else None,
-    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
-from tscc_stream.edges.people import PeopleError, PeopleFile, Said
+from tscc_stream.edges.people import PeopleFile, Said, tell_unreadable
 from tscc_stream.package import Label
 
 KIND = "name"
@@ -20,15 +18,17 @@ def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, 
 
 
 def given(people: PeopleFile, sha256: str) -> dict[int, Label]:
-    """Cluster -> name of the model with this hash, for those that were named here. Raises PeopleError."""
+    """Cluster -> name of the model with this hash, for those that were named here; one that cannot be read is left
+    out. Raises PeopleError.
+    """
     beginning = _subject(sha256, 0)[:-1]
-    try:
-        return {
-            int(subject.removeprefix(beginning)): Label.model_validate(said.document)
-            for subject, said in people.latest(KIND, beginning).items()
-        }
-    except (ValidationError, ValueError) as error:
-        raise PeopleError(f"a name of model {sha256[:12]} cannot be read: {error}") from error
+    labels: dict[int, Label] = {}
+    for subject, said in people.latest(KIND, beginning).items():
+        try:
+            labels[int(subject.removeprefix(beginning))] = Label.model_validate(said.document)
+        except ValueError as error:  # a ValidationError is one
+            tell_unreadable(f"the name of a cluster ({subject:.80})", error)
+    return labels
 
 
 def history(people: PeopleFile, sha256: str, cluster: int) -> list[Said]:

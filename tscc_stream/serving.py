@@ -20,7 +20,7 @@ from tscc_stream.calibration import calibration_scores, reference_of
 from tscc_stream.config import Config, InferenceConfig
 from tscc_stream.drift import Reference
 from tscc_stream.edges import people
-from tscc_stream.edges.people import PeopleError, PeopleFile
+from tscc_stream.edges.people import PeopleError, PeopleThere
 from tscc_stream.edges.torchscript import TorchScriptEncoder
 from tscc_stream.health import Health
 from tscc_stream.messages import Float64Array
@@ -158,7 +158,7 @@ class ModelKeeper:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._shadow: Package | None = None
-        self._people: PeopleFile | None = None
+        self._people = PeopleThere(state_dir / people.FILE)
         self._named: dict[int, Label] = {}
         self._unread = Repeats()
 
@@ -217,8 +217,7 @@ class ModelKeeper:
     def _given(self, sha256: str) -> dict[int, Label] | None:
         """None where the file of names cannot be read: told once a minute, and what holds goes on."""
         try:
-            self._people = self._people or PeopleFile(self._state_dir / people.FILE)
-            return names.given(self._people, sha256)
+            return names.given(self._people.file(), sha256)
         except PeopleError as error:
             if self._unread.due("people", time.monotonic()) is not None:
                 _log.error("names of clusters: %s", error)

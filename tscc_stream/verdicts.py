@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tscc_stream.edges.people import FILE, PeopleError, PeopleFile, Said
+from tscc_stream.edges.people import FILE, PeopleFile, Said, tell_unreadable
 
 KIND = "verdict"
 WITHDRAWN = "withdrawn"
@@ -65,11 +65,18 @@ def read(state_dir: Path) -> dict[str, Verdict]:
 
 
 def given(people: PeopleFile) -> dict[str, Verdict]:
-    """The verdict that holds on each uid, in the order in which they were given.
+    """The verdict that holds on each uid, in the order in which they were given; one that cannot be read is left out.
 
-    Raises PeopleError, also where one cannot be read.
+    Raises PeopleError.
     """
-    return {uid: _verdict(said) for uid, said in people.latest(KIND).items() if not is_withdrawn(said)}
+    held: dict[str, Verdict] = {}
+    for uid, said in people.latest(KIND).items():
+        try:
+            if not is_withdrawn(said):
+                held[uid] = _verdict(said)
+        except ValueError as error:
+            tell_unreadable(f"the verdict on {uid:.40}", error)
+    return held
 
 
 def is_withdrawn(said: Said) -> bool:
@@ -80,9 +87,7 @@ def is_withdrawn(said: Said) -> bool:
 def _verdict(said: Said) -> Verdict:
     name, agrees = said.document.get("name"), said.document.get("agrees")
     if not isinstance(name, str) or not name or not isinstance(agrees, bool):
-        raise PeopleError(
-            f"the verdict on {said.subject:.40} cannot be read: expected a name, and agrees true or false"
-        )
+        raise ValueError("expected a name, and agrees true or false")  # what a person wrote
     return Verdict(name, agrees, said.who, said.at_ns, str(said.document.get("family") or ""))
 
 

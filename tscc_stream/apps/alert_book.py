@@ -10,12 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tscc_stream.apps.alert_delivery import ActionThread
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges.alert_journal import (
     AlertJournal,
     AlertJournalError,
+    AlertJournalUnfitError,
     NewAlert,
     NewRound,
     NewWithheld,
@@ -88,9 +90,16 @@ class Book:
                 self._states,
                 self._place,
             )
+        except AlertJournalUnfitError as error:
+            self._cannot(error)
+            return self._keep_one_by_one()
         except AlertJournalError as error:
             self._cannot(error)
             return False
+        self._kept()
+        return True
+
+    def _kept(self) -> None:
         self._metrics.journal_failing.set(0)
         new = bool(self._alerts or self._rounds)
         self._kept_place = self._place or self._kept_place
@@ -98,7 +107,33 @@ class Book:
         self._handed.clear()
         if new:
             self._wake()
+
+    def _keep_one_by_one(self) -> bool:
+        """Whatever can be kept; the rest is counted and left out, since no later try could keep it either. Whether the
+        file takes anything. An alert that was left out went to its actions out of memory.
+        """
+        each: list[dict[str, Any]] = [
+            *({"alerts": [self._without_delivered(alert)]} for alert in self._alerts),
+            *({"withheld": [one]} for one in self._withheld),
+            *({"rounds": [one]} for one in self._rounds),
+            *({"states": {name: document}} for name, document in self._states.items()),
+        ]
+        try:
+            for one in each:
+                self._keep_if_fit(one)
+            self._keep_if_fit({"place": self._place})
+        except AlertJournalError as error:
+            self._cannot(error)
+            return False
+        self._kept()
         return True
+
+    def _keep_if_fit(self, one: dict[str, Any]) -> None:
+        try:
+            self._journal.commit(**one)
+        except AlertJournalUnfitError as error:
+            self._metrics.unreadable.inc()
+            _log.error("left out of the journal of alerts: %.300s: %s", one, error)
 
     def _wake(self) -> None:
         for action in self._actions.values():

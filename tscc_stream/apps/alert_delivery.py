@@ -102,7 +102,9 @@ class ActionThread:
         self._path = journal
         self._give_up_ns = seconds_to_ns(give_up_after_seconds)
         self._tried = tried
-        self._in_memory: deque[StoredAlert] = deque(maxlen=MOST_IN_MEMORY)
+        self._in_memory: deque[tuple[StoredAlert, int]] = deque(maxlen=MOST_IN_MEMORY)  # with when, monotonic ns
+        self._started_ns, self._started_wall_ns = time.monotonic_ns(), time.time_ns()
+        self._since: dict[int, int] = {}  # delivery that waits -> monotonic ns since when
         self._unkept: tuple[Delivery, str, int] | None = None
         self._hasten = True
         self._seldom = Seldom()
@@ -119,7 +121,7 @@ class ActionThread:
 
     def at_once(self, alert: StoredAlert) -> None:
         """Deliver an alert that is not in the journal."""
-        self._in_memory.append(alert)
+        self._in_memory.append((alert, time.monotonic_ns()))
         self._news.set()
 
     @property
@@ -165,6 +167,7 @@ class ActionThread:
         delivery = journal.due(self.name, time.time_ns(), seconds_to_ns(2 * LONGEST_WAIT_S))
         if delivery is None or (self._stopping.is_set() and delivery.attempts):
             return False
+        self._age_ns(delivery)
         alert = journal.get(delivery.alert)
         if alert is None:
             journal.tried(delivery, "failed", "the alert is no longer in the journal", time.time_ns())
@@ -173,12 +176,21 @@ class ActionThread:
         if delivered:
             self._unkept = delivery, outcome, time.time_ns()
             self._hasten = delivery.attempts > 0
+            self._since.pop(delivery.number, None)
             self._tried(self.name, "delivered")
             _log.info("action %s: alert %s delivered: %s", self.name, key_of(delivery), outcome)
             self._keep(journal)
         else:
             self._failed(journal, delivery, outcome)
         return True
+
+    def _age_ns(self, delivery: Delivery) -> int:
+        """For how long it has waited. Within this run a clock that is set ahead makes nothing older."""
+        now_ns = time.monotonic_ns()
+        if delivery.number not in self._since:
+            before_ns = self._started_wall_ns - delivery.made_ns
+            self._since[delivery.number] = self._started_ns - before_ns if before_ns > 0 else now_ns
+        return now_ns - self._since[delivery.number]
 
     def _keep(self, journal: AlertJournal) -> None:
         """What was delivered is in the journal before anything else is taken from it: it would go out twice."""
@@ -201,7 +213,7 @@ class ActionThread:
         """One try of an alert that the journal could not take; whether there is more to do at once."""
         if not self._in_memory:
             return False
-        alert = self._in_memory.popleft()
+        alert, since_ns = self._in_memory.popleft()
         delivery = Delivery(0, alert.id, self.name, 0, alert.at_ns, "waiting", 0, 0, "")
         outcome, delivered = self._try(alert, delivery)
         if delivered:
@@ -210,20 +222,21 @@ class ActionThread:
             _log.warning("action %s: alert %s delivered without the journal: %s", self.name, alert.id, outcome)
             return True
         self._say(f"alert {alert.id}: {outcome}")
-        if time.time_ns() - alert.at_ns < self._give_up_ns and not self._stopping.is_set():
-            self._in_memory.append(alert)
+        if time.monotonic_ns() - since_ns < self._give_up_ns and not self._stopping.is_set():
+            self._in_memory.append((alert, since_ns))
         return False
 
     def _failed(self, journal: AlertJournal, delivery: Delivery, why: str) -> None:
-        now_ns, attempt = time.time_ns(), delivery.attempts + 1
-        if now_ns - delivery.made_ns >= self._give_up_ns:
+        now_ns, attempt, age_ns = time.time_ns(), delivery.attempts + 1, self._age_ns(delivery)
+        if age_ns >= self._give_up_ns:
+            del self._since[delivery.number]
             journal.tried(delivery, "failed", why, now_ns)
             self._tried(self.name, "failed")
             _log.error("action %s: alert %s could not be delivered, given up after %d attempts: %s",
                        self.name, key_of(delivery), attempt, why)  # fmt: skip
             return
         wait_s = min(LONGEST_WAIT_S, SHORTEST_WAIT_S * 2.0 ** min(delivery.attempts, 10))
-        left_ns = delivery.made_ns + self._give_up_ns - now_ns
-        journal.tried(delivery, "waiting", why, now_ns, now_ns + min(seconds_to_ns(wait_s), left_ns))
+        next_ns = now_ns + min(seconds_to_ns(wait_s), self._give_up_ns - age_ns)
+        journal.tried(delivery, "waiting", why, now_ns, next_ns)
         self._tried(self.name, "retried")
         _log.warning("action %s: alert %s: attempt %d failed: %s", self.name, key_of(delivery), attempt, why)

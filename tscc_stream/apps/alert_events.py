@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from tscc_stream.source_id import name_of
 
 UNKNOWN = "unknown"
 MOST_AMPLITUDES = 50_000
+_MOST = 2**63
+UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError)
+"""What a message raises that is not of the form that docs/messages.md states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +50,27 @@ class EventReader:
     def read(self, body: Mapping[str, Any]) -> Event | None:
         """The event of a message's body; None where it is another kind of message.
 
-        Raises KeyError, TypeError or ValueError where it is not of the form that docs/messages.md states.
+        Raises one of UNREADABLE where it is not of the form that docs/messages.md states, or holds what no alert could.
         """
         if body["type"] == "tscc.detection.v1":
-            return self._detection(body["id"], body["subject"], body["data"])
-        return self._network(body["id"], body["data"]) if body["type"] == "tscc.network_event.v1" else None
+            event = self._detection(body["id"], body["subject"], body["data"])
+        elif body["type"] == "tscc.network_event.v1":
+            event = self._network(body["id"], body["data"])
+        else:
+            return None
+        _check(event)
+        if event.kind == "detection":
+            self._remember(event)
+        return event
+
+    def _remember(self, event: Event) -> None:
+        self._amplitudes[event.uid] = event.amplitude
+        if len(self._amplitudes) > MOST_AMPLITUDES:
+            self._amplitudes.popitem(last=False)
 
     def _detection(self, uid: str, sid: str, data: Mapping[str, Any]) -> Event:
         cluster = data["cluster"]
         amplitude = None if "clipped" in data["quality"] else data["peak_amplitude"]
-        self._amplitudes[uid] = amplitude
-        if len(self._amplitudes) > MOST_AMPLITUDES:
-            self._amplitudes.popitem(last=False)
         return Event(
             "detection",
             uid,
@@ -87,3 +100,15 @@ class EventReader:
         amplitudes = [self._amplitudes.get(uid) for uid in uids]
         known = [amplitude for amplitude in amplitudes if amplitude is not None]
         return max(known) if known and len(known) == len(amplitudes) else None
+
+
+def _check(event: Event) -> None:
+    """Raises ValueError or TypeError for what an alert's document and the journal of alerts cannot hold."""
+    if not -_MOST <= event.onset_ns < _MOST:
+        raise ValueError("onset_ns: expected a time of 64 bits")
+    for name, value in (("peak_amplitude", event.amplitude), ("membership", event.membership)):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name}: expected a number, got {value}")
+    if not 0 <= event.votes < _MOST:
+        raise ValueError(f"votes: expected a count, got {event.votes}")
+    "".join((event.uid, event.cluster, *event.channels)).encode()

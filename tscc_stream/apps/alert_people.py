@@ -7,16 +7,13 @@ a window early.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tscc_stream.apps.alert_times import Announced
-from tscc_stream.edges.people import FILE, PeopleFile, Said
-
-_log = logging.getLogger(__name__)
+from tscc_stream.edges.people import FILE, PeopleFile, PeopleThere, Said, tell_unreadable
 
 ACKNOWLEDGEMENT = "acknowledgement"
 SUPPRESSION = "suppression"
@@ -52,8 +49,8 @@ def announced(people: PeopleFile) -> dict[str, Announced]:
     for subject, said in people.latest(SUPPRESSION).items():
         try:
             windows[subject] = _window(said.document)
-        except (KeyError, TypeError, ValueError) as error:
-            _log.error("an announced blast (%s) cannot be read, and hides nothing: %s", subject, error)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            tell_unreadable(f"the announced blast {subject}", error)
     return windows
 
 
@@ -74,34 +71,19 @@ class PeopleNews:
     """What is new in the file since the last look; opened anew where another one lies there."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / FILE
-        self._file: PeopleFile | None = None
-        self._which: tuple[int, int] | None = None
-        self._through: int | None = None
+        self._there = PeopleThere(state_dir / FILE)
+        self._seen: tuple[PeopleFile, int] | None = None
 
     def look(self) -> tuple[list[str], list[Announced] | None]:
         """Alerts that were acknowledged, and all announced windows; None: no change. Raises PeopleError."""
-        if self._file is None or self._which != self._there():
-            self.close()
-            self._file = PeopleFile(self._path)
-            self._which, self._through = self._there(), None
-        head = self._file.head()
-        if head == self._through:
+        file = self._there.file()
+        head = file.head()
+        if self._seen is not None and self._seen[0] is file and self._seen[1] == head:
             return [], None
-        answered = list(self._file.latest(ACKNOWLEDGEMENT))
-        windows = list(announced(self._file).values())
-        self._through = head
+        answered = list(file.latest(ACKNOWLEDGEMENT))
+        windows = list(announced(file).values())
+        self._seen = file, head
         return answered, windows
 
-    def _there(self) -> tuple[int, int] | None:
-        """Which file lies there now: a backup may have taken its place."""
-        try:
-            now = self._path.stat()
-        except OSError:
-            return None
-        return now.st_dev, now.st_ino
-
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._there.close()

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from tscc_stream.apps.alert_events import Event, EventReader
+from tscc_stream.apps.alert_events import UNREADABLE, Event, EventReader
 from tscc_stream.apps.alert_rules import Rules
 from tscc_stream.apps.alert_times import Announced
 from tscc_stream.apps.alert_told import Alert, Withheld
@@ -98,5 +98,5 @@ def _events(journal: Path, since_seq: int, since_ns: int | None) -> Iterator[Eve
 def _read(events: EventReader, body: bytes) -> Event | None:
     try:
         return events.read(msgspec.json.decode(body))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # of another version: no rule could read it
+    except UNREADABLE:  # of another version: no rule could read it
         return None

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 from tscc_stream.apps import alert_text
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
-from tscc_stream.apps.alert_events import EventReader
+from tscc_stream.apps.alert_events import UNREADABLE, EventReader
 from tscc_stream.apps.alert_health import SensorHealth
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
@@ -69,6 +69,7 @@ STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
 _NAMES = Told(name="names of clusters", severity="critical", cooldown_seconds=0.0)
+_ANEW = Told(name="journal of alerts", severity="critical", cooldown_seconds=0.0)
 _UNDELIVERED = Told(name=FAILURES_TOLD, severity="critical", cooldown_seconds=0.0)
 
 
@@ -98,8 +99,8 @@ class AlertProcess:
         for sentence in self._nameless.values():
             _log.warning("%s", sentence)
         with ExitStack() as stack:
-            self._journal = stack.enter_context(AlertJournal(self._state_dir / FILE))
-            self._journal.hold()
+            self._journal, damage = AlertJournal.of_the_process(self._state_dir / FILE, time.time_ns())
+            stack.enter_context(self._journal)
             states = self._journal.states()
             shifts = self._config.shifts
             self._rules = Rules(self._alerts, shifts, self._zone, states)
@@ -108,6 +109,8 @@ class AlertProcess:
             stack.callback(self._people.close)
             self._start_actions()
             self._book = Book(self._journal, self._actions, self._metrics, self._states)
+            if damage:
+                self._tell_anew(damage)
             self._probe = Probe(self._config, self._state_dir)
             self._probe.start()
             stack.callback(self._probe.stop)
@@ -116,6 +119,19 @@ class AlertProcess:
             stack.callback(lambda: self._subscriber.close())  # noqa: PLW0108  # it may be another by then
             self._start_http(stack)
             return self._serve()
+
+    def _tell_anew(self, damage: str) -> None:
+        """The journal of alerts was damaged, and a new one is begun: people must know what is forgotten with it."""
+        now_ns = time.time_ns()
+        sentence = (
+            f"{FILE} was damaged ({damage}). A new one is begun: events before now are not told again, and deliveries "
+            "that waited, repetitions and running cool-downs are forgotten; look at what happened before by hand"
+        )
+        _log.critical("%s", sentence)
+        cause = {"uids": [], "sentences": [sentence]}
+        title = f"{FILE} was damaged, and a new one is begun; events before now are not told again"
+        self._put(Alert(alert_id(_ANEW.name, "silence", str(now_ns)), _ANEW, "silence", now_ns, title, cause))
+        self._book.keep()
 
     def _start_actions(self) -> None:
         path, seconds = self._state_dir / FILE, self._alerts.give_up_after_seconds
@@ -152,6 +168,7 @@ class AlertProcess:
             since=place.through,
             epoch=place.epoch or None,
             notice=self._notice,
+            any_body=True,
             curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
         )
 
@@ -187,7 +204,8 @@ class AlertProcess:
             return
         for one in page.messages if reader.epoch == place.epoch else ():
             if one.seq <= place.through:
-                self._reader.read(json.loads(one.message.body))
+                with suppress(*UNREADABLE):  # it was counted when it came
+                    self._reader.read(json.loads(one.message.body))
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):
@@ -248,9 +266,9 @@ class AlertProcess:
         now_ns = time.time_ns()
         try:
             self._look_at(received, now_ns)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except UNREADABLE as error:
             self._metrics.unreadable.inc()
-            self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {error}")
+            self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {str(error)[:200]}")
             _log.debug("message %d: %r", received.seq, received.raw[:500])
         self._book.move(Place(received.epoch, received.seq))
 

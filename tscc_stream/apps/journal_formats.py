@@ -23,6 +23,7 @@ from tscc_stream.stages.publish import iso_time
 MOST_QUAKEML = 200_000
 """Messages in one QuakeML document, which is held in memory whole (about 10 kB each)."""
 COLUMNS = (*CSV_COLUMNS, "name", "verdict", "agrees", "judged_by", "judged_at", "peak_velocity_m_s")
+_FORMULA = ("=", "+", "-", "@")
 _NOT_REAL = "not existing"
 
 
@@ -42,10 +43,13 @@ class Wanted:
 class SiteJournal:
     """A journal as people at the site see it. Close it after use."""
 
-    def __init__(self, path: Path, config: Config, base: Path) -> None:
-        """base: the folder of the configuration. Raises JournalError, PeopleError, ResponseError."""
+    def __init__(self, path: Path, config: Config, base: Path, *, without_people: bool = False) -> None:
+        """base: the folder of the configuration; without_people: as Words has it.
+
+        Raises JournalError, PeopleError, ResponseError.
+        """
         responses = responses_of(config, base)
-        self.words = Words(config, base)
+        self.words = Words(config, base, without_people=without_people)
         self.reader = JournalReader(path)
         try:
             self.specs = specs(self.reader)
@@ -74,9 +78,21 @@ def write_csv(site: SiteJournal, wanted: Wanted, out: IO[str], update: Update) -
     writer.writeheader()
     count = 0
     for one in site.chosen(wanted, update):
-        writer.writerow(csv_row(one.body, one.sid) | _columns(site, one))
+        row = csv_row(one.body, one.sid) | _columns(site, one)
+        writer.writerow({name: _harmless(cell) for name, cell in row.items()})
         count += 1
     return count
+
+
+def _harmless(cell: object) -> object:
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it; a number stays one."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _columns(site: SiteJournal, one: Stored) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class Facts:
     models: dict[str, str] = field(default_factory=dict)
     in_counts: dict[str, str] = field(default_factory=dict)
     cluster_names: dict[tuple[str, int | None], str] = field(default_factory=dict)
+    people_unreadable: str = ""
 
     @property
     def span_ns(self) -> tuple[int, int]:
@@ -118,7 +119,7 @@ class Facts:
 
 
 def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Path, update: Update) -> Facts:
-    """Everything of a span. name: the site's. Raises JournalError, PeopleError."""
+    """Everything of a span. name: the site's. Raises JournalError; PeopleError as SiteJournal does."""
     facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)))
     spans = _compared(site, facts)
     first_ns = min([facts.span_ns[0], *(begin for begin, _ in spans)])
@@ -133,6 +134,7 @@ def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Pat
     facts.health = _health(site, facts)
     facts.alerts = report_alerts.of_span(state_dir, facts.span_ns)
     facts.in_counts = site.amplitudes.refused
+    facts.people_unreadable = site.words.unreadable
     facts.models = {sha256: f"{spec.name} {spec.version}" for sha256, spec in site.specs.items()}
     return facts
 

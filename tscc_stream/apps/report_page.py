@@ -157,11 +157,21 @@ def _at_a_glance(facts: Facts) -> str:
         _card(share, "of the time with usable data", "" if not unwell else "bad"),
         _card(f"{len(unwell)} of {len(facts.health)}", "channels not well", "bad" if unwell else ""),
     ]
-    if facts.alerts is not None:
+    if facts.alerts is not None and not facts.alerts.unreadable:
         told = facts.alerts.told
         unanswered = sum(one.answer is None for one in told)
         cards.append(_card(f"{unanswered} of {len(told)}", "alerts without an answer", "bad" if unanswered else ""))
     return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _missing(why: str) -> str:
+    return f'<p class="bad">{_text(why)}</p>' if why else ""
+
+
+def _without_people(facts: Facts) -> str:
+    """Where their file cannot be read, a section that needs it says so."""
+    why = facts.people_unreadable
+    return _missing(f"Without names and verdicts given here, which cannot be read: {why}") if why else ""
 
 
 def _clusters(facts: Facts) -> str:
@@ -175,7 +185,7 @@ def _clusters(facts: Facts) -> str:
     hours = _by_hour(facts, shades)
     compared = f" Diamonds: last {len(facts.compared)} days, middle and range." if facts.compared else ""
     return (
-        f'<h2>Clusters</h2><ul class="legend">{legend}</ul><div class="pair">'
+        f'<h2>Clusters</h2>{_without_people(facts)}<ul class="legend">{legend}</ul><div class="pair">'
         f"<figure><figcaption>Detections over time.</figcaption>"
         f"{report_figures.over_time(onsets, shades, facts.span)}</figure>"
         f"<figure><figcaption>By hour, site's clock.{compared}</figcaption>{hours}</figure></div>"
@@ -234,7 +244,8 @@ def _to_name(facts: Facts) -> str:
     more = len(facts.to_name) - len(facts.thumbnails)
     rest = f'<p class="soft">{more} more; shown are the {MOST_UNKNOWN} clearest.</p>' if more > 0 else ""
     return (
-        "<h2>Unknown, to name</h2><p>Unlike anything the model was trained on. Say in the console what they are.</p>"
+        f"<h2>Unknown, to name</h2>{_without_people(facts)}"
+        "<p>Unlike anything the model was trained on. Say in the console what they are.</p>"
         f'<div class="thumbs">{shown}</div>{rest}'
     )
 
@@ -340,11 +351,12 @@ def _duration(seconds: float) -> str:
 def _alerts(facts: Facts) -> str:
     if facts.alerts is None:
         return "<h2>Alerts</h2><p>No alerts are set up.</p>"
-    not_told = "".join(
+    missing = "".join(map(_missing, facts.alerts.unreadable))
+    not_told = missing + "".join(
         f"<p>{count} not told by themselves: {_text(why)}.</p>" for why, count in facts.alerts.withheld.items()
     )
     if not facts.alerts.told:
-        return f"<h2>Alerts</h2><p>None in this time.</p>{not_told}"
+        return f"<h2>Alerts</h2>{'' if missing else '<p>None in this time.</p>'}{not_told}"
     rows = [
         (
             _clock(facts, one.at_ns),
@@ -360,6 +372,8 @@ def _alerts(facts: Facts) -> str:
 
 
 def _answer(facts: Facts, one: ToldAlert) -> str:
+    if one.answer is None and facts.people_unreadable:
+        return '<span class="soft">not known</span>'
     if one.answer is None:
         return '<span class="bad">nobody answered</span>'
     note = one.answer.document.get("note") or ""
@@ -385,6 +399,8 @@ def _model(facts: Facts) -> str:
 
 
 def _precision(facts: Facts) -> str:
+    if facts.people_unreadable:
+        return _without_people(facts)
     found = facts.precision()
     if not found:
         return '<p class="soft">Nobody has confirmed or corrected a detection of this time.</p>'

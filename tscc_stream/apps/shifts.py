@@ -18,6 +18,8 @@ from tscc_stream.sampling import NS_PER_SECOND
 HOUR_NS = 3600 * NS_PER_SECOND
 _ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
+YEARS = (1900, 2200)
+"""Of spans; with room around them, their times fit in 64 bits of nanoseconds."""
 
 
 class SpanError(ValueError):
@@ -45,6 +47,7 @@ class Span:
 
 def shift_of(shifts: Mapping[str, str], name: str, day: date, zone: ZoneInfo) -> Span:
     """The shift that begins on a date. shifts: name -> HH:MM-HH:MM. Raises SpanError where there is no such shift."""
+    _check_year(day, str(day))
     if name not in shifts:
         raise SpanError(f"shift {name}: expected one of the configuration's: {', '.join(shifts)}")
     begin, end = minutes_of(shifts[name])
@@ -88,7 +91,13 @@ def _parsed(option: str, text: str, zone: ZoneInfo) -> datetime:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise SpanError(f"{option} {text}: expected a time such as 2026-11-26T06:00") from error
+    _check_year(at, f"{option} {text}")
     return at if at.tzinfo is None else at.astimezone(zone).replace(tzinfo=None)
+
+
+def _check_year(day: date, what: str) -> None:
+    if not YEARS[0] <= day.year <= YEARS[1]:
+        raise SpanError(f"{what}: expected a year from {YEARS[0]} to {YEARS[1]}")
 
 
 def _ns(at: datetime, zone: ZoneInfo) -> int:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tscc_stream import activation, names, package, verdicts
 from tscc_stream.config import Config
-from tscc_stream.edges.people import FILE, PeopleFile
+from tscc_stream.edges.people import FILE, PeopleError, PeopleFile
 from tscc_stream.package import Label, PackageError, sha256_of
 from tscc_stream.verdicts import Verdict
 from tscc_stream.vocabulary import of_site
 
+_Found = TypeVar("_Found")
 UNKNOWN = Label(name="unknown", colour="#7f7f7f", event_type="not reported")
 
 
 class Words:
     """Labels of clusters and of names, and the verdicts of people, as of now."""
 
-    def __init__(self, config: Config, base: Path) -> None:
-        """base: the folder that the configuration's paths are relative to. Raises PeopleError."""
+    def __init__(self, config: Config, base: Path, *, without_people: bool = False) -> None:
+        """base: the folder that the configuration's paths are relative to.
+
+        Raises PeopleError where what people said cannot be read; without_people: goes on without it, and `unreadable`
+        says why (empty: nothing is missing).
+        """
         self._state_dir, self._model, self._base = Path(config.state_dir), config.model, base
         self._terms = {term.name: term for term in of_site(config.vocabulary)}
         self._labels: dict[str, dict[int, Label]] = {}
-        self.verdicts: dict[str, Verdict] = verdicts.read(self._state_dir)
+        self.unreadable, self._without_people = "", without_people
+        self.verdicts: dict[str, Verdict] = self._of_people(lambda: verdicts.read(self._state_dir), {})
 
     def of_cluster(self, sha256: str, cluster: int | None, said: str) -> Label:
         """Of a model's cluster. None: unknown. said: what a message called it at the time."""
@@ -67,11 +73,21 @@ class Words:
         path = self._state_dir / FILE
         if not path.is_file():
             return {}
-        people = PeopleFile(path, read_only=True)
+
+        def read() -> dict[int, Label]:
+            with closing(PeopleFile(path, read_only=True)) as people:
+                return names.given(people, sha256)
+
+        return self._of_people(read, {})
+
+    def _of_people(self, read: Callable[[], _Found], otherwise: _Found) -> _Found:
         try:
-            return names.given(people, sha256)
-        finally:
-            people.close()
+            return read()
+        except PeopleError as error:
+            if not self._without_people:
+                raise
+            self.unreadable = str(error)
+            return otherwise
 
 
 def cluster_of(body: Mapping[str, Any]) -> int | None:

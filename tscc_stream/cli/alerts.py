@@ -279,6 +279,8 @@ def _ack(options: argparse.Namespace) -> int:
     from tscc_stream.apps.alert_people import acknowledge  # noqa: PLC0415  # loaded where it is needed
 
     _, state_dir = _settings(options)
+    if not options.id:
+        raise UsageError(f"alert ack: expected an alert's id, or how it begins; `{PROGRAM} alert list` shows them")
     with _journal(state_dir) as journal:
         found = journal.beginning_with(options.id)
     if len(found) != 1:

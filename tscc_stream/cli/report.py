@@ -46,7 +46,9 @@ def _shift(options: argparse.Namespace) -> int:
     path = state_dir / "journal.sqlite"
     if not path.is_file():
         raise UsageError(f"journal {path}: no such file; the daemon makes it when it first starts")
-    site = SiteJournal(path, settings, base)
+    if not options.out.parent.is_dir():
+        raise UsageError(f"--out {options.out}: expected a folder that is there, {options.out.parent} is not")
+    site = SiteJournal(path, settings, base, without_people=True)
     try:
         with progress.bar("report") as update:
             facts = report_facts.gather(site, settings.site, span, now_ns, state_dir, update)

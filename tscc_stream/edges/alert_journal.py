@@ -12,8 +12,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -91,8 +92,15 @@ _SCHEMA = (
 )
 
 
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 class AlertJournalError(RuntimeError):
     """What the file cannot do, in one sentence."""
+
+
+class AlertJournalUnfitError(AlertJournalError):
+    """What was to be kept can be kept in no file: not a number, beyond 64 bits, half a letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +232,24 @@ class AlertJournal:
 
     def hold(self) -> None:
         """Keep every other alert process out until this one ends. Raises AlertJournalError where one runs."""
-        path = self._path.with_name(self._path.name + ".lock")
+        self._lock = _lock(self._path)
+
+    @classmethod
+    def of_the_process(cls, path: Path, now_ns: int) -> tuple[AlertJournal, str]:
+        """Held, and looked at as a whole; a damaged file is put aside under a name with the time and a new one begun.
+
+        Second: what was damaged and where it lies now, in words; empty where it is well. now_ns: wall time.
+        """
+        lock = _lock(path)
         try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            give_to_owner_of_folder(path)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlertJournalError(f"{self._path}: another `tscc-stream alert run` uses it") from error
-        except OSError as error:
-            raise AlertJournalError(f"{path}: cannot be locked: {error.strerror}") from error
+            damage = _damage(path)
+            told = f"{damage}; it is kept as {_put_aside(path, now_ns)}" if damage else ""
+            journal = cls(path)
+        except BaseException:
+            os.close(lock)
+            raise
+        journal._lock = lock  # of its own class
+        return journal, told
 
     def commit(
         self,
@@ -442,5 +459,57 @@ class AlertJournal:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise AlertJournalUnfitError(f"{self._path}: cannot {doing}: {error}") from error
+        except (sqlite3.Error, OSError) as error:
             raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
+
+
+def _lock(journal: Path) -> int:
+    path = journal.with_name(journal.name + ".lock")
+    lock = -1
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_to_owner_of_folder(path)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise AlertJournalError(f"{journal}: another `tscc-stream alert run` uses it") from error
+        raise AlertJournalError(f"{path}: cannot be locked: {error.strerror}") from error
+    return lock
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the file, in words; empty where nothing is, or where it cannot be looked at now.
+
+    The whole file is read: some 300 MB a second. A file of a newer format, or a sound one of something else, is not
+    damaged, whatever else it is.
+    """
+    if not path.is_file():
+        return ""
+    where = f"file:{quote(str(path.absolute()))}?mode=ro"  # a log beside it stays as it is
+    try:
+        with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)) as db:
+            ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+            if ours and db.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
+                return ""
+            found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error) if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED else ""
+    return "" if found == "ok" else found.replace("\n", " ")[:MOST_LETTERS]
+
+
+def _put_aside(path: Path, now_ns: int) -> str:
+    """Its name now. Raises AlertJournalError."""
+    at = datetime.fromtimestamp(now_ns / 1e9, UTC)
+    aside = f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}"
+    try:
+        for end in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + end)
+            if part.exists():
+                part.rename(path.with_name(aside + end))
+    except OSError as error:
+        raise AlertJournalError(f"{path}: is damaged, and cannot be put aside: {error.strerror}") from error
+    return aside

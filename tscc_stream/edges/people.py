@@ -1,21 +1,29 @@
 """What people say: names of clusters, verdicts on detections, answers to alerts. In a file of its own.
 
 So several programs may write (the console, the command line) without touching the journal, and the daemon reads.
-Nothing is ever overwritten: the last word on a subject counts, and those before it stay.
+Nothing is ever overwritten: the last word on a subject counts, and those before it stay. A row that cannot be read is
+left out, and takes nothing else away; where it is the last word, the subject has none.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tscc_stream.ownership import give_to_owner_of_folder
+from tscc_stream.seldom import Seldom
+
+_log = logging.getLogger(__name__)
 
 FILE = "people.sqlite"
 APPLICATION_ID = 0x54534350  # "TSCP"
@@ -40,6 +48,8 @@ _SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _COLUMNS = "number, at_ns, who, kind, subject, document"
+_Row = tuple[int, int, str, str, str, str]
+_seldom, _telling = Seldom(), threading.Lock()
 
 
 class PeopleError(RuntimeError):
@@ -73,6 +83,7 @@ class PeopleFile:
             self._db = sqlite3.connect(
                 where, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
             )
+            self._db.text_factory = _text
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -112,7 +123,7 @@ class PeopleFile:
                 "ORDER BY number",
                 (kind, len(beginning), beginning),
             ).fetchall()
-        return {said.subject: said for said in map(_said, rows)}
+        return {said.subject: said for said in self._readable(rows)}
 
     def on(self, kind: str, subject: str) -> Said | None:
         """The last word on one subject."""
@@ -121,7 +132,7 @@ class PeopleFile:
                 f"SELECT {_COLUMNS} FROM said WHERE kind = ? AND subject = ? ORDER BY number DESC LIMIT 1",  # noqa: S608  # a constant
                 (kind, subject),
             ).fetchone()
-        return None if row is None else _said(row)
+        return None if row is None else next(self._readable([row]), None)
 
     def all_on(self, kind: str, subject: str, most: int = 1000) -> list[Said]:
         """Everything that was said on one subject, in order; of more than `most` the latest."""
@@ -130,16 +141,20 @@ class PeopleFile:
                 f"SELECT {_COLUMNS} FROM said WHERE kind = ? AND subject = ? ORDER BY number DESC LIMIT ?",  # noqa: S608  # a constant
                 (kind, subject, most),
             ).fetchall()
-        return [_said(row) for row in reversed(rows)]
+        return list(self._readable(reversed(rows)))
 
     def after(self, number: int, most: int = 1000) -> list[Said]:
         """Everything that was said later, in order, at most so much."""
-        with self._explained("read"):
-            rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM said WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # a constant
-                (number, most),
-            ).fetchall()
-        return [_said(row) for row in rows]
+        query = f"SELECT {_COLUMNS} FROM said WHERE number > ? ORDER BY number"  # noqa: S608  # a constant
+        with self._explained("read"), closing(self._db.execute(query, (number,))) as rows:
+            return list(islice(self._readable(rows), most))
+
+    def _readable(self, rows: Iterable[_Row]) -> Iterator[Said]:
+        for row in rows:
+            try:
+                yield _said(row)
+            except (ValueError, TypeError, RecursionError) as error:
+                tell_unreadable(f"{self._path}: row {row[0]}", error)
 
     def _prepare(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -166,6 +181,54 @@ class PeopleFile:
             raise PeopleError(f"{self._path}: cannot {doing}: {error}") from error
 
 
-def _said(row: tuple[int, int, str, str, str, str]) -> Said:
-    number, at_ns, who, kind, subject, document = row
-    return Said(number, at_ns, who, kind, subject, json.loads(document))
+class PeopleThere:
+    """The file that lies there now: opened when it is first asked for, anew where another one took its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: PeopleFile | None = None
+        self._which: tuple[int, int] | None = None
+
+    def file(self) -> PeopleFile:
+        """The same object as before while the file is the same. Raises PeopleError."""
+        if self._file is None or self._which != self._there():
+            self.close()
+            self._file = PeopleFile(self._path)
+            self._which = self._there()
+        return self._file
+
+    def _there(self) -> tuple[int, int] | None:
+        """Which file lies there: a backup may have taken its place."""
+        try:
+            now = self._path.stat()
+        except OSError:
+            return None
+        return now.st_dev, now.st_ino
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def tell_unreadable(what: str, why: object) -> None:
+    """Into the log, once a minute for each; from any thread."""
+    with _telling:
+        due = _seldom.due(what, time.monotonic())
+    if due:
+        _log.error("%s cannot be read, and is left out: %.300s", what, why)
+
+
+def _text(of_file: bytes) -> str:
+    """So that SQLite hands a damaged text over, and only its row is left out."""
+    return of_file.decode(errors="surrogateescape")
+
+
+def _said(row: _Row) -> Said:
+    """Raises ValueError, TypeError or RecursionError."""
+    number, at_ns, who, kind, subject, text = row
+    "".join((who, kind, subject, text)).encode()
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise TypeError("expected a JSON object")
+    return Said(number, at_ns, who, kind, subject, document)

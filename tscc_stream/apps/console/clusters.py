@@ -185,6 +185,8 @@ class ClusterPages:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "name"
             return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
+        except RecursionError:
+            return JSONResponse({"error": "expected an object; this is nested too deep"}, 400)
         except (ValueError, TypeError) as error:
             return JSONResponse({"error": str(error)}, 400)
         return await run_in_threadpool(self._give, request.path_params["cluster"], label, who(request.scope))

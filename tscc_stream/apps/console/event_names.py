@@ -18,7 +18,8 @@ class Names:
         self._site = site
         self._package: Package = site.package()
         with site.people() as people:
-            self._given = {subject: said.document["name"] for subject, said in people.latest(names.KIND).items()}
+            said = people.latest(names.KIND).items()
+        self._given = {subject: name for subject, one in said if isinstance(name := one.document.get("name"), str)}
         self._colours: dict[str, str] = {}
 
     def now(self, model: str, cluster: int | None, then: str) -> str:
@@ -27,7 +28,7 @@ class Names:
             return then
         given = self._given.get(f"{model}/{cluster}")
         if given is not None:
-            return str(given)
+            return given
         return self._package.name_of(cluster) if model == self._package.sha256 and cluster is not None else then
 
     def of_label(self, label: Label) -> str:

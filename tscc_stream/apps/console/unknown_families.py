@@ -151,13 +151,19 @@ def take_dismissal_back(people: PeopleFile, family: Candidate, who: str) -> None
     """Of every dismissal that one of its members was named in. Raises PeopleError."""
     uids = set(family.uids)
     for key, said in people.latest(KIND).items():
-        if said.document.get("dismissed") and (key == family.key or uids & set(said.document.get("members", ()))):
+        if said.document.get("dismissed") and (key == family.key or uids & _members(said)):
             people.say(KIND, key, {"dismissed": False, "members": []}, who, time.time_ns())
 
 
 def _dismissed(said: dict[str, Said]) -> set[str]:
     """Uids of members of dismissed families."""
-    return {uid for one in said.values() if one.document.get("dismissed") for uid in one.document.get("members", ())}
+    return {uid for one in said.values() if one.document.get("dismissed") for uid in _members(one)}
+
+
+def _members(said: Said) -> set[str]:
+    """None where they cannot be read."""
+    members = said.document.get("members")
+    return {uid for uid in members if isinstance(uid, str)} if isinstance(members, list) else set()
 
 
 def _candidate(rows: Rows, dismissed: set[str]) -> Candidate:
