@@ -30,7 +30,8 @@ class Facts:
     """What the daemon and its journal said last.
 
     state, reason, stalled: of /healthz; state None: it could not be read. cut_off: no server sends. channels: source id
-    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data; away: servers that
+    -> data time (s) of its newest sample. silent: server or source id -> age (s) of its last data, None before the
+    first; away: servers that
     are not connected. open_gaps: (source id, cause) of breaks that still last; gaps: losses of
     late.
     """
@@ -40,7 +41,7 @@ class Facts:
     stalled: tuple[str, ...] = ()
     cut_off: bool = False
     channels: Mapping[str, float] = field(default_factory=dict)
-    silent: Mapping[str, float] = field(default_factory=dict)
+    silent: Mapping[str, float | None] = field(default_factory=dict)
     away: frozenset[str] = frozenset()
     open_gaps: tuple[tuple[str, str], ...] = ()
     gaps: tuple[GapEntry, ...] = ()
@@ -55,6 +56,7 @@ class SensorHealth:
         self._quarantined: set[str] = set()
         self._clipped: dict[str, int] = {}
         self._links: dict[str, bool] = {}
+        self._mute: set[str] = set()  # servers that are connected, or not, and send nothing
         self._facts, self._deaf = Facts(), False
 
     def status(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -63,8 +65,11 @@ class SensorHealth:
             self._silent.clear()
             self._quarantined.clear()
             self._links.clear()
+            self._mute.clear()
         elif kind == "seedlink" and len(self._links) < MOST_CHANNELS:
             self._links[str(data["server"])] = bool(data["connected"])
+        elif kind == "data" and data.get("sid") is None and len(self._mute) < MOST_CHANNELS:
+            _put(self._mute, str(data["server"]), data.get("state") == "SILENT")
         sid = data.get("sid")
         if isinstance(sid, str) and self._know(sid) and kind == "data":
             _put(self._silent, sid, data.get("state") == "SILENT")
@@ -106,13 +111,16 @@ class SensorHealth:
         behind = {sid for sid, last_s in self._facts.channels.items() if newest_s - last_s > BEHIND_SECONDS}
         said = self._known.intersection(self._facts.silent)
         blind = {"silent": self._silent | behind | said, "flat": set[str](), "quarantined": set(self._quarantined)}
-        if self._deaf or self._facts.cut_off or (self._links and not any(self._links.values())):
+        if self._deaf or self._facts.cut_off or self._nobody_sends():
             blind["silent"] = set(self._known)
         for sid, cause in self._facts.open_gaps:
             if cause in _CAUSES and self._know(sid):
                 blind[_CAUSES[cause]].add(sid)
         blind["clipped"] = {sid for sid, at_ns in self._clipped.items() if 0 <= now_ns - at_ns < CLIPPED_NS}
         return blind
+
+    def _nobody_sends(self) -> bool:
+        return bool(self._links) and not any(up and name not in self._mute for name, up in self._links.items())
 
 
 def _put(group: set[str], sid: str, inside: bool) -> None:

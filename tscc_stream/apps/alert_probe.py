@@ -82,8 +82,16 @@ class Probe:
         while not self._stopping.is_set():
             self.where = self._endpoints.find()
             if time.monotonic() - asked_s >= EVERY_SECONDS:
-                self.facts, asked_s = self._ask(), time.monotonic()
+                self.facts, asked_s = self._asked(), time.monotonic()
             self._stopping.wait(LOOK_SECONDS)
+
+    def _asked(self) -> Facts:
+        """An answer that is not as expected must not end the thread, and with it every alert."""
+        try:
+            return self._ask()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._tell(f"what the daemon says of itself cannot be read: {type(error).__name__}: {error}")
+            return Facts(channels=self.facts.channels)
 
     def _ask(self) -> Facts:
         address = self.where["metrics"]
@@ -95,7 +103,7 @@ class Probe:
         open_gaps, gaps = self._ledger(max(channels.values(), default=time.time()))
         servers = health.get("servers", {})
         ages = health.get("data", {})
-        silent = {name: float(one["age_s"]) for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = {name: one.get("age_s") for name, one in ages.items() if one.get("state") == "SILENT"}
         away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(
             state=health.get("state"),

@@ -247,8 +247,9 @@ def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
     return Alert(identity, watch.config, "silence", now_ns, title, cause)
 
 
-def _no_data(subject: str, age_s: float) -> str:
-    return f"{_channel(subject)}: no data for {age_s:.0f} s"
+def _no_data(subject: str, age_s: float | None) -> str:
+    lasting = "yet" if age_s is None else f"for {age_s:.0f} s"
+    return f"{_channel(subject)}: no data {lasting}"
 
 
 def _daemon(after_s: float, quiet_s: float, facts: Facts) -> dict[str, str]:
