@@ -78,6 +78,26 @@ def test_the_probe_puts_together_what_daemon_and_ledger_say(registry: CollectorR
     assert [(gap.sid, gap.cause) for gap in facts.gaps] == [(SID, "link")]
 
 
+@pytest.mark.parametrize(
+    ("data", "silent"),
+    [({"s:1": {"state": "SILENT", "age_s": None}}, {"s:1": None}), (["not", "as", "expected"], {}), ({"s:1": 5}, {})],
+)
+def test_no_answer_of_the_daemon_ends_the_probe(
+    registry: CollectorRegistry, tmp_path: Path, data: object, silent: dict[str, None]
+) -> None:
+    """age_s is null of a server that has sent nothing since the daemon's start."""
+    health = {"state": "ok", "servers": {"s:1": "connected"}, "data": data}
+    server = serving(MetricsConfig(bind="127.0.0.1:0"), registry, health)
+    with Site(tmp_path / "state", metrics=f"127.0.0.1:{server.address[1]}"):
+        probe = Probe(config_of(), tmp_path / "state")
+        before = probe.facts
+        probe.start()
+        until(lambda: probe.facts is not before or not probe.alive, "what the daemon says")
+        assert (probe.alive, probe.facts.silent) == (True, silent)
+        probe.stop()
+    server.stop()
+
+
 @needs_openssl
 def test_where_the_daemon_is_secured(registry: CollectorRegistry, tmp_path: Path) -> None:
     made = make_certificate(tmp_path / "tls")

@@ -108,6 +108,12 @@ def _alerts(clock: Clock, s: float, facts: Facts = WELL) -> list[Alert]:
     return [one for one in clock.told if isinstance(one, Alert)]
 
 
+def test_a_server_that_never_sent() -> None:
+    clock = Clock({"kind": "data"})
+    (alert,) = _alerts(clock, 1, Facts(state="ok", silent={"s:1": None}))
+    assert alert.cause["sentences"] == ["s:1: no data yet"]
+
+
 def test_a_link_that_stays_away() -> None:
     clock = Clock({"kind": "data", "after_seconds": 60.0})
     clock.say("seedlink", server="s:1", actual="s:1", connected=False, text="refused")
@@ -302,4 +308,8 @@ def test_sensor_health() -> None:
     health.status("seedlink", {"server": "s:1", "connected": False})
     assert health.report(NOON)["blind"] == 12
     health.status("seedlink", {"server": "s:1", "connected": True})
+    assert health.report(NOON)["blind"] == 3
+    health.status("data", {"server": "s:1", "state": "SILENT", "age_s": 61.0})
+    assert health.report(NOON)["blind"] == 12, "connected, and nobody sends"
+    health.status("data", {"server": "s:1", "state": "OK", "age_s": 0.0})
     assert health.report(NOON)["blind"] == 3

@@ -301,6 +301,7 @@ def test_the_gallery_says_how_many_and_how_well(site: MadeSite) -> None:
         ("/clusters/2/name", {"name": "", "colour": "#112233"}, 400, "name: String should have at least 1"),
         ("/clusters/2/name", {"name": "x" * 81}, 400, "at most 80"),
         ("/clusters/2/name", {"name": "a\nb"}, 400, "expected printable letters"),
+        ("/clusters/2/name", {"name": " Unknown "}, 400, "belongs to no cluster"),
         ("/clusters/2/name", {"name": "a", "colour": "red"}, 400, "colour: "),
         ("/clusters/2/name", {"name": "a", "event_type": "party"}, 400, "expected one of QuakeML's"),
         ("/clusters/2/name", {"name": "a", "notes": "x" * 2001}, 400, "at most 2000 letters"),

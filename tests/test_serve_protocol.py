@@ -737,6 +737,23 @@ def test_start_at_now_moves_the_first_sample_to_now(tmp_path: Path) -> None:
     assert ring.complete
 
 
+def test_start_at_ended_has_everything_up_to_now_at_once_and_loops_from_there(tmp_path: Path) -> None:
+    now = 1_700_000_000_987_654_321
+    replay, ring = replayed(tmp_path, PLAIN, speed=1.0, loop=True, start_at="ended")
+    replay.begin(1000.0, now)
+    replay.feed(1000.0, None)
+    number, ends = ring.oldest, []
+    while (packet := ring.at_or_after(number)) is not None:
+        ends.append(packet.end_ns)
+        number = packet.after
+    assert len(ends) == sum(len(one.records) for one in PLAIN)
+    assert abs(max(ends) - now) < 1_100_000_000
+    assert max(ends) <= now
+    due = replay.next_due()
+    assert due is not None
+    assert 1000.0 < due < 1070.0
+
+
 def test_at_full_speed_a_full_ring_waits_for_its_slowest_reader(tmp_path: Path) -> None:
     index = archive.index([write(tmp_path, PLAIN)])
     ring = Ring(10 * 512)

@@ -55,6 +55,7 @@ class SensorHealth:
         self._quarantined: set[str] = set()
         self._clipped: dict[str, int] = {}
         self._links: dict[str, bool] = {}
+        self._mute: set[str] = set()  # servers that are connected, or not, and send nothing
         self._facts, self._deaf = Facts(), False
 
     def status(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -63,8 +64,11 @@ class SensorHealth:
             self._silent.clear()
             self._quarantined.clear()
             self._links.clear()
+            self._mute.clear()
         elif kind == "seedlink" and len(self._links) < MOST_CHANNELS:
             self._links[str(data["server"])] = bool(data["connected"])
+        elif kind == "data" and data.get("sid") is None and len(self._mute) < MOST_CHANNELS:
+            _put(self._mute, str(data["server"]), data.get("state") == "SILENT")
         sid = data.get("sid")
         if isinstance(sid, str) and self._know(sid) and kind == "data":
             _put(self._silent, sid, data.get("state") == "SILENT")
@@ -105,13 +109,16 @@ class SensorHealth:
         behind = _behind(self._facts.channels, now_ns / NS_PER_SECOND)
         said = self._known.intersection(self._facts.silent)
         blind = {"silent": self._silent | behind | said, "flat": set[str](), "quarantined": set(self._quarantined)}
-        if self._deaf or self._facts.cut_off or (self._links and not any(self._links.values())):
+        if self._deaf or self._facts.cut_off or self._nobody_sends():
             blind["silent"] = set(self._known)
         for sid, cause in self._facts.open_gaps:
             if cause in _CAUSES and self._know(sid):
                 blind[_CAUSES[cause]].add(sid)
         blind["clipped"] = {sid for sid, at_ns in self._clipped.items() if 0 <= now_ns - at_ns < CLIPPED_NS}
         return blind
+
+    def _nobody_sends(self) -> bool:
+        return bool(self._links) and not any(up and name not in self._mute for name, up in self._links.items())
 
 
 def _behind(channels: Mapping[str, float], now_s: float) -> set[str]:

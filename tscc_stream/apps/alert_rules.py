@@ -256,15 +256,22 @@ def _poll(rule: _Rule, now_ns: int) -> list[Alert | Repetition]:
     return told
 
 
+def _lasting(seconds: int) -> str:
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * 86_400 else f"{seconds / 86_400:.0f} days"
+
+
 def _digest(rule: _Rule, now_ns: int) -> Alert:
     late, rule.late = rule.late, _Late()
-    seconds = (now_ns - late.last_ns) / NS_PER_SECOND
+    age = _lasting((now_ns - late.last_ns) // NS_PER_SECOND)
+    count = "1 event" if late.count == 1 else f"{late.count} events"
     cause = {"uids": [late.uid], "count": late.count, "first_onset_ns": late.first_ns, "last_onset_ns": late.last_ns}
     return Alert(
         alert_id(rule.config.name, "digest", late.uid),
         rule.config,
         "digest",
         now_ns,
-        f"{late.count} events came late and were not told one by one; the latest is {seconds / 60:.0f} min old",
+        f"{count} came too late to be told at once; the latest is {age} old",
         cause,
     )

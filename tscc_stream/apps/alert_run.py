@@ -158,7 +158,11 @@ class AlertProcess:
         return well, {"state": "ok" if well else "stalled", "last_turn_s": round(quiet_s, 3)}
 
     def _threads_live(self) -> bool:
-        return self._probe.alive and all(action.alive for action in self._actions.values())
+        return not self._dead()
+
+    def _dead(self) -> list[str]:
+        probe = [] if self._probe.alive else ["probe"]
+        return [*probe, *(f"action {name}" for name, action in self._actions.items() if not action.alive)]
 
     def _subscribe(self) -> Subscriber:
         where, place, keys = self._probe.where, self._journal.place() or self._beginning(), self._alerts.bus_keys
@@ -230,7 +234,7 @@ class AlertProcess:
         if slow:
             _log.warning("still at work: %s; what they were sending is sent again at the next start", ", ".join(slow))
         if not self._stopping.is_set():
-            _log.error("a thread has failed")
+            _log.error("a thread has failed: %s", ", ".join(self._dead()))
             return 1
         left = sum(self._journal.waiting().values())
         _log.info("stopped; %d deliveries wait for the next start", left)

@@ -202,7 +202,8 @@ def _ages(entry: SeedLinkConfig, wanted: dict[str, int | None], heard: _Heard) -
         )
     old = sorted(sid for sid, age in ages.items() if age > entry.stale_seconds)
     youngest, oldest = min(ages.values()), max(ages.values())
-    span = f"newest data are {_lasting(youngest)} to {_lasting(oldest)} old"
+    first, last = _lasting(youngest), _lasting(oldest)
+    span = f"newest data are {first if first == last else f'{first} to {last}'} old"
     if len(old) == len(ages):
         return warn(
             name, f"{span}: all {len(old)} streams are silent", "look at the recorders; a replay of old data is so, too"

@@ -272,7 +272,8 @@ def _print(alert: StoredAlert, answer: dict[str, Any] | None, zone: ZoneInfo) ->
     print(f"{'':14}sensors: {alert.document['sensor_health'].get('text')}; {answered}")
     for one in alert.deliveries:
         again = f" (repetition {one.round})" if one.round else ""
-        print(f"{'':14}{one.action}{again}: {one.state} after {one.attempts} attempts: {one.outcome or '-'}")
+        tries = "1 try" if one.attempts == 1 else f"{one.attempts} tries"
+        print(f"{'':14}{one.action}{again}: {one.state} after {tries}: {one.outcome or '-'}")
 
 
 def _ack(options: argparse.Namespace) -> int:

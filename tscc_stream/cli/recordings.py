@@ -43,7 +43,12 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--bind", default="127.0.0.1:18000", metavar="HOST:PORT", help="port 0: any")
     parser.add_argument("--speed", default="1", metavar="X|max", help="times real time (default 1)")
     parser.add_argument("--loop", action="store_true", help="play again and again, with later times")
-    parser.add_argument("--start-at", choices=("recorded", "now"), default="recorded", help="which times records bear")
+    parser.add_argument(
+        "--start-at",
+        choices=("recorded", "now", "ended"),
+        default="recorded",
+        help="which times records bear: their own; from now on; up to now, all at once (--loop: and on from there)",
+    )
     parser.add_argument("--once", action="store_true", help="end when everything was played and read")
     parser.add_argument("--wait-for-client", action="store_true", help="begin with the first client's request for data")
     parser.add_argument("--ring-mib", type=float, default=256.0, metavar="X", help="MiB of records that are kept")

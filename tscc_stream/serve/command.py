@@ -37,7 +37,7 @@ def serve_command(
     *,
     speed: Speed = 1.0,
     loop: bool = False,
-    start_at: Literal["recorded", "now"] = "recorded",
+    start_at: Literal["recorded", "now", "ended"] = "recorded",
     once: bool = False,
     wait_for_client: bool = False,
     ring_bytes: int = DEFAULT_RING_BYTES,

@@ -22,11 +22,13 @@ _AT_ONCE = 2_000  # records per turn, so that clients are looked after in betwee
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """speed: data time per real time, or "max": as fast as it is read. start_at "now": the first sample is now."""
+    """speed: data time per real time, or "max": as fast as it is read. start_at "now": the first sample is now;
+    "ended": the last one is, and all before it is there at once (with `loop` it goes on from there).
+    """
 
     speed: Speed = 1.0
     loop: bool = False
-    start_at: Literal["recorded", "now"] = "recorded"
+    start_at: Literal["recorded", "now", "ended"] = "recorded"
 
     def __post_init__(self) -> None:
         if self.speed != "max" and not 0.0 < self.speed < float("inf"):
@@ -52,11 +54,10 @@ class Replay:
 
     def begin(self, now: float, wall_ns: int) -> None:
         """Starts the replay at monotonic time `now` (s) and wall time `wall_ns`."""
-        start = self._archive.start_ns
-        shift = 0
-        if self._options.start_at == "now":
-            shift = (wall_ns - start) // _TENTH_MS * _TENTH_MS
-        self._origin_ns, self._origin = start + shift, now
+        archive, start_at = self._archive, self._options.start_at
+        first = archive.stop_ns if start_at == "ended" else archive.start_ns
+        shift = 0 if start_at == "recorded" else (wall_ns - first) // _TENTH_MS * _TENTH_MS
+        self._origin_ns, self._origin = first + shift, now
         self._records = self._passes(shift)
         self._next = next(self._records, None)
         self._ring.complete = self._next is None

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tscc_stream import names
+from tscc_stream.apps.alert_events import UNKNOWN
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.cluster_charts import DASHES, hours_chart, spectrum_chart
 from tscc_stream.apps.console.cluster_families import FamilyPages
@@ -209,6 +210,8 @@ def _label(document: object) -> Label:
     label = Label.model_validate(document)
     if not label.name.strip() or not label.name.isprintable():
         raise ValueError("name: expected printable letters")
+    if label.name.strip().lower() == UNKNOWN:
+        raise ValueError(f"name: {UNKNOWN} is what belongs to no cluster; expected another name")
     if len(label.notes) > MOST_NOTES:
         raise ValueError(f"notes: expected at most {MOST_NOTES} letters")
     return label.model_copy(update={"name": label.name.strip()})

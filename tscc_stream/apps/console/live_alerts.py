@@ -43,7 +43,9 @@ def _of_daemon(said: Said) -> list[str]:
         if word != "connected":
             found.append(f"The daemon is not connected to {server}: no detections from its channels")
         elif data.get("state") == "SILENT":
-            found.append(f"{server} is connected and sends nothing, for {data.get('age_s') or 0:.0f} s")
+            age_s = data.get("age_s")
+            lasting = "and has sent nothing yet" if age_s is None else f"and sends nothing, for {age_s:.0f} s"
+            found.append(f"{server} is connected {lasting}")
     return found
 
 

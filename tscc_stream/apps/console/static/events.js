@@ -183,7 +183,7 @@ async function follow() {
     if (turn !== asked) return;
     complain();
     if (page.renamed) { await load(); return; }
-    const height = document.documentElement.scrollHeight, away = scrollY > 80;
+    const height = document.documentElement.scrollHeight, away = scrollY > 80 || choosing();
     const added = page.rows.filter((row) => put(row)).length;
     if (away && added) {
       scrollBy(0, document.documentElement.scrollHeight - height);
@@ -200,6 +200,12 @@ async function follow() {
     following = false;
     if (again) { again = false; soon(); }
   }
+}
+
+// What somebody is about to judge stays where they look.
+function choosing() {
+  const place = rows.get(chosen)?.item.getBoundingClientRect();
+  return Boolean(place && place.bottom > 0 && place.top < innerHeight);
 }
 
 let count = 0, waiting = 0;
@@ -286,7 +292,7 @@ function alertItem(alert) {
   item.append(head);
   if (alert.advice) item.append(element("p", "", `What to do: ${alert.advice}`));
   for (const sentence of alert.sentences) item.append(element("p", "dim", sentence));
-  const sent = element("p", "dim", alert.deliveries.map((one) => `${one.action}: ${one.state} (${one.attempts} tries)`).join(" · ") || "no action was asked to deliver it");
+  const sent = element("p", "dim", alert.deliveries.map((one) => `${one.action}: ${one.state} (${one.attempts} ${one.attempts === 1 ? "try" : "tries"})`).join(" · ") || "no action was asked to deliver it");
   item.append(sent);
   const foot = element("div", "alert-foot");
   if (alert.event) {
