@@ -111,7 +111,7 @@ def _alerts(clock: Clock, s: float, facts: Facts = WELL) -> list[Alert]:
 def test_a_server_that_never_sent() -> None:
     clock = Clock({"kind": "data"})
     (alert,) = _alerts(clock, 1, Facts(state="ok", silent={"s:1": None}))
-    assert alert.cause["sentences"] == ["s:1: no data yet"]
+    assert alert.cause["sentences"] == ["s:1: no data since the daemon started"]
 
 
 def test_a_link_that_stays_away() -> None:
