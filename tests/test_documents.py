@@ -37,7 +37,7 @@ def test_every_command_works(document: Path, tmp_path: Path) -> None:
     assert [one["command"] for one in came][-len(shown) :] == shown
     if document.stem == "tutorial":
         assert "REHEARSAL" in (folder / "alerts.txt").read_text()
-        assert (folder / "shift.html").stat().st_size > 10_000
+        assert "<h2>Clusters</h2>" in (folder / "shift.html").read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

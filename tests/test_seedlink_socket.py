@@ -454,22 +454,23 @@ def test_a_server_that_hangs_up_while_there_is_no_room_is_read_to_its_end() -> N
 
 def test_what_lies_before_a_reset_of_the_connection_is_handed_on() -> None:
     gate = Gate()
-    scripts = [FakeServer(ring(1)), FakeServer(ring(3))]
+    scripts = [FakeServer(ring(1)), FakeServer(ring(4))]
     with serving(*scripts) as server, reading(server.address, room=gate) as running:
         running.sequences(1)
         gate.open = False
+        server.push(Packet(2, record(second=1)))  # read still, or left to wait: either way no more is read after it
         until(lambda: running.reader.waiting)
-        server.push(Packet(2, record(second=1)))
+        server.push(Packet(3, record(second=2)))
         server.links[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         server.drop()
         server.links[-1].close()
         asked = gate.asked
         until(lambda: gate.asked > asked + 5)
         gate.open = True
-        assert running.sequences(1) == [2]
+        assert running.sequences(2) == [2, 3]
         assert running.down().reason in ("network", "closed")
-        assert running.sequences(1) == [3]
-    assert "DATA 3" in server.served[1].commands
+        assert running.sequences(1) == [4]
+    assert "DATA 4" in server.served[1].commands
 
 
 def test_reconnect_and_stop_reach_a_reader_without_room() -> None:
