@@ -27,6 +27,8 @@ from tscc_stream.sampling import NS_PER_SECOND
 RATE_HZ = 1000.0
 BATCH = 512
 """Records of a read of 256 KiB."""
+WARM_UP = 14
+"""Records of each channel before anything is timed: some 5 s, after which its histories are full."""
 CHANNELS = (10, 200, 1000, 5000)
 OF_THE_FIELD = 200
 ROUNDS = 5
@@ -75,7 +77,7 @@ class _Variant:
         self._step, self._signals, self._channels = step, signals, channels
         self._a_round = max(1, round(samples / channels / _mean_samples(signals)))
         self._at = 0
-        self._go(4)
+        self._go(WARM_UP)
 
     def round(self) -> float:
         """Processor time in ns for each sample over the next stretch."""

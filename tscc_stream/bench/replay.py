@@ -1,9 +1,9 @@
 """`bench replay`: an archive through `classify`, beside whole-trace obspy on the same files.
 
-A simulated mine of 1 kHz: 100 channels for 5 minutes, and ten for half an hour (`replay_ten`). obspy reads each file as one trace, filters it, and computes STA/LTA and
-triggers; it knows no windows. So that both do the same, the trigger is set so high that neither finds anything; one
-more figure is `classify` with the shipped trigger, windows through the demo model. `replay` is the work alone, in this
-process; `replay_started` is a process from its start to its end.
+A simulated mine of 1 kHz: 100 channels for 5 minutes, and ten for half an hour (`replay_ten`). obspy reads each file as
+one trace, filters it, and computes STA/LTA and triggers; it knows no windows. So that both do the same, the trigger is
+set so high that neither finds anything; one more figure is `classify` with the shipped trigger, windows through the
+demo model. `replay` is the work alone, in this process; `replay_started` is a process from its start to its end.
 """
 
 from __future__ import annotations
