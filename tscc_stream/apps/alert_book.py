@@ -63,7 +63,8 @@ class Book:
     def alert(self, alert: NewAlert) -> None:
         self._alerts.append(alert)
         self._metrics.made(alert.rule, alert.kind)
-        _log.warning("alert %s: %s (%s; sensors: %s)", alert.id, alert.title, alert.severity,
+        title = alert.title.encode(errors="replace").decode()  # no log takes half a character
+        _log.warning("alert %s: %s (%s; sensors: %s)", alert.id, title, alert.severity,
                      alert.document["sensor_health"].get("text", "not known"))  # fmt: skip
 
     def withhold(self, withheld: NewWithheld) -> None:
