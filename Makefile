@@ -25,7 +25,7 @@ demo: install
 
 # The stages must be covered completely, branches included. Most of the time tests wait for processes: three run at a time.
 test: install
-	$(BIN)/python -P -m pytest tests -n 3 --dist loadfile --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
+	$(BIN)/python -P -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
 	  --cov-report=term-missing:skip-covered
 
 check: install
