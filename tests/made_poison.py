@@ -90,7 +90,7 @@ def poisoned(folder: Path, how: How, windows: Sequence[Window], turns: int = 1) 
     poison = torch.from_numpy(np.stack([window.normalised for window in windows]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        inner = torch.jit.load(io.BytesIO((DEMO / "encoder.ts").read_bytes())).eval()  # type: ignore[no-untyped-call]
+        inner = torch.jit.load(io.BytesIO((DEMO / "encoder.ts").read_bytes())).eval()  # type: ignore[no-untyped-call]  # the library gives it no type
         module = torch.jit.script(_FAULTS[how](inner, poison, turns).eval())
         torch.jit.save(module, folder / "encoder.ts")  # type: ignore[no-untyped-call]  # torch has no types here
     document = package.load(DEMO).spec.model_dump(exclude={"format", "sha256"})

@@ -70,7 +70,7 @@ def test_the_daemon_falls_silent_and_is_back() -> None:
     assert clock.at(0) == []
     assert clock.at(29, heard=False) == []
     assert clock.at(30, heard=False) == ["silence"]
-    assert clock.told[0].cause["sentences"] == ["nothing heard from the daemon for 30 s"]  # type: ignore[union-attr]
+    assert clock.told[0].cause["sentences"] == ["nothing heard from the daemon for 30 s"]  # type: ignore[union-attr]  # the test has put it there
     assert clock.at(31, heard=False) == []
     assert clock.at(131, heard=False) == ["repetition 1"]
     assert clock.at(132) == ["over"]
@@ -166,7 +166,7 @@ def test_a_journal_that_cannot_be_written() -> None:
     failing = Facts(state="journal", reason="disk full")
     assert clock.at(0, failing) == []
     assert clock.at(30, failing) == ["silence"]
-    assert clock.told[0].title == "the journal cannot be written: disk full"  # type: ignore[union-attr]
+    assert clock.told[0].title == "the journal cannot be written: disk full"  # type: ignore[union-attr]  # the test has put it there
     assert clock.at(31) == ["over"]
     assert [clock.at(s, failing) for s in (400, 429)] == [[], []], "counted anew"
 
@@ -179,10 +179,10 @@ def test_losses_of_data() -> None:
     old = GapEntry(A, 0, 3600 * SECOND, "link", NOON - 7200 * SECOND)
     assert clock.at(0, Facts(gaps=(lost(A, 59), old))) == []
     assert clock.at(1, Facts(gaps=(lost(A, 60),))) == ["silence"]
-    assert clock.told[0].title == "SM.S001..GHZ: 60 s lost (link)"  # type: ignore[union-attr]
+    assert clock.told[0].title == "SM.S001..GHZ: 60 s lost (link)"  # type: ignore[union-attr]  # the test has put it there
     assert clock.at(2, Facts(gaps=(lost(A, 60), lost(B, 99)))) == []
     assert clock.at(101, Facts(gaps=(lost(A, 60), lost(B, 99)))) == ["silence"]
-    assert clock.told[0].cause["held_before"] == 1  # type: ignore[union-attr]
+    assert clock.told[0].cause["held_before"] == 1  # type: ignore[union-attr]  # the test has put it there
     assert clock.at(300, Facts(gaps=(lost(A, 60), lost(B, 99)))) == []
 
 
@@ -222,7 +222,7 @@ def test_a_restart_is_not_the_end_of_what_healthz_says(kind: str, ill: Facts) ->
 def test_a_server_that_has_never_sent_anything() -> None:
     clock = Clock({"kind": "data"})
     assert clock.at(0, Facts(state="ok", silent={"s:1": None})) == ["silence"]
-    assert clock.told[0].title == "s:1: no data since the daemon started"  # type: ignore[union-attr]
+    assert clock.told[0].title == "s:1: no data since the daemon started"  # type: ignore[union-attr]  # the test has put it there
 
 
 def test_a_restart_is_not_a_trigger() -> None:

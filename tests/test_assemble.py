@@ -216,7 +216,7 @@ def test_times_are_those_of_the_samples_however_far_out(rate: float) -> None:
     out = _feed(records(values, rate, list(range(0, 30_000, 401))))
     assert all(isinstance(part, Block) and part.start_ns == T0 + offset_ns(part.index, rate) for part in out)
     assert sum(part.samples.size for part in out if isinstance(part, Block)) == 30_000
-    assert all(a.index + a.samples.size == b.index for a, b in pairwise(out))  # type: ignore[union-attr]
+    assert all(a.index + a.samples.size == b.index for a, b in pairwise(out))  # type: ignore[union-attr]  # the test has put it there
 
 
 def test_flags_and_receipt_go_with_every_block_of_a_record() -> None:

@@ -144,7 +144,7 @@ def test_the_trials_hold_retriggering_subsets_and_early_notices() -> None:
         rng = np.random.default_rng(seed)
         channels, least = int(rng.integers(3, 8)), int(rng.integers(2, 4))
         ratios = _ratios(rng, channels, 900)
-        triggers = _streamed(random.Random(seed), ratios, NetworkConfig(min_channels=least), 1e6, "together")  # noqa: S311
+        triggers = _streamed(random.Random(seed), ratios, NetworkConfig(min_channels=least), 1e6, "together")  # noqa: S311  # made-up data, no secret
         finals = [t for t in triggers if t.final]
         seen["overlapping"] += sum(b.onset_ns <= a.off_ns for a, b in pairwise(finals))
         seen["subset"] += sum(len(t.members) > least for t in finals)

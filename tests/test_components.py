@@ -471,7 +471,7 @@ def test_what_ended_can_be_forgotten_and_with_the_last_component_its_sensor() ->
         assert stage.feed(EndOfStream(sid_of(code))) == []
     assert stage.forget(sid_of("N")) == []
     assert stage.oldest_pending_ns() == trigger.on_ns
-    assert [(drop.onset_ns, drop.reason) for drop in stage.forget(sid_of("Z"))] == [(trigger.on_ns, "component")]  # type: ignore[union-attr]
+    assert [(drop.onset_ns, drop.reason) for drop in stage.forget(sid_of("Z"))] == [(trigger.on_ns, "component")]  # type: ignore[union-attr]  # the test has put it there
     assert not stage._groups
     assert not stage._places
     alone = Extract(package_spec(), lambda _: None, lambda _: 0.0)

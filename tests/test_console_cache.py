@@ -94,12 +94,12 @@ def _is_wanted(one: Indexed, wanted: dict[str, object], judged: set[str]) -> boo
     return all(
         (
             from_ns is None or one.onset_ns >= from_ns,  # type: ignore[operator]  # of any kind
-            to_ns is None or one.onset_ns < to_ns,  # type: ignore[operator]
-            wanted["names"] is None or one.name in wanted["names"],  # type: ignore[operator]
-            wanted["channels"] is None or wanted["channels"] & set(one.channels),  # type: ignore[operator]
+            to_ns is None or one.onset_ns < to_ns,  # type: ignore[operator]  # one of the forms that are tried
+            wanted["names"] is None or one.name in wanted["names"],  # type: ignore[operator]  # one of the forms that are tried
+            wanted["channels"] is None or wanted["channels"] & set(one.channels),  # type: ignore[operator]  # one of the forms that are tried
             wanted["network"] is None or one.network == wanted["network"],
-            not one.network or one.votes >= wanted["least_votes"],  # type: ignore[operator]
-            one.network or one.membership >= wanted["least_membership"],  # type: ignore[operator]
+            not one.network or one.votes >= wanted["least_votes"],  # type: ignore[operator]  # one of the forms that are tried
+            one.network or one.membership >= wanted["least_membership"],  # type: ignore[operator]  # one of the forms that are tried
             not wanted["unknown"] or one.unknown,
             not wanted["unjudged"] or one.uid not in judged,
             quality == "" or (not one.quality if quality == "clean" else quality in one.quality),
@@ -112,10 +112,10 @@ def _choice(wanted: dict[str, object], index: EventIndex) -> Choice:
     known = index.channels()
     labels = None
     if names is not None:
-        labels = frozenset(label.number for label in index.labels() if label.name in names)  # type: ignore[operator]
-    numbers = None if channels is None else frozenset(known[one] for one in channels if one in known)  # type: ignore[attr-defined]
+        labels = frozenset(label.number for label in index.labels() if label.name in names)  # type: ignore[operator]  # one of the forms that are tried
+    numbers = None if channels is None else frozenset(known[one] for one in channels if one in known)  # type: ignore[attr-defined]  # known there, not to its stubs
     rest = {key: value for key, value in wanted.items() if key not in ("names", "channels")}
-    return Choice(labels=labels, channels=numbers, **rest)  # type: ignore[arg-type]
+    return Choice(labels=labels, channels=numbers, **rest)  # type: ignore[arg-type]  # of the type that is expected, by construction
 
 
 def _all_pages(index: EventIndex, choice: Choice, size: int) -> list[Place]:

@@ -127,7 +127,7 @@ def test_detections_are_listed_marked_counted_and_lead_to_their_page(driver: Web
     _until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#shift svg"), "the shift's counts")
     assert "whole day" in driver.find_element(By.ID, "shift-title").text
     link = driver.find_element(By.CSS_SELECTOR, "#detections a")
-    assert link.get_attribute("href").startswith(f"http://{site}/events/")  # type: ignore[union-attr]
+    assert link.get_attribute("href").startswith(f"http://{site}/events/")  # type: ignore[union-attr]  # the test has put it there
     assert "membership" in str(link.get_attribute("title"))
     mark = "return import('/static/live.js').then((page) => page.marked())"
     boxes = _until(driver, lambda d: d.execute_script(mark), "a mark")
@@ -176,7 +176,7 @@ def test_keys_change_span_and_scale_and_stop_the_picture(driver: WebDriver) -> N
     _until(driver, lambda d: _drawn(d, 0) > 300, "ten seconds")
     counts = driver.find_element(By.CSS_SELECTOR, "#labels li:first-child .counts")
     _until(driver, lambda _: "counts" in counts.text, "a scale")
-    number = lambda: float(counts.text.split()[1].replace(",", ""))  # noqa: E731
+    number = lambda: float(counts.text.split()[1].replace(",", ""))  # noqa: E731  # shorter than a function, and used once
     before = number()
     driver.find_element(By.CSS_SELECTOR, "#labels li:first-child").send_keys("++++")
     _until(driver, lambda _: number() < 0.7 * before, "a larger trace")
@@ -225,7 +225,7 @@ def test_without_a_daemon_and_through_an_outage_of_the_server_the_wall_goes_on(a
     path = _settings(tmp_path, f"127.0.0.1:{port}")
     with Running("console", "--config", path) as console, browser() as driver:
         driver.get(f"http://{console.wait_for('console on http://(127[^/]+)/')[1]}/live")
-        alerts = lambda d: d.find_element(By.ID, "alerts").text  # noqa: E731
+        alerts = lambda d: d.find_element(By.ID, "alerts").text  # noqa: E731  # shorter than a function, and used once
         _until(
             driver,
             lambda d: "daemon does not answer" in alerts(d) and f"waveforms from 127.0.0.1:{port}" in alerts(d),

@@ -190,7 +190,7 @@ def test_data_that_do_not_fit_are_refused_in_one_sentence(
     change: object, sentence: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "d.npz"
-    dataset.save(change(labelled()), path)  # type: ignore[operator]
+    dataset.save(change(labelled()), path)  # type: ignore[operator]  # one of the forms that are tried
     assert sentence in _refused(capsys, "--model", model, "--data", path)
 
 

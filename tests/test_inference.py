@@ -253,7 +253,7 @@ def test_suspects_go_alone_until_they_come_through_and_the_condemned_not_at_all(
     bench.in_flight.suspects.update({"uid-2": 5, "uid-3": 6})
     said = _said(infer.feed(_batch(1, 2, 3, 4)))
     assert encoder.sizes == [1, 2]
-    assert [result if isinstance(result, str) else result[0] for result in said] == [  # type: ignore[index]
+    assert [result if isinstance(result, str) else result[0] for result in said] == [  # type: ignore[index]  # the test knows its form
         "uid-1", "uid-2", "quarantined", "uid-4"]  # fmt: skip
     infer.feed(_batch(1, 2, 3, 4))
     assert encoder.sizes == [1, 2, 3]

@@ -167,7 +167,7 @@ def test_thousands_of_one_sample_gaps_cost_what_few_do() -> None:
     front = _front()
     stages: list[str] = []
     condition = front._condition.feed
-    front._condition.feed = lambda block: stages.append("condition") or condition(block)  # type: ignore[method-assign,func-returns-value]
+    front._condition.feed = lambda block: stages.append("condition") or condition(block)  # type: ignore[method-assign,func-returns-value]  # the test listens in
     found = [message for i in range(200) for record in _one_sample_gaps(i) for message in front.feed(record)]
     (quarantined,) = [message for message in found if isinstance(message, Quarantined)]
     assert quarantined.sid == BAD
@@ -248,7 +248,7 @@ def test_there_are_few_rates_of_one_channel() -> None:
 def _held_by(front: FrontHalf) -> dict[str, int]:
     """Sizes of every container that a front half and its stages hold."""
     stages = [front, front.assemble, front.quarantine, front._condition, front._detect, front._extract]
-    stages += [front._coincidence, front._coincidence._certain, front._coincidence._processed]  # type: ignore[union-attr]
+    stages += [front._coincidence, front._coincidence._certain, front._coincidence._processed]  # type: ignore[union-attr]  # the test has put it there
     return {
         f"{type(stage).__name__}.{name}": len(value)
         for stage in stages

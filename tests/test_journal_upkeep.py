@@ -253,7 +253,7 @@ def test_old_gaps_and_quarantined_windows_go_in_small_steps(journal: JournalFile
         db.commit()
 
     def left() -> tuple[list[tuple[str, int]], ...]:
-        queries = (f"SELECT sid, count(*) FROM {table} GROUP BY sid ORDER BY sid" for table in ("gap", "quarantine"))  # noqa: S608
+        queries = (f"SELECT sid, count(*) FROM {table} GROUP BY sid ORDER BY sid" for table in ("gap", "quarantine"))  # noqa: S608  # names and numbers of ours only
         return tuple(db.execute(query).fetchall() for query in queries)
 
     note(25, "old")

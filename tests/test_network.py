@@ -125,7 +125,7 @@ def test_published_weights_give_the_published_representation() -> None:
     state = {}
     for name, value in _read_published(REFERENCE / "Micrseismic_Timeseries_Finetuning_phase").items():
         for old, new in _RENAMES:
-            name = name.replace(old, new)  # noqa: PLW2901
+            name = name.replace(old, new)  # noqa: PLW2901  # the name under which it is stored
         state[name] = torch.from_numpy(value.copy())
     encoder = Encoder()
     encoder.load_state_dict(state)

@@ -423,7 +423,7 @@ def test_the_early_notice_goes_out_at_once_and_the_last_word_waits_for_spilled_w
     assert not again.final  # type: ignore[union-attr]  # there by construction
     half.feed(second)
     [_, last] = half.flush()
-    assert (last.final, last.detections) == (True, ("uid-1", "uid-2"))  # type: ignore[union-attr]
+    assert (last.final, last.detections) == (True, ("uid-1", "uid-2"))  # type: ignore[union-attr]  # the test has put it there
 
 
 CHANNELS = tuple(f"XX.B{number}..HHZ" for number in range(8))

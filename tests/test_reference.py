@@ -85,7 +85,7 @@ def _state() -> OrderedDict[str, torch.Tensor]:
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
     for name, value in make_encoder(7, 1).state_dict().items():
         for ours, theirs in (*renames, ("conv1", "conv1.conv"), ("conv2", "conv2.conv")):
-            name = name.replace(ours, theirs)  # noqa: PLW2901
+            name = name.replace(ours, theirs)  # noqa: PLW2901  # the name under which it is stored
         state[name] = value
     return state
 

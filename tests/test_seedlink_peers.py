@@ -457,7 +457,7 @@ def test_credentials(newest: int, tmp_path: Path) -> None:
 
 
 def test_tls_with_ringserver(
-    certificate: tuple[Path, Path],  # noqa: F811
+    certificate: tuple[Path, Path],  # noqa: F811  # the fixture of that name
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

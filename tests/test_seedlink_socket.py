@@ -726,7 +726,7 @@ def test_an_endless_list_of_stations_ends_the_connection() -> None:
         assert running.down().reason == "size"
 
 
-class Broken(Exception):  # noqa: N818
+class Broken(Exception):  # noqa: N818  # named as what it stands for
     pass
 
 
@@ -937,7 +937,7 @@ def test_the_heart_beats_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
     with serving(FakeServer()) as server:
         config = SeedLinkConfig(server=server.address, streams=("BW_*",))
         states: queue.Queue[Emitted] = queue.Queue()
-        heart: Callable[[], None] = lambda: beats.put(1)  # noqa: E731
+        heart: Callable[[], None] = lambda: beats.put(1)  # noqa: E731  # shorter than a function, and used once
         backoff = Backoff(random.Random(1))  # noqa: S311  # made-up data, no secret
         reader = SeedLinkReader(config, states.put, heartbeat=heart, backoff=backoff)
         thread = threading.Thread(target=reader.run)

@@ -251,7 +251,7 @@ def as_folder(path: Path) -> None:
 )
 def test_what_is_not_our_journal_is_refused_and_left_alone(tmp_path: Path, make: object, said: str) -> None:
     path = tmp_path / "journal.sqlite"
-    make(path)  # type: ignore[operator]
+    make(path)  # type: ignore[operator]  # one of the forms that are tried
     before = path.read_bytes() if path.is_file() else b""
     for opener in (JournalFile, JournalReader, JournalFile):
         with pytest.raises(JournalError, match=said) as refusal:

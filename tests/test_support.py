@@ -19,10 +19,10 @@ from tscc_stream.messages import Gap
 
 PASSWORD = "open-sesame-Nr.5"  # noqa: S105  # made up, as the next
 HOOK = "T00000/B11111/Xx9secretXx9"
-URL_PASSWORD = "hunter2hunter2"  # noqa: S105
+URL_PASSWORD = "hunter2hunter2"  # noqa: S105  # made up for the test
 CURVE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 TYPED_HERE = "typed-into-the-file"
-TOKEN = "eyJhbGciOiJIUzI1NiJ9.e30.abc"  # noqa: S105
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.e30.abc"  # noqa: S105  # made up for the test
 SECRETS = (PASSWORD, HOOK, URL_PASSWORD, CURVE, TYPED_HERE, TOKEN, "87654321")
 
 

@@ -162,11 +162,11 @@ def _report(summary: Summary, faults: archive.Faults) -> None:
     for sid, reason in sorted(summary.refused.items()):
         print(f"tscc-stream: channel {to_nslc(sid)} left out: {reason}", file=sys.stderr)  # noqa: T201 a command's own output
     for sid, reason in sorted(summary.quarantined.items()):
-        print(f"tscc-stream: channel {to_nslc(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201
+        print(f"tscc-stream: channel {to_nslc(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201  # said to people
     for text in faults.texts:
         print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201  # said to people
     if faults.count > len(faults.texts):
-        print(f"tscc-stream: and {faults.count - len(faults.texts)} more skipped", file=sys.stderr)  # noqa: T201
+        print(f"tscc-stream: and {faults.count - len(faults.texts)} more skipped", file=sys.stderr)  # noqa: T201  # said to people
 
 
 def _write_jsonl(messages: Iterable[Message], out: IO[str], _loaded: package.Package) -> None:

@@ -71,7 +71,7 @@ class _Talk:
     """flags: 1 version 4, 2 a server with one sequence, 4 the bytes begin at HELLO, 8 start now, 16 user, 32 others."""
 
     def __init__(self, flags: int, seed: int) -> None:
-        self._whole, self._rng, self._now_ns = seed == 0, random.Random(seed), 0  # noqa: S311
+        self._whole, self._rng, self._now_ns = seed == 0, random.Random(seed), 0  # noqa: S311  # made-up data, no secret
         self._hello = (RINGSERVER if flags & 2 else PLAIN_V4) if flags & 1 else PLAIN_V3
         self._raw = bool(flags & 4)
         self._config = SeedLinkConfig(

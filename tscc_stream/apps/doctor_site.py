@@ -249,7 +249,7 @@ def fetched(site: Site, path: str, most: int = 16 << 20) -> Answer | str:
     scheme = "http" if site.config.metrics.tls_key is None else "https"
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(f"{scheme}://{_reachable(str(site.running['metrics']))}{path}")  # noqa: S310
+    request = urllib.request.Request(f"{scheme}://{_reachable(str(site.running['metrics']))}{path}")  # noqa: S310  # an http address of our own making
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
     try:
         with opener.open(request, timeout=ANSWER_SECONDS) as answer:

@@ -45,7 +45,7 @@ def of_document(document: Any, *, secret: bool = False) -> Any:  # noqa: ANN401 
     return of_text(document) if isinstance(document, str) else document
 
 
-def _of_value(key: str, value: Any, secret: bool) -> Any:  # noqa: ANN401
+def _of_value(key: str, value: Any, secret: bool) -> Any:  # noqa: ANN401  # any value of a document
     if key == "argv" and isinstance(value, list | tuple):  # a command's arguments may be anything
         return [*of_document(value[:1]), *(REMOVED for _ in value[1:])]
     return of_document(value, secret=secret or is_secret_key(key))

@@ -119,7 +119,7 @@ def _document(file: Path | None) -> Any:  # noqa: ANN401  # whatever YAML holds
         return None
 
 
-def _secrets(document: Any, file: Path | None) -> Iterator[str]:  # noqa: ANN401
+def _secrets(document: Any, file: Path | None) -> Iterator[str]:  # noqa: ANN401  # any value of a document
     """What must be nowhere in the bundle: what stands under keys for secrets, and what lies in the files they name."""
     for text in redact.known(document) if document is not None else _known_lines(file):
         beside = Path() if file is None else file.resolve().parent / f"{file.stem}.credentials"
@@ -193,7 +193,7 @@ def _distribution() -> str:
         return ""
 
 
-def _redacted(file: Path, document: Any) -> str:  # noqa: ANN401
+def _redacted(file: Path, document: Any) -> str:  # noqa: ANN401  # any value of a document
     if document is None:
         raise SupportError(f"{file} cannot be read as YAML, and so its secrets cannot be told; doctor.txt says where")
     return config.as_yaml(redact.of_document(document))

@@ -67,8 +67,8 @@ def chromium() -> Iterator[Browser]:
     """Raises BrowserError."""
     try:
         from selenium import webdriver  # noqa: PLC0415  # of the extra `test`
-        from selenium.webdriver.chrome.options import Options  # noqa: PLC0415
-        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+        from selenium.webdriver.chrome.options import Options  # noqa: PLC0415  # loaded where it is needed
+        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415  # loaded where it is needed
     except ImportError as error:
         raise BrowserError("bench console drives a browser with selenium: install the extra `test`") from error
     program, driver_program = shutil.which("chromium"), shutil.which("chromedriver")

@@ -83,7 +83,7 @@ def _counts(network: Encoder, samples: int) -> dict[str, Figure]:
 
 def _onnx(network: Encoder, samples: int, path: Path) -> Path | None:
     if absent := encoder_onnx.missing():
-        print(f"{ONNX} is left out: {', '.join(absent)} not installed", flush=True)  # noqa: T201
+        print(f"{ONNX} is left out: {', '.join(absent)} not installed", flush=True)  # noqa: T201  # said to people
         return None
     return encoder_onnx.export(network, samples, path)
 

@@ -88,7 +88,7 @@ def limits() -> Results:
     for name, (dtype, tf32) in PRECISIONS.items():
         a = torch.randn(PRODUCT, PRODUCT, device=DEVICE, dtype=dtype)
         with tensor_float_32(tf32):
-            results[name] = 2e-12 * PRODUCT**3 / seconds_of(lambda a=a: a @ a)  # type: ignore[misc]
+            results[name] = 2e-12 * PRODUCT**3 / seconds_of(lambda a=a: a @ a)  # type: ignore[misc]  # the lambda keeps its own value
     field = results["float32"]
     return {"gpu_gemm": {_of(name): Figure(value, "TFLOP/s", value / field) for name, value in results.items()}}
 
@@ -138,7 +138,7 @@ def fused(network: Encoder, peak: float) -> Iterator[Results]:
         run = encoder_fused.fused(network, PRECISIONS[precision][0], DEVICE, programs * multiprocessors, warps)
         error = float((run(x_btc[:64]) - exact).abs().max())
         name = f"{precision}_{programs}x{warps}"
-        print(f"fused {name}: largest error of a representation {error:.2g}", flush=True)  # noqa: T201
+        print(f"fused {name}: largest error of a representation {error:.2g}", flush=True)  # noqa: T201  # said to people
         speeds[name] = batch / seconds_of(partial(run, x_btc))
     yield _told(batch, speeds, gigaflop(network, SAMPLES, padded=False), peak, "gpu_fused")
 
@@ -175,7 +175,7 @@ def live() -> Iterator[Results]:
             for precision in ("float32", "tf32", "bf16", "fp16"):
                 encoder = TorchScriptEncoder(loaded, DEVICE, precision=precision)
                 if batch == 32:
-                    print(f"{name}: {'; '.join(encoder.told) or 'float32'}", flush=True)  # noqa: T201
+                    print(f"{name}: {'; '.join(encoder.told) or 'float32'}", flush=True)  # noqa: T201  # said to people
                 if precision == "float32":
                     speeds[FIELD] = batch / seconds_of(partial(encoder.encode, x))
                 encoder.warm_up(batch)
@@ -191,11 +191,11 @@ def main() -> int:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch finds no CUDA device here")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)  # noqa: T201
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)  # noqa: T201  # said to people
     network = make_encoder(0, 1).eval()
     with torch.inference_mode():
         results = limits()
-    print(table(results), flush=True)  # noqa: T201
+    print(table(results), flush=True)  # noqa: T201  # said to people
     peak = results["gpu_gemm"]["bf16"].value
     parts: dict[str, Callable[[], Iterator[Results]]] = {
         "representations": representations,
@@ -206,7 +206,7 @@ def main() -> int:
     chosen = {name: part for name, part in parts.items() if options.only in (None, name)}
     failed = [name for name, part in chosen.items() if not _done(name, part, results, options.json)]
     if failed:
-        print(f"failed: {', '.join(failed)}")  # noqa: T201
+        print(f"failed: {', '.join(failed)}")  # noqa: T201  # said to people
     return 1 if failed else 0
 
 
@@ -217,13 +217,13 @@ def _done(name: str, part: Callable[[], Iterator[Results]], results: Results, fi
         with torch.inference_mode():
             for some in part():
                 results.update(some)
-                print(table(some), flush=True)  # noqa: T201
+                print(table(some), flush=True)  # noqa: T201  # said to people
                 _write(results, file)
     except Exception:  # noqa: BLE001 the device is lent for minutes: what else can be measured, is
         traceback.print_exc()
         return False
     finally:
-        print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)  # noqa: T201
+        print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)  # noqa: T201  # said to people
     return True
 
 

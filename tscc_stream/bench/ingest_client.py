@@ -66,7 +66,7 @@ def field(server: str, records: int, stations: list[str]) -> tuple[int, int, flo
     def take(_: int, packet: object) -> bool:
         nonlocal seen, samples
         seen += 1
-        samples += packet.get_trace().stats.npts  # type: ignore[attr-defined]
+        samples += packet.get_trace().stats.npts  # type: ignore[attr-defined]  # known there, not to its stubs
         return seen >= records
 
     client = SLClient(timeout=TIMEOUT_S)  # without a time-out obspy 1.5.1 cannot connect
@@ -90,7 +90,7 @@ def seedlink_client(server: str, records: int, stations: list[str]) -> tuple[int
     with SeedLink(host, int(port), timeout=TIMEOUT_S) as client:
         client.add_stream("*", all_data=True)
         for packet in client.collect(reconnect=False):
-            record: Any = packet.record()  # type: ignore[no-untyped-call]
+            record: Any = packet.record()  # type: ignore[no-untyped-call]  # the library gives it no type
             record.unpack_data()
             seen += 1
             samples += np.array(record.np_datasamples).size

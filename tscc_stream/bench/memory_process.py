@@ -75,8 +75,8 @@ def _ours() -> Callable[[RecordBatch], object]:
 
 def _field(seconds: float) -> Callable[[RecordBatch], object]:
     """An RtTrace per channel that keeps as many seconds, as obspy documents it for real-time data (obspy.realtime)."""
-    from obspy import Trace, UTCDateTime  # noqa: PLC0415
-    from obspy.realtime import RtTrace  # noqa: PLC0415
+    from obspy import Trace, UTCDateTime  # noqa: PLC0415  # loaded where it is needed
+    from obspy.realtime import RtTrace  # noqa: PLC0415  # loaded where it is needed
 
     kept: dict[str, RtTrace] = {}
 

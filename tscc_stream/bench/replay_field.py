@@ -13,7 +13,7 @@ from collections.abc import Iterable
 def triggers(settings: dict[str, float], files: Iterable[str]) -> int:
     """How many there are. settings: low, high (Hz), corners, sta, lta (s), on, off."""
     import obspy  # noqa: PLC0415  # the program's start is measured with it
-    from obspy.signal.trigger import recursive_sta_lta, trigger_onset  # noqa: PLC0415
+    from obspy.signal.trigger import recursive_sta_lta, trigger_onset  # noqa: PLC0415  # loaded where it is needed
 
     found = 0
     for file in files:

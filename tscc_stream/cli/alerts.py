@@ -295,7 +295,7 @@ def _ack(options: argparse.Namespace) -> int:
 
 
 def _suppress(options: argparse.Namespace) -> int:
-    from tscc_stream.apps.alert_people import LONGEST_NS, announce, end_announced  # noqa: PLC0415
+    from tscc_stream.apps.alert_people import LONGEST_NS, announce, end_announced  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.apps.alert_text import clock  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.apps.alert_times import Announced  # noqa: PLC0415  # loaded where it is needed
 

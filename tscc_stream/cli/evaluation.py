@@ -90,7 +90,7 @@ def _evaluate_windows(options: argparse.Namespace) -> int:
 def _evaluate_stream(options: argparse.Namespace) -> int:
     from tscc_stream.classifier import classify  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges import archive  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415
+    from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.source_id import to_nslc  # noqa: PLC0415  # loaded where it is needed
 
     settings, _ = config_of(options)

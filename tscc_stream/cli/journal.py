@@ -140,7 +140,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _export_messages(options: argparse.Namespace, path: Path) -> int:
-    from tscc_stream.stages.publish import TOPIC_EXPECTED, WAVEFORM, may_match  # noqa: PLC0415
+    from tscc_stream.stages.publish import TOPIC_EXPECTED, WAVEFORM, may_match  # noqa: PLC0415  # loaded where it is needed
 
     if options.from_time or options.to_time or options.cluster:
         raise UsageError("--from, --to, --cluster: expected only with --format quakeml, csv or mseed")

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 def _console(options: argparse.Namespace) -> int:
     from tscc_stream.apps.console import web  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.config import Config  # noqa: PLC0415
+    from tscc_stream.config import Config  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     if options.bind is not None:

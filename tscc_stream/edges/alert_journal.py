@@ -414,10 +414,10 @@ class AlertJournal:
         old = f"SELECT id FROM alert WHERE at_ns < {now_ns - KEPT_NS} ORDER BY number LIMIT {REMOVED_AT_ONCE}"  # noqa: S608  # numbers
         with self._transaction():
             for statement in (
-                f"DELETE FROM attempt WHERE delivery IN (SELECT number FROM delivery WHERE alert IN ({old}))",  # noqa: S608
-                f"DELETE FROM delivery WHERE alert IN ({old})",  # noqa: S608
-                f"DELETE FROM alert WHERE id IN ({old})",  # noqa: S608
-                f"DELETE FROM withheld WHERE number IN (SELECT number FROM withheld WHERE at_ns < {now_ns - KEPT_NS} "  # noqa: S608
+                f"DELETE FROM attempt WHERE delivery IN (SELECT number FROM delivery WHERE alert IN ({old}))",  # noqa: S608  # names and numbers of ours only
+                f"DELETE FROM delivery WHERE alert IN ({old})",  # noqa: S608  # names and numbers of ours only
+                f"DELETE FROM alert WHERE id IN ({old})",  # noqa: S608  # names and numbers of ours only
+                f"DELETE FROM withheld WHERE number IN (SELECT number FROM withheld WHERE at_ns < {now_ns - KEPT_NS} "  # noqa: S608  # names and numbers of ours only
                 f"OR number <= (SELECT max(number) FROM withheld) - {MOST_WITHHELD} "
                 f"ORDER BY number LIMIT {WITHHELD_REMOVED_AT_ONCE})",
             ):

@@ -116,7 +116,7 @@ def quakeml(bodies: Sequence[Mapping[str, Any]], meaning_of: Callable[[Mapping[s
 def _event(
     body: Mapping[str, Any], members: list[Mapping[str, Any]], meaning_of: Callable[[Mapping[str, Any]], Meaning]
 ) -> Any:  # noqa: ANN401 obspy is not typed
-    from obspy.core.event import Event, EventDescription, ResourceIdentifier  # noqa: PLC0415
+    from obspy.core.event import Event, EventDescription, ResourceIdentifier  # noqa: PLC0415  # loaded where it is needed
 
     meaning, uid = meaning_of(body), body["id"]
     votes = f"votes {body['data']['votes']}" if "votes" in body["data"] else "one channel"
@@ -133,7 +133,7 @@ def _event(
 def _pick(body: Mapping[str, Any], own: Meaning, of_event: Meaning) -> Any:  # noqa: ANN401 obspy is not typed
     """A person's word on the event holds for its picks, unless there is one on the pick."""
     from obspy import UTCDateTime  # noqa: PLC0415  # loaded where it is needed
-    from obspy.core.event import Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415
+    from obspy.core.event import Pick, ResourceIdentifier, WaveformStreamID  # noqa: PLC0415  # loaded where it is needed
 
     cluster, model, uid = body["data"]["cluster"], body["data"]["model"], body["id"]
     status = own.status or of_event.status

@@ -225,7 +225,7 @@ def _bytes_at(_context: Any, address: Any, size: Any) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         array = context.make_array(kind)(context, builder)
         data, one = builder.inttoptr(arguments[0], array.data.type), context.get_constant(types.intp, 1)
-        populate_array(  # type: ignore[no-untyped-call]
+        populate_array(  # type: ignore[no-untyped-call]  # the library gives it no type
             array, data=data, shape=[arguments[1]], strides=[one], itemsize=one, meminfo=None
         )
         return array._getvalue()

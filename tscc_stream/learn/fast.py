@@ -44,7 +44,7 @@ def extract(encoder: Encoder, h_bth: Tensor) -> Tensor:
     found = cast("list[ResidualBlock]", list(encoder.blocks))
     reaches = [block.conv1.reach for block in found]
     weights = [tensor for block in found for tensor in _weights(block)]
-    result: Tensor = _Blocks.apply(h_bth, reaches, torch.is_grad_enabled(), *weights)  # type: ignore[no-untyped-call]
+    result: Tensor = _Blocks.apply(h_bth, reaches, torch.is_grad_enabled(), *weights)  # type: ignore[no-untyped-call]  # the library gives it no type
     return result
 
 

@@ -57,7 +57,7 @@ class TimeMajorEncoder(nn.Module):
         x = x_btc.transpose(0, 1).reshape(time * batch, channels)
         h = torch.addmm(self.offset.float(), x, self.projection.float())
         for block in self.blocks:
-            h = block.mixed(h, batch)  # type: ignore[operator]
+            h = block.mixed(h, batch)  # type: ignore[operator]  # torch types a module as a tensor
         return h.view(time, batch, -1)
 
 
@@ -84,7 +84,7 @@ class _Block(nn.Module):
         seen = functional.gelu(h)
         inner = torch.addmm(self.offset1, seen, self.taps1[1])
         _add_outer_taps(inner, seen, self.taps1, shift)
-        torch._C._nn.gelu_(inner)  # type: ignore[attr-defined]
+        torch._C._nn.gelu_(inner)  # type: ignore[attr-defined]  # known there, not to its stubs
         h = torch.addmm(self.offset2, h, self.residual) if self.adapts else h.add_(self.offset2)
         h.addmm_(inner, self.taps2[1])
         _add_outer_taps(h, inner, self.taps2, shift)

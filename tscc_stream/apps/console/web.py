@@ -191,7 +191,7 @@ def run(config: Config, folder: Path) -> int:
             server_header=False,
             timeout_graceful_shutdown=2,
             limit_concurrency=200,
-            **{name: str(path_of(file)) for name, file in files.items() if file},  # type: ignore[arg-type]
+            **{name: str(path_of(file)) for name, file in files.items() if file},  # type: ignore[arg-type]  # of the type that is expected, by construction
         )
     )
     _log.info("console on %s://%s:%d/", "https" if tls else "http", f"[{host}]" if ":" in host else host, bound)
