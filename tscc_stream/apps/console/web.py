@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +81,7 @@ class Console:
             "zone": config.time_zone,
             "version": __version__,
             "who": who(request.scope),
-            "vocabulary": [asdict_of(term) for term in self.site.vocabulary],
+            "vocabulary": [term.model_dump() for term in self.site.vocabulary],
         }
         return HTMLResponse(self._templates.get_template(f"{name}.html").render({**common, **values}))
 
@@ -109,12 +108,6 @@ class Console:
                 self.feed.close(page)
 
         return StreamingResponse(events(), media_type="text/event-stream")
-
-
-def asdict_of(term: Any) -> dict[str, Any]:  # noqa: ANN401  # pydantic's model or a dataclass
-    """For a template or JSON."""
-    made: dict[str, Any] = term.model_dump() if hasattr(term, "model_dump") else asdict(term)
-    return made
 
 
 async def _sentence(_request: Request, error: Exception) -> Response:
