@@ -5,7 +5,8 @@ is one matrix product over contiguous rows, added in place where it belongs. A t
 it sees data, so nothing is padded. On a CUDA device the products may be taken in a lower precision than the sum over
 blocks, and all windows go together.
 
-Written so that TorchScript takes it (see export.py). `fast` is the form that training runs.
+Written so that TorchScript takes it (see export.py), which reads `type: ignore` too and allows no reason behind it:
+torch types a module as a tensor, and its stubs lack gelu_. `fast` is the form that training runs.
 """
 
 # No `from __future__ import annotations`, as in export.py.
@@ -57,7 +58,7 @@ class TimeMajorEncoder(nn.Module):
         x = x_btc.transpose(0, 1).reshape(time * batch, channels)
         h = torch.addmm(self.offset.float(), x, self.projection.float())
         for block in self.blocks:
-            h = block.mixed(h, batch)  # type: ignore[operator]  # torch types a module as a tensor
+            h = block.mixed(h, batch)  # type: ignore[operator]
         return h.view(time, batch, -1)
 
 
@@ -84,7 +85,7 @@ class _Block(nn.Module):
         seen = functional.gelu(h)
         inner = torch.addmm(self.offset1, seen, self.taps1[1])
         _add_outer_taps(inner, seen, self.taps1, shift)
-        torch._C._nn.gelu_(inner)  # type: ignore[attr-defined]  # known there, not to its stubs
+        torch._C._nn.gelu_(inner)  # type: ignore[attr-defined]
         h = torch.addmm(self.offset2, h, self.residual) if self.adapts else h.add_(self.offset2)
         h.addmm_(inner, self.taps2[1])
         _add_outer_taps(h, inner, self.taps2, shift)
