@@ -18,6 +18,7 @@ from tscc_stream.bench.measure import FIELD, Figure, Results
 from tscc_stream.bench.scale_costs import (
     BATCH,
     CHANNEL,
+    GROUP,
     MESSAGE,
     SAMPLE,
     SNAPSHOT,
