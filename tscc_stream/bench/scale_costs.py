@@ -158,12 +158,31 @@ def read(path: Path) -> Costs:
                 place = place.setdefault(parent, {})
             place[last] = float(figure["value"]) / _SCALES[figure["unit"]]
         costs = msgspec.convert(fields, Costs)
-        costs.amounts(Load(1, 1.0, 1.0))
+        _check(costs)
     except OSError as error:
         raise CostsError(f"{path}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise CostsError(f"{path}: expected a file that `bench scale --json` has written, with {BENCH}") from error
     return costs
+
+
+def _check(costs: Costs) -> None:
+    """Raises ValueError where a cost is missing, too many, or none."""
+    size, channel = {FIXED, CHANNEL, SAMPLE}, {FIXED, CHANNEL}
+    expected = {
+        **{thread: (costs.cores[thread], set(terms)) for thread, terms in TERMS.items()},
+        "memory": (costs.memory, size),
+        "state": (costs.state, size),
+        "journal": (costs.journal, {FIXED, SNAPSHOT, MESSAGE, WAVEFORM}),
+        "scrape_seconds": (costs.scrape_seconds, channel),
+        "scrape_bytes": (costs.scrape_bytes, channel),
+        "others": ({"batches": costs.most_batches, "groups": costs.most_groups}, {"batches", "groups"}),
+    }
+    for some, terms in expected.values():
+        if some.keys() != terms or not all(0.0 <= cost < math.inf for cost in some.values()):
+            raise ValueError("costs")
+    if not min(costs.most_batches, costs.most_groups) > 0.0:
+        raise ValueError("costs")
 
 
 def _flat(name: str, value: object) -> dict[str, tuple[float, str]]:

@@ -57,7 +57,7 @@ class Needs:
 
 def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
     """Of a load, by costs that were measured."""
-    whole = _threads(costs, load)
+    whole = threads_of(costs, load)
     shards = max(1, math.ceil(max(max(whole.values()) / MOST_OF_A_CORE, sum(whole.values()) / CORES_OF_A_DAEMON)))
     part = Load(math.ceil(load.channels / shards), load.rate_hz, load.triggers_per_second / shards, load.subscribers)
     each = costs.journal["message"] + costs.journal["waveform"]
@@ -69,7 +69,7 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         days,
         shards,
         whole,
-        shards * sum(_threads(costs, part).values()),
+        shards * sum(threads_of(costs, part).values()),
         load.triggers_per_second * costs.cores["inference"][WINDOW],
         shards * costs.memory_bytes(part),
         shards * costs.journal_bytes(part, 0) + days * per_day,
@@ -81,7 +81,7 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
     )
 
 
-def _threads(costs: Costs, load: Load) -> dict[str, float]:
+def threads_of(costs: Costs, load: Load) -> dict[str, float]:
     """With somebody who scrapes."""
     return costs.thread_cores(load) | {"http": costs.scrape(load)[0] / SCRAPE_EVERY_S}
 
