@@ -41,6 +41,7 @@ COSTS = Costs(
     sample_received=1.3,
     scrape_seconds={"fixed": 0.004, "channel": 1e-5},
     scrape_bytes={"fixed": 2e4, "channel": 130.0},
+    written={"fixed": 1e4, "snapshot_byte": 2.5, "group": 3e4, "window": 5e3},
 )
 
 
@@ -57,7 +58,7 @@ def ran(costs: Costs, load: Load, seconds: float = 10.0) -> Spent:
         batches=amounts["batch"],
         groups=amounts["group"],
         rss_bytes=costs.memory_bytes(load),
-        written_bytes=0.0,
+        written_bytes=costs.written_bytes_per_second(load),
         received_bytes=load.samples_per_second * costs.sample_received,
         message_sent_bytes=costs.message_sent,
         heartbeat_sent_bytes=costs.heartbeat_sent,
@@ -85,6 +86,7 @@ def test_a_fit_foretells_what_it_has_not_seen(load: Load) -> None:
     assert found.all_cores(load) == pytest.approx(COSTS.all_cores(load), rel=1e-3)
     assert found.memory_bytes(load) == pytest.approx(COSTS.memory_bytes(load), rel=1e-6)
     assert found.journal_bytes(load, 1e6) == pytest.approx(COSTS.journal_bytes(load, 1e6), rel=1e-6)
+    assert found.written_bytes_per_second(load) == pytest.approx(COSTS.written_bytes_per_second(load), rel=1e-3)
     assert found.scrape(load) == pytest.approx(COSTS.scrape(load))
 
 
@@ -201,7 +203,18 @@ def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.C
     assert cli.main(["bench", "scale", "--costs", str(written(tmp_path)), *site, "--json", str(out)]) == 0
     said = capsys.readouterr().out
     assert "4,000 channels of 500 Hz, 40 triggers/s, 3 subscribers, journal of 10 days" in said
-    for what in ("daemons", "cores", "GPU", "memory", "journal", "network in", "network out", "scrape"):
+    for what in (
+        "daemons",
+        "cores",
+        "GPU",
+        "memory",
+        "journal",
+        "disk writes",
+        "network in",
+        "network out",
+        "scrape",
+        "snapshot",
+    ):
         assert any(line.startswith(what) for line in said.splitlines()), what
     plan = {name: figure["value"] for name, figure in json.loads(out.read_text())["scale_plan"].items()}
     load = Load(4000, 500.0, 40.0, 3)

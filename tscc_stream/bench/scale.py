@@ -75,6 +75,7 @@ def compared(costs: Costs, large: Load, seen: Spent) -> Results:
         "scale_journal": _beside(
             costs.journal_bytes(large, seen.stored.detections) / 2**20, seen.stored.file_bytes / 2**20, "MiB"
         ),
+        "scale_written": _beside(costs.written_bytes_per_second(large) / 1e6, seen.written_bytes / 1e6, "MB/s"),
         "scale_waited": {FIELD: Figure(seen.waited_seconds, "s", 1.0)},
     }
 
