@@ -37,13 +37,12 @@ TERMS: Mapping[str, tuple[str, ...]] = {
     "front": (FIXED, BATCH, SAMPLE, SNAPSHOT, WINDOW),
     "inference": (FIXED, GROUP, WINDOW),
     "back": (FIXED, BATCH, SNAPSHOT, GROUP, WINDOW),
-    "bus": (FIXED, WINDOW, DELIVERY),
-    "other": (FIXED,),
+    "other": (FIXED, WINDOW, DELIVERY),
 }
 WRITTEN = (FIXED, SNAPSHOT, GROUP, WINDOW)
 FEWEST_RUNS = 3
 BENCH = "scale_costs"
-_SECONDS = ("cores.", "scrape_seconds.")
+_SECONDS = ("cores.", "scrape_seconds.", "pause.")
 _SCALES = {"ns": 1e9, "bytes or 1/s": 1.0}
 
 
@@ -56,9 +55,9 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cores: by thread and term, CPU seconds each. most_batches, most_groups: a second, however many records or windows
     come. memory: bytes, by fixed, channel and sample (a second); state: of a snapshot, likewise. journal: bytes of the
-    file, by fixed, snapshot_byte, and the message and the waveform of one detection. message_sent, heartbeat_sent: bytes
-    to one subscriber, each. sample_received: bytes. scrape_seconds, scrape_bytes: of one GET of /metrics, by fixed and
-    channel. written: bytes to the disk, by terms as in cores.
+    file, by fixed, snapshot_byte, and message and waveform of one detection. message_sent, heartbeat_sent: bytes to one
+    subscriber, each. sample_received: bytes. scrape_seconds, scrape_bytes: of one GET of /metrics, by fixed, channel.
+    written: bytes to the disk, by terms as in cores. pause: wall seconds of one snapshot, by fixed and snapshot_byte.
     """
 
     cores: dict[str, dict[str, float]]
@@ -73,6 +72,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scrape_seconds: dict[str, float]
     scrape_bytes: dict[str, float]
     written: dict[str, float]
+    pause: dict[str, float]
 
     def state_bytes(self, load: Load) -> float:
         """Of one snapshot."""
@@ -111,6 +111,10 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         amounts = {FIXED: 1.0, SNAPSHOT: self.state_bytes(load), MESSAGE: detections, WAVEFORM: detections}
         return _told(self.journal, amounts)
 
+    def pause_seconds(self, load: Load) -> float:
+        """In which records wait for a snapshot."""
+        return _told(self.pause, {FIXED: 1.0, SNAPSHOT: self.state_bytes(load)})
+
     def written_bytes_per_second(self, load: Load) -> float:
         """To the disk: the log, then the file; more than the file grows by."""
         return _told(self.written, self.amounts(load))
@@ -140,6 +144,7 @@ def fit(runs: Sequence[Spent]) -> Costs:
         scrape_seconds=_solved(channels, [one.scrape_seconds for one in runs]),
         scrape_bytes=_solved(channels, [one.scrape_bytes for one in runs]),
         written={},
+        pause=_pause([one for one in runs if one.snapshot_seconds]),
     )
     amounts = [found.amounts(load) for load in loads]
     return msgspec.structs.replace(
@@ -186,6 +191,7 @@ def _check(costs: Costs) -> None:
         "memory": (costs.memory, size),
         "state": (costs.state, size),
         "written": (costs.written, set(WRITTEN)),
+        "pause": (costs.pause, {FIXED, SNAPSHOT}),
         "journal": (costs.journal, {FIXED, SNAPSHOT, MESSAGE, WAVEFORM}),
         "scrape_seconds": (costs.scrape_seconds, channel),
         "scrape_bytes": (costs.scrape_bytes, channel),
@@ -212,6 +218,14 @@ def _size(load: Load) -> dict[str, float]:
 
 def _terms(terms: Sequence[str], amounts: Sequence[Mapping[str, float]], values: Sequence[float]) -> dict[str, float]:
     return _solved([{term: some[term] for term in terms} for some in amounts], values)
+
+
+def _pause(runs: Sequence[Spent]) -> dict[str, float]:
+    """Of those runs in which a snapshot was taken."""
+    if not runs:
+        return {FIXED: 0.0, SNAPSHOT: 0.0}
+    sizes = [{FIXED: 1.0, SNAPSHOT: one.stored.state_bytes} for one in runs]
+    return _solved(sizes, [one.snapshot_seconds for one in runs])
 
 
 def _together(come: float, most: float) -> float:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tscc_stream.bench.measure import Figure, Results
-from tscc_stream.bench.scale_costs import SNAPSHOT, WINDOW, Costs
+from tscc_stream.bench.scale_costs import WINDOW, Costs
 from tscc_stream.bench.scale_run import Load
 
 MOST_OF_A_CORE = 0.5
@@ -82,7 +82,7 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         sent + shards * scrape_bytes / SCRAPE_EVERY_S,
         scrape_seconds,
         costs.snapshot_every_seconds(part),
-        costs.cores["front"][SNAPSHOT] * costs.state_bytes(part),
+        costs.pause_seconds(part),
     )
 
 
