@@ -42,6 +42,7 @@ COSTS = Costs(
     scrape_bytes={"fixed": 2e4, "channel": 130.0},
     written={"fixed": 1e4, "snapshot_byte": 2.5, "group": 3e4, "window": 5e3},
     pause={"fixed": 0.001, "snapshot_byte": 1e-8},
+    largest={"channel": 1000.0, "sample": 1e6, "window": 60.0},
 )
 
 
@@ -228,10 +229,13 @@ def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.C
     assert plan["gpus"] == 0
 
 
-def test_a_gpu_pays_where_the_encoder_takes_cores() -> None:
-    assert not scale_plan.needs(COSTS, Load(1000, 500.0, 1900.0)).gpu_pays
+def test_a_gpu_pays_where_the_encoder_takes_cores_and_what_is_extrapolated_is_called_so() -> None:
+    few = scale_plan.needs(COSTS, Load(1000, 500.0, 200.0))
+    assert not few.gpu_pays
+    assert "extrapolated" not in scale_plan.told(few, "here")
     found = scale_plan.needs(COSTS, Load(1000, 500.0, 2100.0))
     assert found.gpu_pays
+    assert "35 times" in scale_plan.told(found, "here")
     assert "a GPU pays" in scale_plan.told(found, "here")
 
 
