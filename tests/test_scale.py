@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -177,6 +178,25 @@ def test_a_file_without_whole_costs_is_refused_in_one_sentence(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CostsError, match=r"nowhere\.json: No such file"):
         scale_costs.read(tmp_path / "nowhere.json")
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_plans_of_the_document_are_what_its_costs_say() -> None:
+    costs = scale_costs.read(ROOT / "docs" / "scaling-costs.json")
+    lines = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| | channels | Hz |"))
+    rows = [line.strip("|").split("|") for line in itertools.takewhile(bool, lines[at + 2 :])]
+    assert len(rows) == 4
+    for row in rows:
+        channels, rate, triggers, subscribers, *told = (float(cell.replace(",", "")) for cell in row[1:])
+        found = scale_plan.needs(costs, Load(int(channels), rate, triggers, int(subscribers)))
+        assert found.shards == 1
+        assert not found.gpu_pays
+        expected = [found.cores, found.memory_bytes / 1e9, found.journal_bytes / 1e9, found.written_bytes / 1e6]
+        expected += [found.received_bytes * 8e-6, found.sent_bytes * 8e-6]
+        assert told == pytest.approx(expected, rel=0.05, abs=0.06), row[0]
 
 
 @given(loads, loads)
