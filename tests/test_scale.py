@@ -106,6 +106,21 @@ def test_a_fit_with_noise_has_no_negative_cost_and_foretells_about_the_same(nois
     assert found.all_cores(scale.LARGE) == pytest.approx(COSTS.all_cores(scale.LARGE), rel=0.5)
 
 
+@given(loads)
+def test_work_that_goes_together_and_snapshots_have_an_upper_limit(load: Load) -> None:
+    amounts = COSTS.amounts(load)
+    assert amounts["batch"] <= min(load.records_per_second, COSTS.most_batches)
+    assert amounts["group"] <= min(load.triggers_per_second, COSTS.most_groups)
+    assert amounts["snapshot_byte"] <= 500_000 * (1 + 1e-9)
+    assert COSTS.snapshot_every_seconds(load) >= 2.0
+    assert amounts["snapshot_byte"] * COSTS.snapshot_every_seconds(load) == pytest.approx(COSTS.state_bytes(load))
+
+
+def test_few_things_are_done_one_by_one() -> None:
+    assert COSTS.amounts(Load(1, 1.0, 0.001))["group"] == pytest.approx(0.001, rel=1e-4)
+    assert COSTS.amounts(Load(10_000, 1000.0, 1e5))["batch"] == pytest.approx(COSTS.most_batches, rel=0.01)
+
+
 def test_costs_of_too_few_runs_are_refused() -> None:
     with pytest.raises(CostsError, match="expected at least 3 of different sizes"):
         fit([ran(COSTS, Load(10, 100.0, float(triggers))) for triggers in range(5)])
