@@ -78,7 +78,7 @@ def test_what_it_cannot_take_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_to_read_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(PeopleError, match="cannot open: unable to open database file"):
+    with pytest.raises(PeopleError, match="cannot open: there is no such file"):
         PeopleFile(tmp_path / FILE, read_only=True)
     assert verdicts.read(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
