@@ -265,7 +265,7 @@ def test_places_where_no_journal_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="cannot open it for writing"):
         JournalFile(tmp_path / "file" / "journal.sqlite")
-    with pytest.raises(JournalError, match="cannot .*: there is no folder"):
+    with pytest.raises(JournalError, match=r"cannot .*: there is no folder"):
         JournalReader(tmp_path / "absent" / "journal.sqlite")
 
 
