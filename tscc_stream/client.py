@@ -297,8 +297,8 @@ class Subscriber:
             self._bus.try_again()
             if not self._journal.is_refused:
                 self._tell_seldom(
-                    f"no answer from {self._replay} within {ANSWER_SECONDS:g} s: does the daemon run there, and is that "
-                    "its publish.replay_bind? It is asked again and again"
+                    f"no answer from {self._replay} within {ANSWER_SECONDS:g} s: does the daemon run there, and is "
+                    "that its publish.replay_bind? It is asked again and again"
                 )
         return False
 
