@@ -227,7 +227,7 @@ def test_two_clusters_of_one_name_are_told() -> None:
 
 def test_no_cluster_is_named_unknown(tmp_path: Path) -> None:
     file = PeopleFile(tmp_path / FILE)
-    with pytest.raises(names.NameRefusedError, match="'Unknown' is what belongs to no cluster"):
+    with pytest.raises(names.NameRefusedError, match="unknown is what belongs to no cluster"):
         names.give(file, "a" * 64, 1, Label(name=" Unknown "), "eve", 1)
     assert file.head() == 0
     file.close()

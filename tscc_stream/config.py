@@ -25,6 +25,7 @@ from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
+from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
 
 _log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class InferenceConfig(Section):
     most_restarts within restart_window_seconds end the process.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "float32"
@@ -264,7 +265,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _detail(error: ErrorDetails, place: tuple[str, ...] = ()) -> InitErrorDetails:
-    kind = PydanticCustomError(error["type"], error["msg"])
+    kind = PydanticCustomError(error["type"], "{said}", {"said": expected(error)})
     return InitErrorDetails(type=kind, loc=(*place, *error["loc"]), input=error["input"])
 
 
@@ -292,7 +293,7 @@ def _override_mistakes(data: object) -> list[InitErrorDetails]:
 class Config(Section):
     """The whole file. A missing section or key has its default; without `network` there are no network events."""
 
-    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
+    site: Annotated[str, Field(pattern=WORD)] = "demo"
     seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
     model: str = "models/demo"
     shadow: str | None = None
@@ -426,21 +427,11 @@ def _may_be_secret(path: tuple[str | int, ...]) -> bool:
     return any(word in str(part).lower() for part in path for word in ("password", "secret", "key", "users_file"))
 
 
-_IN_YAML_TERMS = {
-    "extra_forbidden": "unknown key",
-    "model_type": "expected keys with values",
-    "dict_type": "expected keys with values",
-    "tuple_type": "expected a list",
-}
-
-
 def _sentence(error: ErrorDetails) -> str:
     """`key: what is wrong` of one pydantic error, in the words of the file."""
-    message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Tuple", "list").replace(" after validation", "")
     untold = error["type"] in ("value_error", "missing", "extra_forbidden") or _may_be_secret(error["loc"])
     shown = "" if untold else f", got {error['input']!r:.80}"
-    return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
+    return f"{_dotted(error['loc'])}: {expected(error)}{shown}"
 
 
 def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:

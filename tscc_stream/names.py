@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from tscc_stream.edges.people import PeopleFile, Said, tell_unreadable
+from tscc_stream.mistakes import first
 from tscc_stream.package import Label, Package
 from tscc_stream.stages.interpret import UNKNOWN
 
 KIND = "name"
+MOST_NOTES = 2_000
+"""Letters."""
 
 
 def _subject(sha256: str, cluster: int) -> str:
@@ -14,13 +19,28 @@ def _subject(sha256: str, cluster: int) -> str:
 
 
 class NameRefusedError(ValueError):
-    """A name that no cluster may have, and why."""
+    """A name, or another part of a label, that no cluster may have, and what was expected."""
 
 
-def refuse_reserved(name: str) -> None:
-    """Raises NameRefusedError for the word that stands for what belongs to no cluster."""
+def label_of(document: object) -> Label:
+    """A label that may be given, of its fields, its name without blanks around it. Raises NameRefusedError."""
+    if not isinstance(document, dict):
+        raise NameRefusedError("expected an object with name, colour, event_type and notes")
+    try:
+        label = Label.model_validate(document)
+    except ValidationError as error:
+        raise NameRefusedError(first(error, "name")) from error
+    _refuse_name(label.name)
+    if len(label.notes) > MOST_NOTES:
+        raise NameRefusedError(f"notes: expected at most {MOST_NOTES} letters")
+    return label.model_copy(update={"name": label.name.strip()})
+
+
+def _refuse_name(name: str) -> None:
+    if not name.strip() or not name.isprintable():
+        raise NameRefusedError("name: expected printable letters")
     if name.strip().lower() == UNKNOWN:
-        raise NameRefusedError(f"name: {name.strip()!r} is what belongs to no cluster; expected another name")
+        raise NameRefusedError(f"name: {UNKNOWN} is what belongs to no cluster; expected another name")
 
 
 def same_name(loaded: Package, cluster: int, name: str) -> list[int]:
@@ -44,9 +64,9 @@ def told_same_name(loaded: Package, cluster: int, name: str) -> str:
 def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int) -> None:
     """Name a cluster of the model with this hash; the daemon takes it over within a second.
 
-    Raises PeopleError, and NameRefusedError for the word `unknown`.
+    Raises PeopleError, and NameRefusedError for a name that no cluster may have.
     """
-    refuse_reserved(label.name)
+    _refuse_name(label.name)
     people.say(KIND, _subject(sha256, cluster), label.model_dump(), who, at_ns)
 
 

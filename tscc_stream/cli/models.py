@@ -342,6 +342,7 @@ def _label_from_site(options: argparse.Namespace) -> int:
 
 
 def _label_one(options: argparse.Namespace) -> int:
+    from tscc_stream import names  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges.obspy_formats import event_types  # noqa: PLC0415 obspy takes a second
 
     loaded = package.load(package.find(options.model))
@@ -353,11 +354,13 @@ def _label_one(options: argparse.Namespace) -> int:
     known = event_types()
     if options.event_type is not None and options.event_type not in known:
         raise UsageError(f"--event-type {options.event_type}: expected one of QuakeML's: {', '.join(known)}")
-    before = loaded.labels.get(options.cluster, package.Label(name=options.name))
+    before = {} if (there := loaded.labels.get(options.cluster)) is None else there.model_dump()
     try:
-        label = package.Label.model_validate({**before.model_dump(), **changed})
-    except ValueError as error:
+        label = names.label_of({**before, **changed})
+    except names.NameRefusedError as error:
         raise UsageError(f"model label: {error}") from error
     package.write_labels(loaded.folder, {**loaded.labels, options.cluster: label})
     print(f"{loaded.folder}: cluster {options.cluster} is now {label.name}")
+    if same := names.told_same_name(loaded, options.cluster, label.name):
+        print(f"{PROGRAM}: warning: {same}", file=sys.stderr)
     return 0

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from tscc_stream.messages import AnyArray, Float32Array
+from tscc_stream.mistakes import first
 from tscc_stream.package import EACH_CHANNEL, FORMAT, PackageSpec
 from tscc_stream.source_id import sensor_of
 
@@ -56,9 +57,7 @@ class WindowShape:
         try:
             return self._draft()
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise DataSetError(f"window {place}: {first['msg'].removeprefix('Value error, ')}") from error
+            raise DataSetError(f"window: {first(error, 'shape')}") from error
 
     def _draft(self) -> PackageSpec:
         return PackageSpec.model_validate(
