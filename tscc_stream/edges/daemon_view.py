@@ -60,6 +60,10 @@ class DaemonView:
 
     def health(self, address: str) -> dict[str, Any]:
         """The document of /healthz, healthy or not. address: HOST:PORT. Raises ViewError."""
+        return self.judged(address)[1]
+
+    def judged(self, address: str) -> tuple[bool, dict[str, Any]]:
+        """Whether the daemon calls itself healthy, and the document. Raises ViewError."""
         status, body = self._get(address, "/healthz")
         try:
             document = json.loads(body)
@@ -67,7 +71,7 @@ class DaemonView:
             raise ViewError(f"{address}/healthz: HTTP {status}, expected JSON") from error
         if not isinstance(document, dict) or "state" not in document:
             raise ViewError(f"{address}/healthz: HTTP {status}, not that of tscc-stream")
-        return document
+        return status == http.client.OK, document
 
     def metrics(self, address: str) -> str:
         """The text of /metrics. Raises ViewError."""
