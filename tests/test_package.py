@@ -147,7 +147,7 @@ def test_labels_that_do_not_hold_are_refused(folder: Path, labels: dict[str, obj
 
 
 def test_a_folder_without_a_description_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"cannot read model.json: No such file or directory"):
+    with pytest.raises(PackageError, match=r"is no model package: there is no model.json in it"):
         package.load(tmp_path)
 
 

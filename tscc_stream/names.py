@@ -30,15 +30,15 @@ def label_of(document: object) -> Label:
         label = Label.model_validate(document)
     except ValidationError as error:
         raise NameRefusedError(first(error, "name")) from error
-    _refuse_name(label.name)
+    if not label.name.strip() or not label.name.isprintable():
+        raise NameRefusedError("name: expected printable letters")
+    _refuse_reserved(label.name)
     if len(label.notes) > MOST_NOTES:
         raise NameRefusedError(f"notes: expected at most {MOST_NOTES} letters")
     return label.model_copy(update={"name": label.name.strip()})
 
 
-def _refuse_name(name: str) -> None:
-    if not name.strip() or not name.isprintable():
-        raise NameRefusedError("name: expected printable letters")
+def _refuse_reserved(name: str) -> None:
     if name.strip().lower() == UNKNOWN:
         raise NameRefusedError(f"name: {UNKNOWN} is what belongs to no cluster; expected another name")
 
@@ -64,9 +64,9 @@ def told_same_name(loaded: Package, cluster: int, name: str) -> str:
 def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int) -> None:
     """Name a cluster of the model with this hash; the daemon takes it over within a second.
 
-    Raises PeopleError, and NameRefusedError for a name that no cluster may have.
+    Raises PeopleError, and NameRefusedError for the word that stands for no cluster.
     """
-    _refuse_name(label.name)
+    _refuse_reserved(label.name)
     people.say(KIND, _subject(sha256, cluster), label.model_dump(), who, at_ns)
 
 

@@ -176,6 +176,8 @@ def _read_json(path: Path) -> tuple[Any, bytes]:
     try:
         raw = path.read_bytes()
         return json.loads(raw), raw
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PackageError(f"{path.parent}: is no model package: there is no {path.name} in it") from error
     except OSError as error:
         raise PackageError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -37,6 +37,7 @@ from tscc_stream.config import ConfigError
 from tscc_stream.edges.daemon_view import DaemonView, ViewError
 from tscc_stream.edges.journal_salvage import connect_read_only
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.writable import why_not
 
 MOST_BYTES: Final = 8 << 20
 """Of one part, before it is packed."""
@@ -295,6 +296,6 @@ def _pack(bundle: Bundle, out: Path) -> None:
                 packed.addfile(entry, io.BytesIO(data))
         fresh.replace(out)
     except OSError as error:
-        raise SupportError(f"{out}: cannot be written: {error.strerror}") from error
+        raise SupportError(f"{out}: cannot be written: {why_not(out.absolute().parent) or error.strerror}") from error
     finally:
         fresh.unlink(missing_ok=True)

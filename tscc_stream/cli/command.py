@@ -87,6 +87,14 @@ def positive(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """How many, at least one."""
+    number = whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
 def sequence(text: str) -> int:
     """A message's seq."""
     number = whole(text)

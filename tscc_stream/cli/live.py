@@ -16,6 +16,7 @@ from tscc_stream.cli.command import (
     UsageError,
     add_command,
     config_of,
+    count,
     needs_config,
     real,
     sequence,
@@ -91,7 +92,7 @@ def _add_tail(commands: Commands) -> None:
     )
     parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
     parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
-    parser.add_argument("--count", type=whole, metavar="N", help="end after so many messages of the topic")
+    parser.add_argument("--count", type=count, metavar="N", help="end after so many messages of the topic")
     parser.add_argument(
         "--position", type=Path, metavar="FILE", help="go on after a restart where it stood; goes before --since"
     )

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tscc_stream import package, progress
 from tscc_stream.cli import site_models
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of, real, whole
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of, count, real, whole
 
 
 def add(commands: Commands) -> None:
@@ -70,7 +70,10 @@ def _add_train(commands: Commands) -> None:
 
 
 def _number_or_auto(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else int(text)
+    try:
+        return "auto" if text == "auto" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected auto, or a whole number, 1 or more") from error
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -103,6 +103,10 @@ def _simulate(options: argparse.Namespace) -> int:
                 seed=options.seed,
                 on_channel=update,
             )
-        except (ValueError, OSError) as error:
+        except FileExistsError as error:
+            raise UsageError(
+                f"simulate: --out {options.out}: is a file; expected a folder, or a name for one"
+            ) from error
+        except ValueError as error:
             raise UsageError(f"simulate: {error}") from error
     return 0

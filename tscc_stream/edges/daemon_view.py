@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class DaemonView:
         link = http.client.HTTPConnection(host, port)
         with Deadline(self._seconds) as deadline:
             try:
-                link.sock = self._open(host, port, deadline)
+                link.sock = deadline.connected((host, port), self._seconds, self._trusting())
                 link.request("GET", path, headers=self._login.headers())
                 answer = link.getresponse()
                 status, body = answer.status, answer.read(MOST_BYTES)
@@ -104,17 +103,6 @@ class DaemonView:
                 f"{section}password_file"
             )
         return status, body
-
-    def _open(self, host: str, port: int, deadline: Deadline) -> socket.socket:
-        context = self._trusting()
-        link = socket.create_connection((host, port), self._seconds)
-        deadline.guard(link)
-        if context is None:
-            return link
-        encrypted = context.wrap_socket(link, do_handshake_on_connect=False)
-        deadline.guard(encrypted)
-        encrypted.do_handshake()
-        return encrypted
 
     def _trusting(self) -> ssl.SSLContext | None:
         """Exactly the certificate that the daemon is configured with; None: it does not encrypt."""

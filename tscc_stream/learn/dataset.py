@@ -182,7 +182,8 @@ def load(path: Path) -> DataSet:
     except FileNotFoundError as error:
         raise DataSetError(f"data set {path}: no such file") from error
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one: {error}") from error
+        told = "" if "pickle" in str(error) else f": {error}"  # numpy's advice there is to trust the file
+        raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one{told}") from error
     try:
         return _checked(arrays)
     except DataSetError as error:
