@@ -298,7 +298,7 @@ def test_the_gallery_says_how_many_and_how_well(site: MadeSite) -> None:
 @pytest.mark.parametrize(
     ("page", "document", "status", "text"),
     [
-        ("/clusters/2/name", {"name": "", "colour": "#112233"}, 400, "name: String should have at least 1"),
+        ("/clusters/2/name", {"name": "", "colour": "#112233"}, 400, "name: expected at least 1 letter"),
         ("/clusters/2/name", {"name": "x" * 81}, 400, "at most 80"),
         ("/clusters/2/name", {"name": "a\nb"}, 400, "expected printable letters"),
         ("/clusters/2/name", {"name": " Unknown "}, 400, "belongs to no cluster"),

@@ -25,6 +25,7 @@ loss of power those of the last second may come again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -122,7 +123,7 @@ class Subscriber:
     the journal holds, None is from now on. epoch: the journal that `since` counts in, as stored from an earlier
     `Received`; when the daemon has another journal, everything in it is new and is given from its beginning.
     topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
-    sentence when the epoch changed, when messages are gone for good, when nobody answers, and, once a minute, when this
+    sentence when the epoch changed, when messages are gone for good, and, once a minute, when nobody answers or this
     subscriber is refused; logged by default. curve: keys, where the bus is secured. position: a file that keeps the
     place; what it holds goes before `since` and `epoch`. any_body: a message whose body is no JSON object is given with
     an empty one; else it is an error, and stays one at each further call.
@@ -170,7 +171,8 @@ class Subscriber:
             self._open_position(position)
         except zmq.ZMQError as error:
             self.close()
-            raise SubscriberError(f"cannot connect to {connect} and {replay}: {error}") from error
+            why = "expected addresses such as tcp://127.0.0.1:5556" if error.errno == errno.EINVAL else str(error)
+            raise SubscriberError(f"cannot connect to {connect} and {replay}: {why}") from error
         except (CredentialError, PositionError) as error:
             self.close()
             raise SubscriberError(str(error)) from error
@@ -296,7 +298,10 @@ class Subscriber:
             self._journal.renew()
             self._bus.try_again()
             if not self._journal.is_refused:
-                self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
+                self._tell_seldom(
+                    f"no answer from {self._replay} within {ANSWER_SECONDS:g} s: does the daemon run there, and is "
+                    "that its publish.replay_bind? It is asked again and again"
+                )
         return False
 
     def _request(self) -> bytes:

@@ -39,16 +39,11 @@ class Endpoints:
 
     def find(self) -> dict[str, str]:
         """publish, replay and metrics."""
-        configured = {
-            "publish": self._config.publish.bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "replay": self._config.publish.replay_bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "metrics": self._config.metrics.bind,
-        }
         try:
             said = activation.endpoints(self._state_dir)
         except ActivationError:  # another user's process: then what is configured holds
             said = {}
-        return configured | {name: str(said[name]) for name in configured if name in said}
+        return activation.addresses(said, self._config.publish, self._config.metrics)
 
 
 class Probe:

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tscc_stream import logs
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import (
+    PROGRAM,
+    Commands,
+    UsageError,
+    add_command,
+    config_of,
+    count,
+    needs_config,
+    real,
+    sequence,
+    whole,
+)
 
 if TYPE_CHECKING:
     from tscc_stream.config import Config
@@ -25,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def _add_run(commands: Commands) -> None:
     parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    needs_config(parser)
     parser.add_argument(
         "--log-format", choices=logs.FORMS, help=f"of the lines on stderr (default: {logs.VARIABLE}, else text)"
     )
@@ -54,8 +65,8 @@ def _add_demo(commands: Commands) -> None:
     parser = add_command(
         commands, "demo", "recordings of real earthquakes through a real daemon", "demo --simulate 8 --speed 10", _demo
     )
-    parser.add_argument("--simulate", type=int, metavar="N", help="N channels of a simulated mine instead")
-    parser.add_argument("--speed", type=float, default=10.0, metavar="X", help="times real time (default 10)")
+    parser.add_argument("--simulate", type=whole, metavar="N", help="N channels of a simulated mine instead")
+    parser.add_argument("--speed", type=real, default=10.0, metavar="X", help="times real time (default 10)")
     parser.add_argument("--jsonl", action="store_true", help="one message per line on stdout and nothing else there")
     parser.add_argument("--keep-running", action="store_true", help="keep the daemon up until Ctrl-C")
 
@@ -77,11 +88,11 @@ def _add_tail(commands: Commands) -> None:
     parser.add_argument("--connect", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.bind")
     parser.add_argument("--replay", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.replay_bind")
     parser.add_argument(
-        "--since", type=int, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
+        "--since", type=sequence, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
     )
     parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
     parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
+    parser.add_argument("--count", type=count, metavar="N", help="end after so many messages of the topic")
     parser.add_argument(
         "--position", type=Path, metavar="FILE", help="go on after a restart where it stood; goes before --since"
     )
@@ -89,13 +100,6 @@ def _add_tail(commands: Commands) -> None:
         "--server-key", metavar="KEY|FILE", help="the daemon's public key, where the bus is secured; with --key"
     )
     parser.add_argument("--key", type=Path, metavar="FILE", help="the subscriber's secret key, as `bus-key` writes it")
-
-
-def _sequence(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return number
 
 
 def _tail(options: argparse.Namespace) -> int:
@@ -181,10 +185,11 @@ def _check_config(options: argparse.Namespace) -> int:
         raise config.ConfigError([f"model: {error}"]) from error
     for warning in settings.metrics.warnings():
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    what = f"model {folder.name}, state_dir {settings.state_dir}"
     if not settings.seedlink:
-        print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
+        print(f"{options.file}: good for files ({what}); `run` needs at least one entry under seedlink")
         return 0
-    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
+    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), {what})")
     return 0
 
 

@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -16,7 +15,6 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tscc_stream import names
-from tscc_stream.apps.alert_events import UNKNOWN
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.cluster_charts import DASHES, hours_chart, spectrum_chart
 from tscc_stream.apps.console.cluster_families import FamilyPages
@@ -34,8 +32,6 @@ from tscc_stream.package import Label
 
 MOST_CHANNELS = 12
 """Channels of a cluster that are named, those with most members."""
-MOST_NOTES = 2_000
-"""Letters."""
 _COLOURS = frozenset("0123456789abcdefABCDEF")
 _A_DAY = "private, max-age=86400"
 
@@ -181,11 +177,7 @@ class ClusterPages:
     async def name(self, request: Request) -> Response:
         """Give a cluster of the live model a name; the daemon takes it over by itself."""
         try:
-            label = _label(json.loads(await request.body()))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "name"
-            return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
+            label = names.label_of(json.loads(await request.body()))
         except RecursionError:
             return JSONResponse({"error": "expected an object; this is nested too deep"}, 400)
         except (ValueError, TypeError) as error:
@@ -201,20 +193,6 @@ class ClusterPages:
         with self._site.people() as people:
             names.give(people, package.sha256, cluster, label, user, time.time_ns())
         return JSONResponse({"cluster": cluster, "name": label.name, "sha256": package.sha256})
-
-
-def _label(document: object) -> Label:
-    """Raises ValidationError and ValueError."""
-    if not isinstance(document, dict):
-        raise ValueError("expected an object with name, colour, event_type and notes")  # noqa: TRY004  # one kind of mistake
-    label = Label.model_validate(document)
-    if not label.name.strip() or not label.name.isprintable():
-        raise ValueError("name: expected printable letters")
-    if label.name.strip().lower() == UNKNOWN:
-        raise ValueError(f"name: {UNKNOWN} is what belongs to no cluster; expected another name")
-    if len(label.notes) > MOST_NOTES:
-        raise ValueError(f"notes: expected at most {MOST_NOTES} letters")
-    return label.model_copy(update={"name": label.name.strip()})
 
 
 def _shown(view: View, one: Shown) -> dict[str, Any]:

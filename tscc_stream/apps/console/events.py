@@ -28,6 +28,7 @@ from tscc_stream.apps.console.web import Console
 from tscc_stream.apps.response import ResponseError, Responses
 from tscc_stream.edges.console_cache_events import Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
+from tscc_stream.mistakes import first
 from tscc_stream.verdicts import KIND
 
 _log = logging.getLogger(__name__)
@@ -230,9 +231,7 @@ class Events:
         try:
             saying = Saying.model_validate_json(await request.body())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "verdict"
-            return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+            return JSONResponse({"error": first(error, "verdict")}, 422)
         return await run_in_threadpool(self._say, saying, who(request.scope))
 
     def _say(self, saying: Saying, name: str) -> Response:
