@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tscc_stream import logs
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, add_shard, config_of, made_of
 
 if TYPE_CHECKING:
     from tscc_stream.config import Config
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
 def _add_run(commands: Commands) -> None:
     parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    add_shard(parser)
     parser.add_argument(
         "--log-format", choices=logs.FORMS, help=f"of the lines on stderr (default: {logs.VARIABLE}, else text)"
     )
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
     try:
-        return run(settings, folder, options.config)
+        return run(settings, folder, options.config, made_of(options))
     except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
         raise config.ConfigError([f"model: {error}"]) from error
 
@@ -147,6 +148,7 @@ def _add_check_config(commands: Commands) -> None:
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE")
     parser.add_argument("--example", action="store_true", help="print the shipped configuration, to start from")
+    add_shard(parser)
 
 
 def _check_shadow(settings: Config, folder: Path, served: Package) -> None:
@@ -172,7 +174,7 @@ def _check_config(options: argparse.Namespace) -> int:
         return 0
     if options.file is None:
         raise UsageError("check-config: expected FILE or --example")
-    settings = config.load(options.file)
+    settings = made_of(options)(config.load(options.file))
     try:
         folder = package.find(settings.model, options.file.resolve().parent)
         served = package.load_live(folder)
@@ -185,7 +187,24 @@ def _check_config(options: argparse.Namespace) -> int:
         print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
         return 0
     print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
+    for line in _shards(settings):
+        print(line)
     return 0
+
+
+def _shards(settings: Config) -> list[str]:
+    """Where each shard keeps its state and listens: of this one, or of all that the file is for."""
+    from tscc_stream.sharded import for_shard  # noqa: PLC0415  # loaded where it is needed
+
+    if settings.shard is None:
+        return []
+    one, count = settings.shard.one, settings.shard.count
+    every = [settings] if one is not None else [for_shard(settings, index) for index in range(1, count + 1)]
+    return [
+        f"shard {each.shard and each.shard.one}: {each.state_dir}, publish {each.publish.bind}, "
+        f"replay {each.publish.replay_bind}, metrics {each.metrics.bind}"
+        for each in every
+    ]
 
 
 def _add_http_user(commands: Commands) -> None:

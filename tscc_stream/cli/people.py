@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from tscc_stream.cli.command import Commands, add_command, config_of
+from tscc_stream.cli.command import Commands, add_command, add_shard, config_of
 
 
 def add(commands: Commands) -> None:
@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--bind", metavar="HOST:PORT", help="instead of console.bind")
+    add_shard(parser)
 
 
 def _console(options: argparse.Namespace) -> int:
