@@ -187,7 +187,7 @@ def test_an_index_beyond_the_count_is_a_mistake_of_the_file() -> None:
 
 
 def test_the_file_of_all_shards_runs_no_daemon_by_itself() -> None:
-    with pytest.raises(ConfigError, match="shard.index: not given; expected run --shard, 1 to 3"):
+    with pytest.raises(ConfigError, match=r"shard.index: not given; expected run --shard, 1 to 3"):
         daemon.own_servers(fleet())
 
 

@@ -1,4 +1,4 @@
-"""Two daemons that share the stations of one server, beside one that serves all of them: real processes, real sockets."""
+"""Two daemons that share the stations of one server, beside one that serves all: real processes, real sockets."""
 
 from __future__ import annotations
 
