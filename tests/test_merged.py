@@ -209,7 +209,10 @@ def test_the_past_of_three_journals_comes_in_order_of_time_and_new_messages_foll
         assert [place and place[1] for place in given] == [301, 302, 300]
 
 
-def test_a_source_that_never_answers_is_told_and_holds_up_nobody(publisher: Callable[[str], Publisher]) -> None:
+def test_a_source_that_never_answers_is_told_and_holds_up_nobody(
+    publisher: Callable[[str], Publisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tscc_stream.client_merged.DEAF_SECONDS", 1.0)
     alive = publisher("alive")
     alive.say(*(timed(n, n) for n in range(200)))
     nobody = Source("nobody", "tcp://127.0.0.1:9", "tcp://127.0.0.1:9")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from made_site import CHANNELS, Running, make_archive, serving, write_settings
+from made_site import CHANNELS, Running, finished, make_archive, serving, write_settings
 from test_daemon import DETECTIONS, get, listen, take
 
+from tscc_stream.cli import main
 from tscc_stream.client import Received
 from tscc_stream.shard import Shard, station_of
+from tscc_stream.source_id import from_nslc
 
 
 class Site(NamedTuple):
@@ -95,3 +97,40 @@ def test_metrics_health_and_messages_are_of_the_shards_stations_alone(site: Site
         assert said.body["data"]["shard"] == f"{index}/2"
     assert records > 0
     assert 'tscc_shard_info{count="1",index="1"} 1.0' in get(site.whole, "/metrics")
+
+
+def sources(site: Site) -> list[str]:
+    pairs = [f"shard{index}={where['publish']},{where['replay']}" for index, where in enumerate(site.shards, 1)]
+    return [word for pair in pairs for word in ("--source", pair)]
+
+
+def test_tail_prints_both_merged_in_time_and_says_whose_each_line_is(site: Site) -> None:
+    told = ["tail", *sources(site), "--since", 0, "--topic", "detection.", "--count", DETECTIONS]
+    shown = finished(*told, "--jsonl")
+    assert shown.returncode == 0, shown.stderr
+    bodies = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len({body["id"] for body in bodies}) == DETECTIONS
+    queues = {name: [body for body in bodies if body["publisher"] == name] for name in ("shard1", "shard2")}
+    for index, mine in enumerate(queues.values(), 1):
+        assert [body["seq"] for body in mine] == sorted(body["seq"] for body in mine)
+        assert {body["subject"] for body in mine} == {from_nslc(nslc) for nslc in own_channels(index)}
+    for body in bodies:
+        first = min((queue for queue in queues.values() if queue), key=lambda queue: queue[0]["data"]["onset_ns"])
+        assert body == first.pop(0), "the earlier of what both have next"
+    lines = finished(*told).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [body["publisher"] for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--connect", "tcp://127.0.0.1:1"], "expected --connect and --replay, or --source"),
+        (["--source", "a=tcp://127.0.0.1:1"], "--source a=tcp://127.0.0.1:1: expected NAME=tcp://HOST:PORT,tcp://HOST"),
+        (["--source", "a=b,c", "--connect", "d"], "expected no --connect, --replay or --server-key beside --source"),
+    ],
+)
+def test_what_tail_cannot_follow_is_one_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tail", *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -45,6 +45,8 @@ MOST_WAITING: Final = 1000
 """Messages of one source that are held here; more wait in its socket, and beyond that in its journal."""
 RECEIVE_QUEUE: Final = 1000
 PAGE: Final = 200
+DEAF_SECONDS: Final = QUIET_SECONDS
+"""A source that has said nothing for as long, or for the patience where that is longer, holds nobody."""
 LOOK_SECONDS: Final = 0.5
 """How often a source is looked at although nothing has come: its connection may have been refused."""
 AGAIN_SECONDS: Final = 1.0
@@ -140,7 +142,7 @@ class MergedSubscriber:
         self._order: MergeOrder[Received] = MergeOrder(
             [source.name for source in sources],
             patience_seconds,
-            max(patience_seconds, QUIET_SECONDS),
+            max(patience_seconds, DEAF_SECONDS),
             time.monotonic(),
         )
         options = {"topic": topic, "any_body": any_body, "receive_queue": RECEIVE_QUEUE, "page": PAGE}
