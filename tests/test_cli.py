@@ -71,7 +71,7 @@ def test_check_config_warns_of_metrics_that_other_machines_can_read(
 
 def test_check_config_looks_at_the_model_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check-config", str(write_settings(tmp_path))]) == 0
-    assert "good" in capsys.readouterr().out
+    assert f"good (1 SeedLink server(s), model demo, state_dir {tmp_path / 'state'})" in capsys.readouterr().out
     assert cli.main(["check-config", str(write_settings(tmp_path, model="models/none"))]) == 2
     assert "model models/none: no such folder" in capsys.readouterr().err
 

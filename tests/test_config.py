@@ -29,7 +29,7 @@ def _mistakes(text: str) -> tuple[str, ...]:
 
 def test_the_shipped_file_says_every_key_with_its_default() -> None:
     """But for the streams of the demo, and network events, which are off where the section is left out."""
-    shipped = config.load(SHIPPED)
+    shipped = config.shipped()
     assert shipped.network == config.NetworkConfig()
     assert shipped.seedlink == (config.SeedLinkConfig(server="127.0.0.1:18000", streams=("BW_*:?HZ",)),)
     assert shipped.model_copy(update={"network": None, "seedlink": ()}) == Config() == parse("") == parse("# nothing\n")
@@ -43,7 +43,7 @@ def test_the_shipped_file_says_every_key_with_its_default() -> None:
 
 def test_the_package_carries_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.resources, "files", lambda name: {"tscc_stream": SHIPPED.parent}[name])
-    assert config.shipped() == config.load(SHIPPED)
+    assert config.shipped() == parse(SHIPPED.read_text(encoding="utf-8"))
 
 
 def test_a_configuration_goes_there_and_back_through_json() -> None:
@@ -303,12 +303,37 @@ def test_mistakes_in_a_server(keys: str, mistake: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for content in (None, b"\xff\xfe"):
-        path = tmp_path / "config.yaml"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"cannot read .*config\.yaml: "):
-            config.load(path)
+    path = tmp_path / "site.yaml"
+    with pytest.raises(ConfigError, match=r"site\.yaml: no such file; `tscc-stream check-config --example > "):
+        config.load(path)
+    path.write_bytes(b"site: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"site\.yaml: expected a text in UTF-8: byte 6 is none"):
+        config.load(path)
+    with pytest.raises(ConfigError, match="is a folder; expected the configuration file in it"):
+        config.load(tmp_path)
+
+
+def test_a_relative_state_folder_lies_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever one stands; but a journal where it would have been before is not left behind."""
+    site, before = tmp_path / "etc", tmp_path / "lib"
+    for folder in (site, before / "var"):
+        folder.mkdir(parents=True)
+    path = site / "site.yaml"
+    path.write_text("state_dir: var\n")
+    monkeypatch.chdir(before)
+    assert config.load(path).state_dir == str(site / "var")
+    assert config.load(Path("../etc/site.yaml")).state_dir == str(site / "var")
+    (before / "var" / "journal.sqlite").touch()
+    assert caplog.messages == []
+    assert config.load(path).state_dir == str(before / "var")
+    assert "write that path into the configuration" in caplog.messages[0]
+    (site / "var").mkdir()
+    (site / "var" / "journal.sqlite").touch()
+    assert config.load(path).state_dir == str(site / "var")
+    path.write_text(f"state_dir: {tmp_path}\n")
+    assert config.load(path).state_dir == str(tmp_path)
 
 
 def test_nothing_can_be_changed_afterwards() -> None:

@@ -78,7 +78,7 @@ def test_what_it_cannot_take_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_to_read_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(PeopleError, match="cannot open: unable to open database file"):
+    with pytest.raises(PeopleError, match="cannot open: there is no such file"):
         PeopleFile(tmp_path / FILE, read_only=True)
     assert verdicts.read(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
@@ -211,3 +211,23 @@ def test_a_file_of_names_that_cannot_be_read_is_told_and_the_daemon_goes_on(tmp_
     with daemon(path) as (running, _):
         running.wait_for("names of clusters: .*people.sqlite: cannot open: file is not a database")
         assert running.stop() == 0
+
+
+def test_two_clusters_of_one_name_are_told() -> None:
+    loaded = package.load(package.find("models/demo"))
+    loaded.given = {0: Label(name="blast"), 1: Label(name="Blast")}
+    assert names.same_name(loaded, 0, "blast") == []
+    assert names.told_same_name(loaded, 0, "blast") == ""
+    assert names.same_name(loaded, 1, "blast") == [0]
+    assert names.told_same_name(loaded, 1, "blast").startswith("cluster 0 is called 'blast' too: ")
+    assert names.same_name(loaded, 0, "mixed") == [5], "names of the package count as well"
+    loaded.given[2] = Label(name="blast")
+    assert names.told_same_name(loaded, 1, "blast").startswith("clusters 0, 2 are called")
+
+
+def test_no_cluster_is_named_unknown(tmp_path: Path) -> None:
+    file = PeopleFile(tmp_path / FILE)
+    with pytest.raises(names.NameRefusedError, match="'Unknown' is what belongs to no cluster"):
+        names.give(file, "a" * 64, 1, Label(name=" Unknown "), "eve", 1)
+    assert file.head() == 0
+    file.close()

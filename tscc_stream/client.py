@@ -122,7 +122,7 @@ class Subscriber:
     the journal holds, None is from now on. epoch: the journal that `since` counts in, as stored from an earlier
     `Received`; when the daemon has another journal, everything in it is new and is given from its beginning.
     topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
-    sentence when the epoch changed, when messages are gone for good, when nobody answers, and, once a minute, when this
+    sentence when the epoch changed, when messages are gone for good, and, once a minute, when nobody answers or this
     subscriber is refused; logged by default. curve: keys, where the bus is secured. position: a file that keeps the
     place; what it holds goes before `since` and `epoch`. any_body: a message whose body is no JSON object is given with
     an empty one; else it is an error, and stays one at each further call.
@@ -313,7 +313,10 @@ class Subscriber:
             self._journal.renew()
             self._bus.try_again()
             if not self._journal.is_refused:
-                self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
+                self._tell_seldom(
+                    f"no answer from {self._replay} within {ANSWER_SECONDS:g} s: does the daemon run there, and is "
+                    "that its publish.replay_bind? It is asked again and again"
+                )
         return False
 
     def _request(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -26,6 +27,9 @@ from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
 from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.shard import MOST_SHARDS, Shard
+
+_log = logging.getLogger(__name__)
+_JOURNAL = "journal.sqlite"
 
 
 class ConfigError(ValueError):
@@ -501,20 +505,48 @@ def parse(text: str) -> Config:
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file. Raises ConfigError (also where the file cannot be read)."""
+    """The configuration in a file, with the absolute path of its state_dir. Raises ConfigError (also where the file
+    cannot be read).
+    """
+    config = parse(_text_of(path))
+    return config.model_copy(update={"state_dir": str(_state_folder(config.state_dir, path.resolve().parent))})
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read {path}: {error}"]) from error
-    return parse(text)
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: expected a text in UTF-8: byte {error.start} is none"]) from error
+    except OSError as error:
+        raise ConfigError([_unread(path, error)]) from error
+
+
+def _unread(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such file; `tscc-stream check-config --example > {path}` makes one to start from"
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: is a folder; expected the configuration file in it"
+    return f"{path}: cannot be read: {error.strerror}"
+
+
+def _state_folder(name: str, folder: Path) -> Path:
+    """A relative one lies beside the configuration. Before, it lay where the program was started: a site that has its
+    journal there only keeps it, and is told.
+    """
+    here, before = folder / name, Path(name).absolute()
+    if here == before or (here / _JOURNAL).exists() or not (before / _JOURNAL).exists():
+        return here
+    _log.warning(
+        "state_dir %s: taken as %s, where a journal lies; write that path into the configuration, since a relative one "
+        "is now beside the configuration: %s",
+        name, before, here,
+    )  # fmt: skip
+    return before
 
 
 def values(path: Path) -> Any:  # noqa: ANN401  # whatever YAML holds
     """What stands in a file, unknown keys and wrong values included. Raises ConfigError where it is no YAML."""
-    try:
-        data, _ = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read {path}: {error}"]) from error
+    data, _ = _parse_yaml(_text_of(path))
     return data
 
 

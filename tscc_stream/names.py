@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tscc_stream.edges.people import PeopleFile, Said, tell_unreadable
-from tscc_stream.package import Label
+from tscc_stream.package import Label, Package
+from tscc_stream.stages.interpret import UNKNOWN
 
 KIND = "name"
 
@@ -12,8 +13,40 @@ def _subject(sha256: str, cluster: int) -> str:
     return f"{sha256}/{cluster}"
 
 
+class NameRefusedError(ValueError):
+    """A name that no cluster may have, and why."""
+
+
+def refuse_reserved(name: str) -> None:
+    """Raises NameRefusedError for the word that stands for what belongs to no cluster."""
+    if name.strip().lower() == UNKNOWN:
+        raise NameRefusedError(f"name: {name.strip()!r} is what belongs to no cluster; expected another name")
+
+
+def same_name(loaded: Package, cluster: int, name: str) -> list[int]:
+    """Other clusters of the model that people call exactly so: in a network event their votes count together."""
+    others = (other for other in range(loaded.spec.clusters) if other != cluster)
+    return [other for other in others if loaded.name_of(other) == name]
+
+
+def told_same_name(loaded: Package, cluster: int, name: str) -> str:
+    """The same as one sentence; empty where no other cluster is called so."""
+    if not (others := same_name(loaded, cluster, name)):
+        return ""
+    many = len(others) > 1
+    listed = ", ".join(map(str, others))
+    return (
+        f"cluster{'s' * many} {listed} {'are' if many else 'is'} called {name!r} too: "
+        "in network events their votes count together"
+    )
+
+
 def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int) -> None:
-    """Name a cluster of the model with this hash; the daemon takes it over within a second. Raises PeopleError."""
+    """Name a cluster of the model with this hash; the daemon takes it over within a second.
+
+    Raises PeopleError, and NameRefusedError for the word `unknown`.
+    """
+    refuse_reserved(label.name)
     people.say(KIND, _subject(sha256, cluster), label.model_dump(), who, at_ns)
 
 

@@ -25,6 +25,7 @@ from tscc_stream.apps import alert_text
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
 from tscc_stream.apps.alert_events import UNREADABLE, EventReader
+from tscc_stream.apps.alert_file import IN_MEMORY, journal_of, told_of_damage
 from tscc_stream.apps.alert_health import SensorHealth
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
@@ -40,7 +41,6 @@ from tscc_stream.config_alerts import Told
 from tscc_stream.credentials import path_of
 from tscc_stream.edges.alert_journal import (
     FILE,
-    AlertJournal,
     AlertJournalError,
     Delivery,
     NewAlert,
@@ -63,13 +63,15 @@ CATCHING_UP_SECONDS = 10.0
 GROUP_SECONDS = 0.2
 MOST_IN_GROUP = 100
 TRIM_SECONDS = 3600.0
+MOVE_SECONDS = 60.0
+"""How often it is tried to go from memory into the file."""
 REMEMBERED = 1000
 """Messages before the start whose detections network events to come may name."""
 STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
 _NAMES = Told(name="names of clusters", severity="critical", cooldown_seconds=0.0)
-_ANEW = Told(name="journal of alerts", severity="critical", cooldown_seconds=0.0)
+_JOURNAL = Told(name="journal of alerts", severity="critical", cooldown_seconds=0.0)
 _UNDELIVERED = Told(name=FAILURES_TOLD, severity="critical", cooldown_seconds=0.0)
 
 
@@ -87,7 +89,9 @@ class AlertProcess:
         self._notifier = Notifier.from_environment(os.environ)
         self._reader, self._health, self._seldom = EventReader(), SensorHealth(), Seldom()
         self._turned_s = self._polled_s = self._watched_s = self._trimmed_s = self._grouped_s = time.monotonic()
+        self._moved_s = self._turned_s
         self._where: tuple[str, str] = ("", "")
+        self._begun: Place | None = None
         self._told_by_name: dict[str, Told] = {one.name: one for one in (*self._alerts.rules, *self._alerts.watches)}
 
     def request_stop(self) -> None:
@@ -99,7 +103,7 @@ class AlertProcess:
         for sentence in self._nameless.values():
             _log.warning("%s", sentence)
         with ExitStack() as stack:
-            self._journal, damage = AlertJournal.of_the_process(self._state_dir / FILE, time.time_ns())
+            self._journal, missing = journal_of(self._state_dir / FILE)
             stack.enter_context(self._journal)
             states = self._journal.states()
             shifts = self._config.shifts
@@ -109,8 +113,8 @@ class AlertProcess:
             stack.callback(self._people.close)
             self._start_actions()
             self._book = Book(self._journal, self._actions, self._metrics, self._states)
-            if damage:
-                self._tell_anew(damage)
+            for title, sentence in missing:
+                self._tell_of_journal(title, sentence)
             self._probe = Probe(self._config, self._state_dir)
             self._probe.start()
             stack.callback(self._probe.stop)
@@ -120,23 +124,18 @@ class AlertProcess:
             self._start_http(stack)
             return self._serve()
 
-    def _tell_anew(self, damage: str) -> None:
-        """The journal of alerts was damaged, and a new one is begun: people must know what is forgotten with it."""
+    def _tell_of_journal(self, title: str, sentence: str) -> None:
+        """People must know what is not kept, or forgotten."""
         now_ns = time.time_ns()
-        sentence = (
-            f"{FILE} was damaged ({damage}). A new one is begun: events before now are not told again, and deliveries "
-            "that waited, repetitions and running cool-downs are forgotten; look at what happened before by hand"
-        )
         _log.critical("%s", sentence)
         cause = {"uids": [], "sentences": [sentence]}
-        title = f"{FILE} was damaged, and a new one is begun; events before now are not told again"
-        self._put(Alert(alert_id(_ANEW.name, "silence", str(now_ns)), _ANEW, "silence", now_ns, title, cause))
+        self._put(Alert(alert_id(_JOURNAL.name, "silence", f"{now_ns}"), _JOURNAL, "silence", now_ns, title, cause))
         self._book.keep()
 
     def _start_actions(self) -> None:
-        path, seconds = self._state_dir / FILE, self._alerts.give_up_after_seconds
+        seconds = self._alerts.give_up_after_seconds
         self._actions = {
-            name: ActionThread(name, send, path, seconds, self._metrics.tried)
+            name: ActionThread(name, send, self._journal.for_thread, seconds, self._metrics.tried)
             for name, send in senders(self._alerts).items()
         }
         if gone := self._journal.give_up_on(list(self._actions)):
@@ -155,7 +154,9 @@ class AlertProcess:
     def _healthz(self) -> tuple[bool, dict[str, Any]]:
         quiet_s = time.monotonic() - self._turned_s
         well = quiet_s < STALLED_SECONDS and self._threads_live() and not self._stopping.is_set()
-        return well, {"state": "ok" if well else "stalled", "last_turn_s": round(quiet_s, 3)}
+        kept_in = "file" if self._journal.lasting else "memory"
+        state = "ok" if well else "stalled"
+        return well, {"state": state, "last_turn_s": round(quiet_s, 3), "journal": kept_in}
 
     def _threads_live(self) -> bool:
         return not self._dead()
@@ -165,19 +166,20 @@ class AlertProcess:
         return [*probe, *(f"action {name}" for name, action in self._actions.items() if not action.alive)]
 
     def _subscribe(self) -> Subscriber:
-        where, place, keys = self._probe.where, self._journal.place() or self._beginning(), self._alerts.bus_keys
+        self._begun = self._journal.place() or self._begun or self._beginning()
+        where, place, keys = self._probe.where, self._begun, self._alerts.bus_keys
         self._where = (where["publish"], where["replay"])
         return Subscriber(
             *self._where,
-            since=place.through,
-            epoch=place.epoch or None,
+            since=None if place is None else place.through,
+            epoch=None if place is None else place.epoch or None,
             notice=self._notice,
             any_body=True,
             curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
         )
 
-    def _beginning(self) -> Place:
-        """The first start goes on after what the daemon's journal holds now."""
+    def _beginning(self) -> Place | None:
+        """The first start goes on after what the daemon's journal holds now; None: after what the bus says next."""
         path = self._state_dir / "journal.sqlite"
         if not path.is_file():
             return Place("", 0)
@@ -188,8 +190,11 @@ class AlertProcess:
             finally:
                 reader.close()
         except JournalError as error:
-            raise AlertJournalError(f"where to begin cannot be told: {error}") from error
-        self._journal.commit(place=place)
+            title = "the daemon's journal cannot be read: events before now are not told"
+            self._tell_of_journal(title, f"{title}; messages are taken from now on. {error}")
+            return None
+        self._book.move(place)
+        self._book.keep()
         return place
 
     def _remember_amplitudes(self) -> None:
@@ -218,8 +223,9 @@ class AlertProcess:
     def _serve(self) -> int:
         self._look_at_people()
         rules, actions = len(self._alerts.rules), ", ".join(self._actions) or "no action: alerts are only journalled"
-        self._notifier.ready(f"{rules} rules, {len(self._alerts.watches)} watches; {actions}")
-        _log.info("ready: %d rules, %d watches; %s", rules, len(self._alerts.watches), actions)
+        ready = f"{rules} rules, {len(self._alerts.watches)} watches; {actions}"
+        self._notifier.ready(ready if self._journal.lasting else f"{ready}; {IN_MEMORY}")
+        _log.info("ready: %s", ready)
         while not self._stopping.is_set() and self._threads_live():
             self._turned_s = time.monotonic()
             self._notifier.watchdog(self._turned_s)
@@ -236,8 +242,13 @@ class AlertProcess:
         if not self._stopping.is_set():
             _log.error("a thread has failed: %s", ", ".join(self._dead()))
             return 1
+        if not self._journal.lasting:
+            self._move_into_file()
         left = sum(self._journal.waiting().values())
-        _log.info("stopped; %d deliveries wait for the next start", left)
+        if self._journal.lasting:
+            _log.info("stopped; %d deliveries wait for the next start", left)
+        else:
+            _log.error("stopped; with the memory, %d deliveries that wait and what was told are forgotten", left)
         return 0
 
     def _turn(self) -> None:
@@ -345,7 +356,25 @@ class AlertProcess:
                 self._journal.trim(now_ns)
         except AlertJournalError as error:
             self._notice(str(error))
+        if not self._journal.lasting and now_s - self._moved_s >= MOVE_SECONDS:
+            self._moved_s = now_s
+            self._move_into_file()
         self._follow_daemon()
+
+    def _move_into_file(self) -> None:
+        """Out of memory, once the folder takes it."""
+        if not self._book.keep():
+            return
+        try:
+            damage = self._journal.make_lasting(time.time_ns())
+        except AlertJournalError as error:
+            _log.warning("%s; %s", error, IN_MEMORY)
+            return
+        self._metrics.journal_failing.set(0)
+        self._notifier.status("the journal of alerts is in its file again")
+        _log.warning("%s can be written again: what was told meanwhile is in it", self._state_dir / FILE)
+        if damage:
+            self._tell_of_journal(*told_of_damage(damage))
 
     def _watch(self, now_s: float) -> None:
         self._watched_s = now_s

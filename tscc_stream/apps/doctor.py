@@ -48,7 +48,8 @@ def examine(
     except config.ConfigError as error:
         yield from _all(doctor_machine.checks(), seconds)
         todo = f"correct it; tscc-stream check-config {file} says whether it is good"
-        yield from (fail("config", f"{file}: {mistake}", todo) for mistake in error.mistakes)
+        told = (one if one.startswith(f"{file}:") else f"{file}: {one}" for one in error.mistakes)
+        yield from (fail("config", one, todo) for one in told)
         return
     yield from _site(settings, file, seconds)
 

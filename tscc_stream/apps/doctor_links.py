@@ -183,8 +183,12 @@ def _streams(
     """How many, at which rates; and patterns for which there is none."""
     name, seen = f"streams {entry.server}", wanted.keys() | heard.rates.keys()
     if not seen:
-        todo = "look at streams of this entry, and whether the server has data (slinktool -Q HOST:PORT)"
-        yield fail(name, f"the server names no stream, and nothing came for {some(list(entry.streams))}", todo)
+        found = f"the server has no data yet: it names no stream, and nothing came for {some(list(entry.streams))}"
+        todo = (
+            "try again in a minute, as after a start of the server; if that stays so, look at streams of this entry, "
+            "and whether the recorders send (slinktool -Q HOST:PORT)"
+        )
+        yield warn(name, found, todo)
         return
     rates = Counter(f"{rate:g} Hz" for rate in heard.rates.values())
     untold = len(seen) - len(heard.rates)

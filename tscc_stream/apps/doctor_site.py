@@ -8,6 +8,7 @@ import re
 import ssl
 import stat
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 from tscc_stream import activation, credentials, package
 from tscc_stream.activation import ActivationError
+from tscc_stream.apps.doctor_state import JOURNAL, holder_of
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
 from tscc_stream.config import Config
 from tscc_stream.package import Package, PackageError
@@ -26,6 +28,8 @@ from tscc_stream.package import Package, PackageError
 SYSTEMD: Final = Path("/run/systemd/system")
 ANSWER_SECONDS: Final = 5.0
 MANY_RESTARTS: Final = 3
+FRESH_SECONDS: Final = 7 * 86_400.0
+"""A daemon that wrote within this time, and does not run, is missed."""
 _SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|headers|users)_file|tls_key", re.IGNORECASE)
 _FILE_KEY: Final = re.compile(r"(ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
 
@@ -226,7 +230,7 @@ def daemon(site: Site) -> Finding:
     """What a running daemon says of itself."""
     name = "daemon"
     if not site.running:
-        return ok(name, "does not run")
+        return _gone(site)
     said = fetched(site, "/healthz")
     who = f"process {site.running['pid']}"
     if isinstance(said, str):
@@ -234,6 +238,32 @@ def daemon(site: Site) -> Finding:
     if said.status in (401, 429):
         return ok(name, f"{who} runs, and wants a password for its health")
     return _judged(name, who, said)
+
+
+def _gone(site: Site) -> Finding:
+    """One that wrote its journal not long ago should run still: it was killed, or stopped and forgotten."""
+    name, journal = "daemon", site.state_dir.absolute() / JOURNAL
+    if (pid := holder_of(journal.with_name(f"{JOURNAL}.lock"))) is not None:
+        return ok(name, f"process {pid} runs; what it says of itself was not looked at")
+    files = (journal, journal.with_name(f"{JOURNAL}-wal"), site.state_dir / activation.ENDPOINTS_FILE)
+    wrote_s = max((path.stat().st_mtime for path in files if path.exists()), default=None)
+    if wrote_s is None:
+        return ok(name, f"does not run, and has not run with {site.state_dir.absolute()} yet")
+    ago_s = max(0.0, time.time() - wrote_s)
+    found = f"does not run; it wrote to {journal.parent} last {_span(ago_s)} ago"
+    if ago_s > FRESH_SECONDS:
+        return ok(name, found)
+    todo = (
+        f"journalctl -u {site.unit} -n 50 says why it ended; systemctl start {site.unit}, or tscc-stream run, starts it"
+    )
+    return warn(name, found, todo)
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,10 +244,11 @@ def _check_config(options: argparse.Namespace) -> int:
         raise config.ConfigError([f"model: {error}"]) from error
     for warning in settings.metrics.warnings():
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    what = f"model {folder.name}, state_dir {settings.state_dir}"
     if not settings.seedlink:
-        print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
+        print(f"{options.file}: good for files ({what}); `run` needs at least one entry under seedlink")
         return 0
-    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
+    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), {what})")
     for line in _shards(settings):
         print(line)
     return 0

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from tscc_stream.ownership import give_to_owner_of_folder
 from tscc_stream.seldom import Seldom
+from tscc_stream.writable import of_database
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class PeopleFile:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise PeopleError(f"{self._path}: cannot {doing}: {error}") from error
+            raise PeopleError(f"{self._path}: cannot {doing}: {of_database(error, self._path)}") from error
 
 
 class PeopleThere:
