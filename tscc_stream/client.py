@@ -267,6 +267,23 @@ class Subscriber:
         self._given = self._pending.popleft()
         return self._given
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether everything that the daemon had when last asked was given: no more of its past is to come."""
+        return not self._asking and not self._pending
+
+    @property
+    def awaited(self) -> zmq.Socket[bytes]:
+        """What becomes readable when the next message may come: for waiting on several subscribers at once."""
+        return self._journal.socket if self._asking else self._bus.socket
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` has something to do at once: a message, a question to ask, an answer to read."""
+        if self._pending or (self._asking and self._answer_due is None and time.monotonic() >= self._ask_again):
+            return True
+        return bool(self.awaited.poll(0))
+
     def _listen(self, deadline: float) -> bool:
         """Take one message from the bus, if one comes in time."""
         if self._bus.readable(min(deadline, self._quiet_due)):

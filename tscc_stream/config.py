@@ -27,6 +27,7 @@ from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
 from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
+from tscc_stream.shard import MOST_SHARDS, Shard
 
 _log = logging.getLogger(__name__)
 _JOURNAL = "journal.sqlite"
@@ -250,6 +251,24 @@ class PublishConfig(Section):
         return self
 
 
+class ShardConfig(Section):
+    """Which share of the stations is served. index: from 1 to count; null: `--shard` says it."""
+
+    index: Annotated[int, Field(ge=1)] | None = None
+    count: Annotated[int, Field(ge=1, le=MOST_SHARDS)]
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ShardConfig:
+        if self.index is not None and self.index > self.count:
+            raise ValueError(f"index {self.index}: expected 1 to count {self.count}")
+        return self
+
+    @property
+    def one(self) -> Shard | None:
+        """The shard, where it is said which."""
+        return None if self.index is None else Shard(self.index, self.count)
+
+
 _OVERRIDABLE: dict[str, type[Section]] = {
     "assemble": AssembleConfig,
     "condition": ConditionConfig,
@@ -295,6 +314,7 @@ class Config(Section):
 
     site: Annotated[str, Field(pattern=WORD)] = "demo"
     seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
+    shard: ShardConfig | None = None
     model: str = "models/demo"
     shadow: str | None = None
     assemble: AssembleConfig = AssembleConfig()

@@ -92,7 +92,8 @@ class _Streams:
 class DataAge:
     """stale_seconds, by server: the silence that is told.
 
-    `arrived` and `link` are called by one thread, the rest by another one: each reads or sets single values only.
+    `arrived`, `heard` and `link` are called by one thread, the rest by another one: each reads or sets single values
+    only.
     """
 
     def __init__(self, stale_seconds: Mapping[str, float] | None = None) -> None:
@@ -129,6 +130,10 @@ class DataAge:
         self._limit_ns[rows] = limit_ns  # of a row that is named twice, the later value stays
         self._at_ns[rows] = now_ns
         self._known = len(self._rows)
+
+    def heard(self, server: str, now_ns: int) -> None:
+        """Data came in, of stations that are others' to watch."""
+        self._servers[server].data_ns = now_ns
 
     def _make_room(self) -> None:
         rows = len(self._rows)

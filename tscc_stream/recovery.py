@@ -43,7 +43,7 @@ BYTES_PER_SECOND = 500_000
 """What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 0.8 MB."""
 SETTLE_SECONDS = 10.0
 """What a warm-up restart reads beyond the long average and the window's history, so that filters have settled."""
-_SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
+_SECTIONS = ("assemble", "condition", "trigger", "channels", "network", "shard")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -196,6 +196,9 @@ class FrontWorker:
             self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
+        if arrival.elsewhere:  # the server lives, though nothing may come of this shard's stations
+            self._shared.metrics.records_of_other_shards[arrival.server].inc(arrival.elsewhere)
+            self._shared.health.data.heard(arrival.server, now_ns)
         self._positions[arrival.entry] = arrival.position
         self._moved = True
         return out

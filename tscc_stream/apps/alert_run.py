@@ -7,15 +7,15 @@ transaction: after kill -9 the process goes on exactly there.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,19 +26,17 @@ from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
 from tscc_stream.apps.alert_events import UNREADABLE, EventReader
 from tscc_stream.apps.alert_file import IN_MEMORY, journal_of, told_of_damage
-from tscc_stream.apps.alert_health import SensorHealth
+from tscc_stream.apps.alert_listening import Heard, Listening
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
+from tscc_stream.apps.alert_own_daemon import OwnDaemon
 from tscc_stream.apps.alert_people import PeopleNews
-from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.apps.alert_rules import Rules
+from tscc_stream.apps.alert_sources import Sources
 from tscc_stream.apps.alert_told import Alert, Repetition, Withheld, alert_id
-from tscc_stream.apps.alert_watches import Watches
-from tscc_stream.bus.keys import CurveKeys
-from tscc_stream.client import Received, Subscriber, SubscriberError
+from tscc_stream.client import SubscriberError
 from tscc_stream.config import Config, ConfigError
 from tscc_stream.config_alerts import Told
-from tscc_stream.credentials import path_of
 from tscc_stream.edges.alert_journal import (
     FILE,
     AlertJournalError,
@@ -46,11 +44,9 @@ from tscc_stream.edges.alert_journal import (
     NewAlert,
     NewRound,
     NewWithheld,
-    Place,
 )
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import PeopleError
-from tscc_stream.edges.sqlite import JournalError, JournalReader
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.seldom import Seldom
 
@@ -65,8 +61,6 @@ MOST_IN_GROUP = 100
 TRIM_SECONDS = 3600.0
 MOVE_SECONDS = 60.0
 """How often it is tried to go from memory into the file."""
-REMEMBERED = 1000
-"""Messages before the start whose detections network events to come may name."""
 STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
@@ -87,11 +81,9 @@ class AlertProcess:
         self._metrics = AlertMetrics()
         self._stopping = threading.Event()
         self._notifier = Notifier.from_environment(os.environ)
-        self._reader, self._health, self._seldom = EventReader(), SensorHealth(), Seldom()
+        self._reader, self._seldom = EventReader(), Seldom()
         self._turned_s = self._polled_s = self._watched_s = self._trimmed_s = self._grouped_s = time.monotonic()
         self._moved_s = self._turned_s
-        self._where: tuple[str, str] = ("", "")
-        self._begun: Place | None = None
         self._told_by_name: dict[str, Told] = {one.name: one for one in (*self._alerts.rules, *self._alerts.watches)}
 
     def request_stop(self) -> None:
@@ -108,21 +100,23 @@ class AlertProcess:
             states = self._journal.states()
             shifts = self._config.shifts
             self._rules = Rules(self._alerts, shifts, self._zone, states)
-            self._watches = Watches(self._alerts, shifts, self._zone, time.monotonic(), states)
             self._people = PeopleNews(self._state_dir)
             stack.callback(self._people.close)
             self._start_actions()
             self._book = Book(self._journal, self._actions, self._metrics, self._states)
+            self._listening = self._listen(states)
             for title, sentence in missing:
                 self._tell_of_journal(title, sentence)
-            self._probe = Probe(self._config, self._state_dir)
-            self._probe.start()
-            stack.callback(self._probe.stop)
-            self._remember_amplitudes()
-            self._subscriber = self._subscribe()
-            stack.callback(lambda: self._subscriber.close())  # noqa: PLW0108  # it may be another by then
+            self._listening.start(stack)
             self._start_http(stack)
             return self._serve()
+
+    def _listen(self, states: Mapping[str, bytes]) -> Listening:
+        if self._alerts.sources:
+            return Sources(self._config, states, self._notice)
+        return OwnDaemon(
+            self._config, self._state_dir, self._journal, self._book, self._reader, self._tell_of_journal, self._notice
+        )
 
     def _tell_of_journal(self, title: str, sentence: str) -> None:
         """People must know what is not kept, or forgotten."""
@@ -162,59 +156,8 @@ class AlertProcess:
         return not self._dead()
 
     def _dead(self) -> list[str]:
-        probe = [] if self._probe.alive else ["probe"]
-        return [*probe, *(f"action {name}" for name, action in self._actions.items() if not action.alive)]
-
-    def _subscribe(self) -> Subscriber:
-        self._begun = self._journal.place() or self._begun or self._beginning()
-        where, place, keys = self._probe.where, self._begun, self._alerts.bus_keys
-        self._where = (where["publish"], where["replay"])
-        return Subscriber(
-            *self._where,
-            since=None if place is None else place.through,
-            epoch=None if place is None else place.epoch or None,
-            notice=self._notice,
-            any_body=True,
-            curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
-        )
-
-    def _beginning(self) -> Place | None:
-        """The first start goes on after what the daemon's journal holds now; None: after what the bus says next."""
-        path = self._state_dir / "journal.sqlite"
-        if not path.is_file():
-            return Place("", 0)
-        try:
-            reader = JournalReader(path)
-            try:
-                place = Place(reader.epoch, reader.head())
-            finally:
-                reader.close()
-        except JournalError as error:
-            title = "the daemon's journal cannot be read: events before now are not told"
-            self._tell_of_journal(title, f"{title}; messages are taken from now on. {error}")
-            return None
-        self._book.move(place)
-        self._book.keep()
-        return place
-
-    def _remember_amplitudes(self) -> None:
-        """Of detections that were looked at before this start, since network events to come may name them."""
-        path, place = self._state_dir / "journal.sqlite", self._journal.place()
-        if place is None or not path.is_file():
-            return
-        try:
-            reader = JournalReader(path)
-            try:
-                page = reader.since(max(0, place.through - REMEMBERED), "detection.", REMEMBERED)
-            finally:
-                reader.close()
-        except JournalError as error:
-            self._notice(str(error))
-            return
-        for one in page.messages if reader.epoch == place.epoch else ():
-            if one.seq <= place.through:
-                with suppress(*UNREADABLE):  # it was counted when it came
-                    self._reader.read(json.loads(one.message.body))
+        silent = [f"action {name}" for name, action in self._actions.items() if not action.alive]
+        return [*self._listening.dead(), *silent]
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):
@@ -253,46 +196,48 @@ class AlertProcess:
 
     def _turn(self) -> None:
         """One message, if one comes; then whatever time brings."""
-        received = None if self._book.full else self._receive()
-        if received is not None:
-            self._take(received)
-        elif self._subscriber.epoch is not None and self._subscriber.through is not None and not self._book.full:
-            self._book.move(Place(self._subscriber.epoch, self._subscriber.through))
+        heard = None if self._book.full else self._receive()
+        if heard is not None:
+            self._take(heard)
+        elif not self._book.full:
+            self._listening.idle()
         now_s = time.monotonic()
         if now_s - self._polled_s >= POLL_SECONDS:
             self._poll(now_s)
-        if now_s - self._watched_s >= (POLL_SECONDS if received is None else CATCHING_UP_SECONDS):
+        if now_s - self._watched_s >= (POLL_SECONDS if heard is None else CATCHING_UP_SECONDS):
             self._watch(now_s)
-        urgent = self._book.size >= MOST_IN_GROUP or received is None
+        urgent = self._book.size >= MOST_IN_GROUP or heard is None
         if urgent or now_s - self._grouped_s >= GROUP_SECONDS:
             self._grouped_s = now_s
             if not self._book.keep():
                 self._stopping.wait(TURN_SECONDS)
 
-    def _receive(self) -> Received | None:
+    def _receive(self) -> Heard | None:
         try:
-            return self._subscriber.receive(TURN_SECONDS)
+            return self._listening.receive(TURN_SECONDS)
         except SubscriberError as error:
             self._notice(str(error))
             self._stopping.wait(POLL_SECONDS)
             return None
 
-    def _take(self, received: Received) -> None:
-        now_ns = time.time_ns()
+    def _take(self, heard: Heard) -> None:
+        now_ns, received = time.time_ns(), heard.received
         try:
-            self._look_at(received, now_ns)
+            if heard.looked_at:  # network events to come may name it
+                self._reader.read(received.body)
+            else:
+                self._look_at(heard, now_ns)
         except UNREADABLE as error:
             self._metrics.unreadable.inc()
             self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {str(error)[:200]}")
             _log.debug("message %d: %r", received.seq, received.raw[:500])
-        self._book.move(Place(received.epoch, received.seq))
+        self._listening.handled(heard)
 
-    def _look_at(self, received: Received, now_ns: int) -> None:
-        body = received.body
+    def _look_at(self, heard: Heard, now_ns: int) -> None:
+        received, body = heard.received, heard.received.body
         if body["type"] == "tscc.status.v1":
             kind = received.topic.split(".")[1]
-            self._health.status(kind, body["data"])
-            self._watches.status(kind, body["data"], now_ns)
+            self._listening.status(heard, kind, body["data"], now_ns)
             if kind == "model" and body["data"].get("role") == "live":
                 self._look_at_names(f"{received.epoch} {received.seq}", now_ns)
             return
@@ -300,13 +245,14 @@ class AlertProcess:
         if event is None:
             return
         if event.kind == "detection":
-            self._health.detection(body["subject"], "clipped" in body["data"]["quality"], now_ns)
-            self._watches.detection(event.channels[0], time.monotonic())
-        for outcome in self._rules.feed(event, now_ns):
+            self._listening.detection(heard, event.channels[0], "clipped" in body["data"]["quality"], now_ns)
+        for outcome in self._rules.feed(replace(event, source=heard.source), now_ns):
             self._put(outcome)
 
     def _asked_in_vain(self) -> dict[str, str] | None:
         """Who asks for which name that no cluster has -> the same with what there is; None where it cannot be told."""
+        if self._alerts.sources:  # their models and names lie elsewhere
+            return None
         known = names_in_use(self._config, self._state_dir, self._folder)
         if known is None:
             return None
@@ -336,16 +282,16 @@ class AlertProcess:
             self._book.alert(self._stored(outcome, alert_text.actions_of(outcome.told, every)))
 
     def _stored(self, alert: Alert, actions: Sequence[str]) -> NewAlert:
-        return alert_text.stored(alert, self._config.site, self._zone, self._health.report(alert.at_ns), actions)
+        return alert_text.stored(alert, self._config.site, self._zone, self._listening.report(alert.at_ns), actions)
 
     def _states(self) -> dict[str, bytes]:
-        return self._rules.changes() | self._watches.changes()
+        return self._rules.changes() | self._listening.changes()
 
     def _poll(self, now_s: float) -> None:
         self._polled_s = now_s
         now_ns = time.time_ns()
         self._look_at_people()
-        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
+        self._listening.poll(now_s)
         for told in self._rules.poll(now_ns):
             self._put(told)
         try:
@@ -359,7 +305,6 @@ class AlertProcess:
         if not self._journal.lasting and now_s - self._moved_s >= MOVE_SECONDS:
             self._moved_s = now_s
             self._move_into_file()
-        self._follow_daemon()
 
     def _move_into_file(self) -> None:
         """Out of memory, once the folder takes it."""
@@ -378,7 +323,7 @@ class AlertProcess:
 
     def _watch(self, now_s: float) -> None:
         self._watched_s = now_s
-        for told in self._watches.poll(time.time_ns(), now_s, self._subscriber.heard_s, self._probe.facts):
+        for told in self._listening.silences(time.time_ns(), now_s):
             self._put(told)
 
     def _look_at_people(self) -> None:
@@ -389,7 +334,7 @@ class AlertProcess:
             return
         for alert in answered:
             self._rules.acknowledge(alert)
-            self._watches.acknowledge(alert)
+            self._listening.acknowledge(alert)
         if windows is not None:
             self._rules.announce(windows)
 
@@ -432,21 +377,12 @@ class AlertProcess:
         alert = Alert(identity, _UNDELIVERED, "undelivered", now_ns, title, cause)
         return self._stored(alert, [name for name in others if name != action and name in self._actions])
 
-    def _follow_daemon(self) -> None:
-        """A daemon that listens elsewhere since its restart is followed there."""
-        where = self._probe.where
-        if (where["publish"], where["replay"]) == self._where or self._book.size:
-            return
-        heard_s, place = self._subscriber.heard_s, self._journal.place()
-        self._subscriber.close()
-        self._subscriber = self._subscribe()
-        self._subscriber.heard_s = heard_s
-        _log.info("the daemon listens on %s now; going on after %s", self._where[0], place)
-
 
 def run(config: Config, state_dir: Path, folder: Path) -> int:
     """The process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if config.alerts.sources:
+        state_dir.mkdir(parents=True, exist_ok=True)
     if not state_dir.is_dir():
         raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
     process = AlertProcess(config, state_dir, folder)

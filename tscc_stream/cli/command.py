@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,4 +110,19 @@ def config_of(options: argparse.Namespace) -> tuple[Config, Path]:
 
     if options.config is None:
         return config.shipped(), Path.cwd()
-    return config.load(options.config), options.config.resolve().parent
+    return made_of(options)(config.load(options.config)), options.config.resolve().parent
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """The option that says which shard of a configuration for several is meant."""
+    parser.add_argument(
+        "--shard", type=int, metavar="I", help="of shard.count, 1 for the first: with its own state folder and ports"
+    )
+
+
+def made_of(options: argparse.Namespace) -> Callable[[Config], Config]:
+    """What the command makes of a configuration file: as it is, or one shard's."""
+    from tscc_stream.sharded import for_shard  # noqa: PLC0415 takes a tenth of a second
+
+    index = getattr(options, "shard", None)
+    return (lambda config: config) if index is None else partial(for_shard, index=index)

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tscc_stream.cli.command import Commands, add_command, positive
+from tscc_stream.cli.command import Commands, add_command, add_shard, made_of, positive
 
 
 def add(commands: Commands) -> None:
@@ -25,6 +25,7 @@ def _add_doctor(commands: Commands) -> None:
         _doctor,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the site's; without it, the machine alone")
+    add_shard(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--seconds", type=positive, default=10.0, metavar="S", help="for each check at most (default 10)"
@@ -36,7 +37,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     findings = []
-    for finding in doctor.examine(options.config, options.seconds):
+    for finding in doctor.examine(options.config, options.seconds, made_of(options)):
         findings.append(finding)
         if not options.json:
             print(doctor.line(finding, colour=colour), flush=True)

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from tscc_stream.cli.command import Commands, add_command, config_of, needs_config
+from tscc_stream.cli.command import Commands, add_command, add_shard, config_of, needs_config
 
 
 def add(commands: Commands) -> None:
@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     needs_config(parser)
     parser.add_argument("--bind", metavar="HOST:PORT", help="instead of console.bind")
+    add_shard(parser)
 
 
 def _console(options: argparse.Namespace) -> int:

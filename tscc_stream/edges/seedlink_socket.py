@@ -34,6 +34,7 @@ from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Position, Step
 from tscc_stream.seedlink.server_choice import ServerChoice
 from tscc_stream.seedlink.streams import parse_pattern
+from tscc_stream.shard import Shard
 from tscc_stream.stages.acquire import Connected, Event, Notice, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
@@ -45,7 +46,7 @@ HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
     """What one read brought, in its order. position: where to go on after all of it. unwanted: records that no
-    pattern asks for.
+    pattern asks for; elsewhere: those of other shards' stations.
 
     server: the configured one; position.server is the one that sent it. entry: tells readers of one server apart.
     """
@@ -55,6 +56,7 @@ class Arrival:
     unwanted: int
     position: Position
     entry: str = ""
+    elsewhere: int = 0
 
     @property
     def batches(self) -> tuple[RecordBatch, ...]:
@@ -113,7 +115,7 @@ class _Stopped(Exception):  # noqa: N818 - not an error: the way out of any wait
 class SeedLinkReader:
     """Reads one server until stopped. Raises ValueError for a stream pattern that can match nothing.
 
-    room: whether what is read can be taken; asked before each read.
+    room: whether what is read can be taken; asked before each read. shard: whose stations are handed on; None: all.
     """
 
     def __init__(
@@ -128,18 +130,19 @@ class SeedLinkReader:
         backoff: Backoff | None = None,
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
+        shard: Shard | None = None,
     ) -> None:
         for pattern in config.streams:
             parse_pattern(pattern)
         self._config, self._emit, self._heartbeat, self._room = config, emit, heartbeat, room
-        self._agent, self._newest = agent, newest
+        self._agent, self._newest, self._shard = agent, newest, shard
         self._entry = entry or config.server
         position = (position or Position()).not_after(time.time_ns())  # this machine's clock may have been ahead, too
         self._position = position if position.server else replace(position, server=config.server)
         self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._decoder = RecordDecoder()
+        self._decoder = RecordDecoder(None if shard is None else shard.holds_sid)
         self._unsent = bytearray()
         self._broken: LinkError | None = None
         self._stop = threading.Event()
@@ -243,6 +246,7 @@ class SeedLinkReader:
                 agent=self._agent,
                 newest=self._newest,
                 decoder=self._decoder,
+                shard=self._shard,
             )
         except ValueError as error:
             raise LinkError("auth", str(error)) from error
@@ -350,14 +354,15 @@ class SeedLinkReader:
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
         items = tuple(event for event in events if isinstance(event, RecordBatch | Rejected))
         unwanted, session.unwanted = session.unwanted, 0
+        elsewhere, session.elsewhere = session.elsewhere, 0
         for event in events:
             self._tell(event)
         self._position = session.position
-        if items or unwanted:
+        if items or unwanted or elsewhere:
             self._data_came = True
             self._backoff.reset()
             self._choice.worked()
-            self._emit(Arrival(self._config.server, items, unwanted, self._position, self._entry))
+            self._emit(Arrival(self._config.server, items, unwanted, self._position, self._entry, elsewhere))
         for event in events:
             if isinstance(event, SessionError):
                 raise LinkError(event.reason, event.text)
