@@ -61,13 +61,23 @@ def told_same_name(loaded: Package, cluster: int, name: str) -> str:
     )
 
 
-def give(people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int) -> None:
-    """Name a cluster of the model with this hash; the daemon takes it over within a second.
+def give(
+    people: PeopleFile, sha256: str, cluster: int, label: Label, who: str, at_ns: int, seen: int | None = None
+) -> int:
+    """Name a cluster of the model with this hash; the daemon takes it over within a second. The number of the entry.
 
-    Raises PeopleError, and NameRefusedError for the word that stands for no cluster.
+    seen: number of the last entry that whoever names it has seen, 0 for none; None: whatever was said before. Raises
+    ChangedError where there is a later one, PeopleError, and NameRefusedError for the word `unknown`.
     """
     _refuse_reserved(label.name)
-    people.say(KIND, _subject(sha256, cluster), label.model_dump(), who, at_ns)
+    subject, document = _subject(sha256, cluster), label.model_dump()
+    if seen is None:
+        return people.say(KIND, subject, document, who, at_ns)
+
+    def unchanged(_subject: str, last: Said | None) -> bool:
+        return (0 if last is None else last.number) == seen
+
+    return people.say_where_unchanged(KIND, {subject: document}, who, at_ns, unchanged)
 
 
 def given(people: PeopleFile, sha256: str) -> dict[int, Label]:

@@ -106,7 +106,7 @@ class Probe:
         )  # not by a clock that is ahead
         servers = health.get("servers", {})
         ages = health.get("data", {})
-        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") in ("SILENT", "OLD")}
         silent = silent or health.get("silent", {})  # of a silent server, its streams are not told one by one
         away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(

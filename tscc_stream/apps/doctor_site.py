@@ -280,6 +280,10 @@ def _judged(name: str, who: str, health: Mapping[str, Any], *, healthy: bool) ->
     away = [server for server, link in health.get("servers", {}).items() if link != "connected"]
     silent = int(health.get("silent_channels", 0))
     found = f"{who}: {state}, {health.get('channels', 0)} channels, {silent} silent"
+    old = int(health.get("old_channels", 0))
+    if old:
+        what = f"{found}; {old} send data older than what was already seen"
+        return warn(name, what, "was the SeedLink server started again, or put back? does it play a recording?")
     if away:
         return warn(name, f"{found}; not connected: {some(away)}", "see the lines of this server above")
     if silent:
