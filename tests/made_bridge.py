@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from made_messages import detection
 from made_site import Running, write_settings
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from tscc_stream.config import CurveConfig, PublishConfig
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
@@ -41,6 +43,7 @@ class NatsServer:
 
     def __init__(self, folder: Path, *more: str, jetstream: bool = True, start: bool = True) -> None:
         self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self.port = taken.getsockname()[1]
@@ -61,6 +64,7 @@ class NatsServer:
         until(self._speaks, "nats-server")
 
     def _speaks(self) -> bool:
+        assert self._process is not None
         assert self._process.poll() is None, (self._folder / "nats.log").read_text()[-2000:]
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as link:
@@ -73,9 +77,11 @@ class NatsServer:
         return f"127.0.0.1:{self.port}"
 
     def send(self, number: int) -> None:
+        assert self._process is not None
         self._process.send_signal(number)
 
     def kill(self) -> None:
+        assert self._process is not None
         self._process.kill()
         self._process.wait()
 
@@ -83,7 +89,7 @@ class NatsServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self.send(signal.SIGCONT)
             self.kill()
 
@@ -133,6 +139,12 @@ class PublishingSite:
     def say_some(self, first: int, last: int) -> None:
         """Detections, every fifth with a network event (an early notice and a last word), every tenth with a status."""
         self.say(message for number in range(first, last) for message in self._numbered(number))
+
+    def say_bodies(self, *bodies: bytes) -> None:
+        """Detections with bodies as they are given."""
+        for body in bodies:
+            number = len(self.messages)
+            self.say([dataclasses.replace(self.messages[0], uid=f"body-{number}", body=body, onset_ns=number * SECOND)])
 
     def _numbered(self, number: int) -> list[Message]:
         onset_ns = BASE_NS + number * SECOND
@@ -224,7 +236,7 @@ def stored(server: NatsServer, stream: str = "TSCC", **options: Any) -> list[Msg
         count = (await context.stream_info(stream)).state.messages
         if not count:
             return []
-        reader = await context.pull_subscribe("tscc.>", stream=stream)
+        reader = await context.pull_subscribe("tscc.>", stream=stream, config=ConsumerConfig(ack_policy=AckPolicy.NONE))
         found: list[Msg] = []
         while len(found) < count:
             found += await reader.fetch(min(500, count - len(found)), timeout=5)
@@ -233,14 +245,14 @@ def stored(server: NatsServer, stream: str = "TSCC", **options: Any) -> list[Msg
     return ask(server, read, **options)
 
 
-def count_of(server: NatsServer, stream: str = "TSCC") -> int:
+def count_of(server: NatsServer, stream: str = "TSCC", **options: Any) -> int:
     """Messages in a stream; 0 where there is none."""
 
     async def count(client: Client) -> int:
         return (await client.jetstream().stream_info(stream)).state.messages
 
     try:
-        return ask(server, count)
+        return ask(server, count, **options)
     except (nats.errors.Error, nats.js.errors.Error):
         return 0
 

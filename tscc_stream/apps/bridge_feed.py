@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from nats.js.api import PubAck
-
 from tscc_stream.apps.bridge_link import NatsLink
 from tscc_stream.apps.bridge_message import outgoing, stand_in
 from tscc_stream.apps.bridge_metrics import BridgeMetrics
@@ -29,7 +27,7 @@ from tscc_stream.apps.bridge_source import Source, Taken
 from tscc_stream.bus.position import Position
 from tscc_stream.client import Received
 from tscc_stream.config_bridge import BridgeConfig
-from tscc_stream.edges.jetstream import TOO_LARGE, JetStreamError, Outgoing, Refusal, Session, refusal_of
+from tscc_stream.edges.jetstream import TOO_LARGE, Acknowledgement, JetStreamError, Outgoing, RefusedError, Session
 from tscc_stream.edges.supervision import name_this_thread
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seldom import Seldom
@@ -47,7 +45,7 @@ LONGEST_PATIENCE_S = 300.0
 class _OnItsWay:
     place: Position
     message: Outgoing
-    ack: asyncio.Future[PubAck] | None = None
+    ack: asyncio.Future[Acknowledgement] | None = None
     sent_s: float = 0.0
 
     def forget(self) -> None:
@@ -135,8 +133,8 @@ class Feed:
         while self._sent < min(len(self._pending), self._allowed):
             one = self._pending[self._sent]
             if one.ack is None:
-                if one.message.size > session.max_payload:
-                    self._omit(one, session.max_payload)
+                if one.message.size > session.most_bytes and one.message.payload:
+                    self._omit(one, session.most_bytes)
                 try:
                     one.ack = await session.publish(one.message)
                 except JetStreamError as error:
@@ -202,14 +200,15 @@ class Feed:
             if not ack.done():
                 if time.monotonic() - first.sent_s > self._patience_s:
                     self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
-                    self._refuse(Refusal("the server acknowledges nothing; what waits is sent again"))
+                    self._refuse("NATS acknowledges nothing; what waits is sent again")
                 return
-            if ack.cancelled() or (error := ack.exception()) is not None:
-                self._not_taken(first, asyncio.CancelledError() if ack.cancelled() else error)
+            try:
+                self._acknowledged(ack.result())
+            except RefusedError as refused:
+                self._not_taken(first, refused)
                 return
-            self._acknowledged(ack.result())
 
-    def _acknowledged(self, ack: PubAck) -> None:
+    def _acknowledged(self, ack: Acknowledgement) -> None:
         first = self._pending.popleft()
         self._sent -= 1
         self._bytes -= first.message.size
@@ -221,23 +220,21 @@ class Feed:
             self._refused, self._seldom = False, Seldom()
             _log.info("%s: messages are taken again, from %d on", self._source.name, first.place.through)
 
-    def _not_taken(self, first: _OnItsWay, error: BaseException | None) -> None:
-        assert error is not None  # noqa: S101  # for the type checker
-        refusal = refusal_of(error, first.message, self._config)
-        if refusal.code == TOO_LARGE and first.message.payload:
+    def _not_taken(self, first: _OnItsWay, refused: RefusedError) -> None:
+        if refused.code == TOO_LARGE and first.message.payload:
             self._send_again()
             self._omit(first, len(first.message.payload) - 1)
             return
-        if refusal.elsewhere and self._session is not None:
-            self._session.fail(refusal.sentence)
-        self._refuse(refusal)
+        if refused.gone and self._session is not None:
+            self._session.fail(str(refused))
+        self._refuse(str(refused))
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, sentence: str) -> None:
         """Nothing is lost: it is tried again, one message at first, after a pause that grows."""
         now_s = time.monotonic()
         self._metrics.refused(self._source.name)
-        if self._seldom.due(refusal.sentence, now_s):
-            _log.warning("%s: %s; %d wait, nothing is lost", self._source.name, refusal.sentence, len(self._pending))
+        if self._seldom.due(sentence, now_s):
+            _log.warning("%s: %s; %d wait, nothing is lost", self._source.name, sentence, len(self._pending))
         self._send_again()
         self._refused, self._allowed = True, 1
         self._backoff.attempt(time.monotonic_ns())

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 
+from tscc_stream.apps.bridge_metrics import BridgeMetrics
 from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.edges.jetstream import JetStreamError, Session, connect
 from tscc_stream.seedlink.backoff import Backoff
@@ -18,8 +19,8 @@ _log = logging.getLogger(__name__)
 class NatsLink:
     """session: the connection that holds now, or None. changed: done when that changes; then there is another one."""
 
-    def __init__(self, config: BridgeConfig) -> None:
-        self._config = config
+    def __init__(self, config: BridgeConfig, metrics: BridgeMetrics) -> None:
+        self._config, self._metrics = config, metrics
         self._backoff = Backoff(random.Random())  # noqa: S311  # jitter
         self._seldom = Seldom()
         self.session: Session | None = None
@@ -55,6 +56,7 @@ class NatsLink:
 
     def _set(self, session: Session | None) -> None:
         self.session = session
+        self._metrics.connected(session is not None)
         changed, self.changed = self.changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
 

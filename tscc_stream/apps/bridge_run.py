@@ -55,7 +55,7 @@ class Bridge:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        self._link = NatsLink(self._bridge)
+        self._link = NatsLink(self._bridge, self._metrics)
         with ExitStack() as stack:
             for source in self._sources(stack):
                 self._metrics.add(source.name)
@@ -112,7 +112,6 @@ class Bridge:
         while not stop.is_set() and not any(task.done() for task in tasks):
             if self._quiet_s() < STALLED_SECONDS:
                 self._notifier.watchdog(time.monotonic())
-            self._metrics.connected(self._link.session is not None)
             self._notifier.status(self._status())
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), TURN_SECONDS)

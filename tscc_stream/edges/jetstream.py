@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, PubAck, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from tscc_stream import credentials
 from tscc_stream.config_bridge import BridgeConfig
@@ -34,7 +36,10 @@ CLOSE_SECONDS = 2.0
 SEND_SECONDS = 10.0
 """For one message to be taken into the socket: a server that reads nothing for as long is given up."""
 PING_SECONDS = 5
-MOST_UNACKNOWLEDGED = 65_536
+MOST_BYTES = 2**31
+"""More than any server takes."""
+NOBODY = "503"
+"""Status of an answer where nobody listens to a subject."""
 FULL, TOO_LARGE = 10077, 10054
 """Error codes of JetStream: the stream's limits are reached; the message is larger than the stream takes."""
 _GIB = 2**30
@@ -60,16 +65,55 @@ class Outgoing:
         return len(self.payload) + 12 + sum(len(name) + len(value) + 4 for name, value in self.headers.items())
 
 
-class Session:
-    """A connection with a stream that takes our subjects. lost: done, with the reason, once it is over."""
+class RefusedError(RuntimeError):
+    """A message that was not taken, in one sentence. code: of JetStream. gone: nobody is there who would take it."""
 
-    def __init__(self, client: Client, stream: str, lost: asyncio.Future[str], notes: tuple[str, ...]) -> None:
+    def __init__(self, sentence: str, code: int = 0, *, gone: bool = False) -> None:
+        super().__init__(sentence)
+        self.code, self.gone = code, gone
+
+
+class _Error(msgspec.Struct):
+    description: str = "for no reason that it gives"
+    err_code: int = 0
+
+
+class Acknowledgement(msgspec.Struct):
+    """PubAck. duplicate: the stream had a message with this id already."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """As it was found. notes: what is unusual about it, one sentence each."""
+
+    name: str
+    most_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class Session:
+    """A connection with a stream that takes our subjects. lost: done, with the reason, once it is over.
+
+    Acknowledgements have an inbox of their own: in the client's publish_async those that are errors do not arrive.
+    """
+
+    def __init__(self, client: Client, stream: _Stream, lost: asyncio.Future[str]) -> None:
         self._client = client
-        self._stream = stream
-        self._context: JetStreamContext = client.jetstream(publish_async_max_pending=MOST_UNACKNOWLEDGED)
+        self._stream, self._most_bytes = stream.name, stream.most_bytes
         self.lost = lost
-        self.notes = notes
-        """What is unusual about the stream, one sentence each."""
+        self.notes = stream.notes
+        self._inbox = client.new_inbox()
+        self._number = 0
+        self._waiting: dict[str, asyncio.Future[Acknowledgement]] = {}
+
+    async def listen(self) -> None:
+        """For acknowledgements; before anything is published."""
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
     @property
     def server(self) -> str:
@@ -77,20 +121,46 @@ class Session:
         return "" if url is None else url.netloc.rpartition("@")[2]
 
     @property
-    def max_payload(self) -> int:
-        return self._client.max_payload
+    def most_bytes(self) -> int:
+        """Of one message, headers included, that both the server and the stream take."""
+        return min(self._client.max_payload, self._most_bytes)
 
-    async def publish(self, message: Outgoing) -> asyncio.Future[PubAck]:
-        """Send it; its acknowledgement to come. Raises JetStreamError where the connection does not take it."""
+    async def publish(self, message: Outgoing) -> asyncio.Future[Acknowledgement]:
+        """Send it; its acknowledgement to come, or RefusedError. Raises JetStreamError: the connection is of no use."""
+        self._number += 1
+        name = str(self._number)
+        headers = {**message.headers, "Nats-Expected-Stream": self._stream}
+        sending = self._client.publish(message.subject, message.payload, f"{self._inbox}.{name}", headers)
         try:
-            sending = self._context.publish_async(
-                message.subject, message.payload, stream=self._stream, headers=dict(message.headers)
-            )
-            return await asyncio.wait_for(sending, SEND_SECONDS)
+            await asyncio.wait_for(sending, SEND_SECONDS)
         except TimeoutError as error:
-            raise JetStreamError(f"NATS {self.server} takes nothing for {SEND_SECONDS:g} s") from error
+            raise JetStreamError(f"it takes nothing for {SEND_SECONDS:g} s") from error
         except (NatsError, OSError) as error:
-            raise JetStreamError(f"NATS {self.server}: {_words(error)}") from error
+            raise JetStreamError(_words(error)) from error
+        answer: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = answer
+        answer.add_done_callback(lambda _answer: self._waiting.pop(name, None))
+        return answer
+
+    async def _answered(self, said: Msg) -> None:
+        answer = self._waiting.get(said.subject.rpartition(".")[2])
+        if answer is None or answer.done():
+            return
+        if said.headers and said.headers.get("Status") == NOBODY:
+            answer.set_exception(RefusedError(f"the stream {self._stream} is gone, or JetStream is", gone=True))
+            return
+        try:
+            found = msgspec.json.decode(said.data, type=Acknowledgement)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            answer.set_exception(RefusedError(f"an answer that is no acknowledgement: {error}"))
+            return
+        if found.error is None:
+            answer.set_result(found)
+            return
+        code = found.error.err_code
+        todo = "; it is full: raise its limits, or remove from it" if code == FULL else ""
+        words = f"the stream {self._stream} refuses messages: {found.error.description} (error {code}){todo}"
+        answer.set_exception(RefusedError(words, code))
 
     def fail(self, reason: str) -> None:
         """It is of no use any more."""
@@ -119,11 +189,12 @@ async def connect(config: BridgeConfig, tell: Tell) -> Session:
         await _open(client, config, listener)
         _refuse_without_tls(client, config)
         listener.connected = True
-        notes = await _stream(client, config)
+        session = Session(client, await _stream(client, config), lost)
+        await session.listen()
     except BaseException:
         await _close(client)
         raise
-    return Session(client, config.stream, lost, notes)
+    return session
 
 
 class _Listener:
@@ -231,7 +302,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, APIError):
         return f"{error.description} (error {error.err_code})"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
     return str(error).removeprefix("nats: ").strip("'") or type(error).__name__
 
 
@@ -245,6 +316,8 @@ def _why_not(error: Exception, config: BridgeConfig) -> str:
         return f"{name} refuses {_as_whom(config)}; look at the credentials under bridge and at the server's users"
     if isinstance(error, TimeoutError):
         return f"{name}: no answer within {CONNECT_SECONDS:g} s; is it NATS, and does a firewall let it through?"
+    if config.tls and config.tls_certificate is None and not isinstance(error, ConnectionRefusedError):
+        return f"{name} cannot be reached: {_words(error)}; does it want a certificate (bridge.tls_certificate)?"
     return f"{name} cannot be reached: {_words(error)}"
 
 
@@ -256,8 +329,8 @@ def _as_whom(config: BridgeConfig) -> str:
     return known[0] if known else "a client without credentials"
 
 
-async def _stream(client: Client, config: BridgeConfig) -> tuple[str, ...]:
-    """Make it where it is not there; what is unusual about one that is. Raises JetStreamError where it will not do."""
+async def _stream(client: Client, config: BridgeConfig) -> _Stream:
+    """Make it where it is not there. Raises JetStreamError where one that is there will not do."""
     manager = client.jsm(timeout=ASK_SECONDS)
     try:
         try:
@@ -265,7 +338,7 @@ async def _stream(client: Client, config: BridgeConfig) -> tuple[str, ...]:
         except NotFoundError:
             await manager.add_stream(_wanted(config))
             _log.info("made the stream %s for %s", config.stream, config.subjects)
-            return ()
+            return _Stream(config.stream, MOST_BYTES)
     except ServiceUnavailableError as error:
         if error.description is None or error.err_code == 10039:
             raise JetStreamError(
@@ -300,10 +373,10 @@ def _wanted(config: BridgeConfig) -> StreamConfig:
     )
 
 
-def _checked(found: StreamConfig, config: BridgeConfig) -> tuple[str, ...]:
-    """What is unusual about a stream that was there. Raises JetStreamError where it would not take our messages."""
+def _checked(found: StreamConfig, config: BridgeConfig) -> _Stream:
+    """Of one that was there. Raises JetStreamError where it would not take our messages."""
     name, taken = f"stream {config.stream}", found.subjects or []
-    if not any(covers(pattern, config.subjects) for pattern in taken):
+    if not any(covers(pattern, f"{config.subject}.*.>") for pattern in taken):
         raise JetStreamError(
             f"{name} takes {', '.join(taken) or 'no subject'}, and not {config.subjects}; add that to its subjects, or "
             "give another bridge.stream"
@@ -322,7 +395,8 @@ def _checked(found: StreamConfig, config: BridgeConfig) -> tuple[str, ...]:
         notes.append(f"{name} has retention {found.retention}: messages go away once somebody has read them")
     if found.storage == StorageType.MEMORY:
         notes.append(f"{name} is kept in memory: a restart of the server loses it")
-    return tuple(notes)
+    most_bytes = found.max_msg_size if found.max_msg_size is not None and found.max_msg_size > 0 else MOST_BYTES
+    return _Stream(config.stream, most_bytes, tuple(notes))
 
 
 def covers(pattern: str, wanted: str) -> bool:
@@ -334,25 +408,3 @@ def covers(pattern: str, wanted: str) -> bool:
         if place >= len(theirs) or theirs[place] == ">" or part not in ("*", theirs[place]):
             return False
     return len(ours) == len(theirs)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a message was not acknowledged. code: of JetStream, 0 where it gave none; elsewhere: the stream is gone."""
-
-    sentence: str
-    code: int = 0
-    elsewhere: bool = False
-
-
-def refusal_of(error: BaseException, message: Outgoing, config: BridgeConfig) -> Refusal:
-    """What an acknowledgement that ended in an error means."""
-    if isinstance(error, NoStreamResponseError):
-        return Refusal(
-            f"nobody takes {message.subject}: the stream {config.stream} is gone, or JetStream is", elsewhere=True
-        )
-    if isinstance(error, APIError):
-        todo = "; it is full: raise its limits, or remove from it" if error.err_code == FULL else ""
-        return Refusal(f"stream {config.stream} refuses messages: {_words(error)}{todo}", error.err_code or 0)
-    words = _words(error) if isinstance(error, Exception) else type(error).__name__
-    return Refusal(f"stream {config.stream} refuses messages: {words}")
