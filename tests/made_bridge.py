@@ -31,7 +31,8 @@ from tscc_stream.messages import Message, NetworkEvent
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-needs_nats = pytest.mark.skipif(PROGRAM is None, reason="nats-server (Debian's package of that name) is not installed")
+NO_NATS = "nats-server (Debian's package of that name) is not installed"
+needs_nats = pytest.mark.skipif(PROGRAM is None, reason=NO_NATS)
 PATIENCE_S = 30.0
 BASE_NS = 1_700_000_000 * 10**9
 SECOND = 10**9

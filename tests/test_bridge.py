@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_alerts import Site
 from made_bridge import (
     NatsServer,
     PublishingSite,
@@ -258,6 +259,19 @@ def _why_not(server: NatsServer, **over: Any) -> str:
         return ""
 
     return asyncio.run(tried())
+
+
+def test_the_daemon_of_the_configuration_is_followed_to_other_ports(tmp_path: Path, server: NatsServer) -> None:
+    path = write_settings(tmp_path, bridge={"servers": [server.address], "limits": {"max_gib": 0.5}})
+    (tmp_path / "state").mkdir()
+    with bridging(path) as running:
+        for number, name in enumerate(("one", "two"), 1):
+            with Site(tmp_path / "state") as daemon:
+                daemon.event(name)
+                running.wait_for("test listens on tcp://127.0.0.1:[0-9]+ now")
+                until(lambda count=2 * number: count_of(server) == count, f"event {name}")
+        assert running.stop() == 0
+    assert ids(stored(server)) == ["test/detection-one", "test/one", "test/detection-two", "test/two"]
 
 
 @needs_openssl

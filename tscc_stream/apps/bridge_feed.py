@@ -78,7 +78,12 @@ class Feed:
         self._seldom = Seldom()
         self._refused = False
         self._stopping = False
-        self.turned_s = time.monotonic()
+        self._turned_s = time.monotonic()
+
+    @property
+    def turned_s(self) -> float:
+        """When it last turned, or its thread, where that has been at work for longer; monotonic."""
+        return self._turned_s if self._taking is None else min(self._turned_s, self._took_s)
 
     @property
     def unacknowledged(self) -> int:
@@ -95,7 +100,7 @@ class Feed:
 
     async def run(self) -> None:
         while not self._stopping or self._pending or self._taking is not None:
-            self.turned_s = time.monotonic()
+            self._turned_s = time.monotonic()
             self._look_at_session()
             await self._send()
             self._take()

@@ -177,10 +177,10 @@ async def _close(client: Client) -> None:
         await asyncio.wait_for(client.close(), CLOSE_SECONDS)
 
 
-async def connect(config: BridgeConfig, tell: Tell) -> Session:
+async def connect(config: BridgeConfig, tell: Tell, *, make: bool = True) -> Session:
     """A session, within bounded time. tell: is told what the server says in between, such as a missing permission.
 
-    Raises JetStreamError.
+    make: the stream, where it is not there. Raises JetStreamError.
     """
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     client = Client()
@@ -189,7 +189,7 @@ async def connect(config: BridgeConfig, tell: Tell) -> Session:
         await _open(client, config, listener)
         _refuse_without_tls(client, config)
         listener.connected = True
-        session = Session(client, await _stream(client, config), lost)
+        session = Session(client, await _stream(client, config, make=make), lost)
         await session.listen()
     except BaseException:
         await _close(client)
@@ -329,13 +329,15 @@ def _as_whom(config: BridgeConfig) -> str:
     return known[0] if known else "a client without credentials"
 
 
-async def _stream(client: Client, config: BridgeConfig) -> _Stream:
+async def _stream(client: Client, config: BridgeConfig, *, make: bool) -> _Stream:
     """Make it where it is not there. Raises JetStreamError where one that is there will not do."""
     manager = client.jsm(timeout=ASK_SECONDS)
     try:
         try:
             info = await manager.stream_info(config.stream)
         except NotFoundError:
+            if not make:
+                return _Stream(config.stream, MOST_BYTES, (f"stream {config.stream} is not there yet",))
             await manager.add_stream(_wanted(config))
             _log.info("made the stream %s for %s", config.stream, config.subjects)
             return _Stream(config.stream, MOST_BYTES)
