@@ -237,6 +237,14 @@ async def _open(client: Client, config: BridgeConfig, listener: _Listener) -> No
     except (NatsError, OSError, ValueError) as error:  # TimeoutError is an OSError
         why = listener.last if listener.last is not None and not isinstance(error, ssl.SSLError) else error
         raise JetStreamError(_why_not(why, config)) from error
+    except JetStreamError:
+        raise
+    except Exception as error:
+        key = "nkey_file" if config.nkey_file is not None else "creds_file"
+        if getattr(config, key) is None:
+            raise
+        # what reads them has errors of many kinds for files that are none
+        raise JetStreamError(f"bridge.{key} {getattr(config, key)}: cannot be used: {type(error).__name__}") from error
 
 
 def _tls_of(config: BridgeConfig) -> ssl.SSLContext | None:
