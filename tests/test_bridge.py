@@ -160,7 +160,10 @@ def test_a_server_that_is_away_then_refuses_then_has_no_jetstream(tmp_path: Path
     assert "wrong\n" not in running.text
 
 
-def test_a_server_that_hangs_keeps_the_window_bounded(tmp_path: Path, server: NatsServer, site: PublishingSite) -> None:
+def test_a_server_that_hangs_and_then_everything_is_killed(
+    tmp_path: Path, server: NatsServer, site: PublishingSite
+) -> None:
+    """The window stays bounded; what was sent and not acknowledged does not count as handed over."""
     site.say_some(0, 10)
     path = bridge_settings(tmp_path, server, [site], outstanding=20, ack_seconds=0.5)
     with bridging(path) as running:
@@ -170,6 +173,14 @@ def test_a_server_that_hangs_keeps_the_window_bounded(tmp_path: Path, server: Na
         running.wait_for("acknowledges nothing; what waits is sent again")
         assert metric(running, "tscc_bridge_unacknowledged") == 20
         server.send(signal.SIGCONT)
+        until(lambda: count_of(server) == len(site.messages), "everything")
+        server.send(signal.SIGSTOP)
+        site.say_some(100, 150)
+        until(lambda: metric(running, "tscc_bridge_unacknowledged") == 20, "a full window")
+        assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    server.kill()
+    server.start()
+    with bridging(path) as running:
         until(lambda: count_of(server) == len(site.messages), "everything")
         assert running.stop() == 0
     everything(stored(server), site)

@@ -173,7 +173,8 @@ class Session:
 
 
 async def _close(client: Client) -> None:
-    with suppress(TimeoutError, NatsError, OSError, asyncio.CancelledError):
+    # AssertionError: of a client whose credentials could not even be read
+    with suppress(TimeoutError, NatsError, OSError, AssertionError, asyncio.CancelledError):
         await asyncio.wait_for(client.close(), CLOSE_SECONDS)
 
 
