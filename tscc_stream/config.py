@@ -22,9 +22,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
+from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
-from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
+from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, Section
 from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.shard import MOST_SHARDS, Shard
@@ -39,16 +40,6 @@ class ConfigError(ValueError):
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(self.mistakes))
-
-
-def _tcp_endpoint(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme == "ipc" and rest:
-        return text
-    if scheme != "tcp":
-        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
-    split_host_port(rest)
-    return text
 
 
 _STREAM = re.compile(r"[A-Za-z0-9*?-]{1,8}_[A-Za-z0-9*?-]{1,8}(:[A-Za-z0-9*?_-]{1,20})?")
@@ -74,7 +65,6 @@ def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
     return streams
 
 
-Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
 
 
@@ -337,6 +327,7 @@ class Config(Section):
     stationxml: str | None = None
     console: ConsoleConfig = ConsoleConfig()
     alerts: AlertsConfig = AlertsConfig()
+    bridge: BridgeConfig | None = None
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")

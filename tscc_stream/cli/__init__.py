@@ -17,6 +17,7 @@ from tscc_stream.cli.command import PROGRAM, UsageError
 
 GROUPS: Final = {
     "alerts": ("alert",),
+    "bridge": ("bridge",),
     "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
     "journal": ("journal",),
     "gaps": ("gaps",),
