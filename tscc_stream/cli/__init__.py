@@ -24,6 +24,7 @@ GROUPS: Final = {
     "report": ("report",),
     "ops": ("doctor", "support-bundle"),
     "recordings": ("classify", "serve", "simulate"),
+    "scan": ("scan",),
     "models": ("train", "dataset", "model"),
     "evaluation": ("evaluate",),
     "people": ("console",),

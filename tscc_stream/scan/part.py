@@ -1,0 +1,323 @@
+"""One part of one chain: from the state at the end of the part before to its results and the state at its own end."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tscc_stream import package, recovery
+from tscc_stream.ahead import one_ahead
+from tscc_stream.calibration import calibration_scores
+from tscc_stream.config import Config
+from tscc_stream.edges import archive
+from tscc_stream.edges.parquet_windows import Layout as WindowsLayout
+from tscc_stream.edges.parquet_windows import WindowsWriter
+from tscc_stream.messages import (
+    AnyArray,
+    Detection,
+    Float32Array,
+    Gap,
+    Quarantined,
+    RecordBatch,
+    Refusal,
+    Released,
+    Window,
+    WindowDropped,
+)
+from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage, FrontState, Served
+from tscc_stream.scan import index, plan, rows
+from tscc_stream.scan.encoders import EncoderOf
+from tscc_stream.scan.job import Job, stored_job
+from tscc_stream.scan.layout import Layout, ScanError, write, write_json
+from tscc_stream.scan.triggers import Settled, Triggers, TriggersState
+from tscc_stream.source_id import to_nslc
+from tscc_stream.stages.infer import Encoded, Encoder, Infer
+
+CHUNK_SECONDS, FIRST_SECONDS = 300.0, 5.0
+CHUNK_SAMPLES = 2_000_000
+"""Data time, and samples of the chain, after which the windows found are classified; that much is in memory."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """What the next part of a chain goes on from."""
+
+    front: bytes
+    served: Served
+    triggers: TriggersState
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What a part came to; that it is there says that all else of the part is.
+
+    detections, triggers: how many, and the earliest and latest onset. seconds: of data; recorded_ns: by channel.
+    gaps, dropped: by channel and cause. refused, quarantined: channel -> why.
+    """
+
+    key: str
+    records: int
+    samples: int
+    seconds: float
+    recorded_ns: dict[str, int]
+    detections: tuple[int, int, int]
+    triggers: tuple[int, int, int]
+    gaps: dict[str, dict[str, int]]
+    dropped: dict[str, dict[str, int]]
+    refused: dict[str, str]
+    quarantined: dict[str, str]
+    skipped: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every part of a job needs."""
+
+    layout: Layout
+    job: Job
+    config: Config
+    loaded: package.Package
+    encoder: Callable[[], Encoder]
+
+    @classmethod
+    def of(cls, layout: Layout, encoder_of: EncoderOf) -> Tools:
+        """Out of a scan's folder. encoder_of: called once, when there is something to classify.
+
+        Raises ScanError and PackageError.
+        """
+        job = stored_job(layout)
+        config, loaded = job.settings(), package.load_live(Path(job.model))
+        if loaded.sha256 != job.made_of["model"]:
+            raise ScanError(f"{job.model}: the model has changed since the scan began; expected {job.made_of['model']}")
+        made: list[Encoder] = []
+
+        def encoder() -> Encoder:
+            if not made:
+                made.append(encoder_of(config, loaded, job.few))
+            return made[0]
+
+        return cls(layout, job, config, loaded, encoder)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a part came to so far."""
+
+    detections: list[rows.Table] = field(default_factory=list)
+    windows: list[dict[str, AnyArray]] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
+    gaps: dict[str, Counter[str]] = field(default_factory=dict)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    records: int = 0
+    samples: int = 0
+
+
+class Run:
+    """A chain from some state on."""
+
+    def __init__(self, tools: Tools, state: State | None) -> None:
+        spec = tools.loaded.spec
+        self._model = spec.name, spec.version, tools.loaded.sha256
+        self._windows = tools.job.windows
+        self._triggers = Triggers(state.triggers if state else None)
+        apart = tools.config.model_copy(update={"network": None})
+        self._front = FrontHalf(apart, spec, on_trigger=self._triggers.tell)
+        if state:
+            self._front.restore(recovery.decode(state.front, FrontState), 0, state.served)
+        infer = Infer(_Late(tools.encoder))
+        self._back = BackHalf(infer, tools.loaded.name_of, calibration_scores(tools.loaded), tools.config)
+        self.found = _Found()
+
+    def feed(self, batch: RecordBatch) -> None:
+        """The next records."""
+        self.found.records += len(batch)
+        self.found.samples += batch.samples.size
+        self._through(self._front.feed_batch(batch))
+        self.found.settled += self._triggers.settled(self._front.window_of)
+
+    def end(self) -> None:
+        """There are no more."""
+        self._through(self._front.flush())
+        self.found.settled += self._triggers.settled(self._front.window_of, at_end=True)
+
+    def state(self) -> State:
+        """Of now."""
+        front = recovery.encode(self._front.snapshot())
+        return State(front, self._front.served(), self._triggers.snapshot())
+
+    def _through(self, messages: list[FrontMessage]) -> None:
+        for message in messages:
+            if isinstance(message, Window):
+                self._keep(self._back.feed(message))
+            elif isinstance(message, WindowDropped):
+                self._triggers.hear(message)
+                self.found.dropped.setdefault(message.sid, Counter())[message.reason] += 1
+            else:
+                self._note(message)
+        self._keep(self._back.flush())
+
+    def _keep(self, results: Sequence[BackMessage]) -> None:
+        """As rows, so that a part's windows are not all in memory, but where they are stored."""
+        found = [result for result in results if isinstance(result, Detection)]
+        if not found:
+            return
+        for detection in found:
+            self._triggers.hear(detection)
+        self.found.detections.append(rows.detections(found, self._model))
+        if self._windows:
+            self.found.windows.append(_windows(found, self._model[-1]))
+
+    def _note(self, message: FrontMessage) -> None:
+        if isinstance(message, Refusal):
+            self.found.refused[message.sid] = message.reason
+        elif isinstance(message, Quarantined):
+            self.found.quarantined[message.sid] = message.reason
+        elif isinstance(message, Gap) and not (message.to_ns is None or isinstance(message, Released)):
+            self.found.gaps.setdefault(message.sid, Counter())[message.cause] += 1
+
+
+class _Late:
+    """An encoder that is made when the first window comes."""
+
+    def __init__(self, make: Callable[[], Encoder]) -> None:
+        self._make = make
+
+    def encode(self, normalised: Float32Array) -> Encoded:
+        """As Encoder has it."""
+        return self._make().encode(normalised)
+
+
+def records_of(tools: Tools, chain: plan.Chain, part: plan.Part) -> archive.ArchiveIndex:
+    """Those of a part."""
+    return index.rows_of(tools.layout, part.batches, chain.sids, plan.span_ns(tools.job, part))
+
+
+def batches_of(found: archive.ArchiveIndex) -> Iterator[RecordBatch]:
+    """Decoded, in order of time."""
+    if not len(found):
+        return iter(())
+    seconds = min(CHUNK_SECONDS, max(1.0, CHUNK_SAMPLES / found.samples_per_second))
+    return one_ahead(archive.iter_batches(found, chunk_seconds=seconds, first_seconds=FIRST_SECONDS))
+
+
+Alive = Callable[[], None]
+"""Called now and then; it may raise to end the work."""
+
+
+def always() -> None:
+    """An Alive that never does."""
+
+
+def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
+    """One part, unless it is done.
+
+    Raises ScanError where the part before is not done, OSError where the results cannot be written.
+    """
+    layout = tools.layout
+    chain = plan.stored(layout, name)
+    place = next((place for place, part in enumerate(chain.parts) if part.number == number), None)
+    if place is None:
+        raise ScanError(f"{name}: has no part {number}")
+    part = chain.parts[place]
+    if (marker := marker_of(layout, name, number)) and marker.key == part.key:
+        return
+    before = None if place == 0 else _state(layout, name, chain.parts[place - 1])
+    found = records_of(tools, chain, part)
+    at_work = Run(tools, before)
+    for batch in batches_of(found):
+        alive()
+        at_work.feed(batch)
+    state = at_work.state()
+    if part.last:
+        at_work.end()
+    _commit(tools, chain, part, found, at_work.found, state)
+
+
+def marker_of(layout: Layout, name: str, number: int) -> Marker | None:
+    """Of a part that was committed."""
+    try:
+        return msgspec.json.decode(layout.part(name, number, ".json").read_bytes(), type=Marker)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _state(layout: Layout, name: str, before: plan.Part) -> State:
+    marker = marker_of(layout, name, before.number)
+    if marker is None or marker.key != before.key:
+        raise ScanError(f"{name}: part {before.number} is not done yet")
+    stored = layout.part(name, before.number, ".state").read_bytes()
+    return msgspec.msgpack.decode(zlib.decompress(stored), type=State)
+
+
+def _commit(
+    tools: Tools,
+    chain: plan.Chain,
+    part: plan.Part,
+    found: archive.ArchiveIndex,
+    came: _Found,
+    state: State,
+) -> None:
+    """Everything of a part, the marker last."""
+    layout = tools.layout
+    layout.part(chain.name, part.number, ".json").unlink(missing_ok=True)
+    detections, triggers = rows.joined(came.detections, rows.DETECTIONS), rows.triggers(came.settled)
+    for suffix, table in ((".detections", detections), (".triggers", triggers)):
+        path = layout.part(chain.name, part.number, suffix)
+        rows.store(path, table) if len(table) else path.unlink(missing_ok=True)
+    if tools.job.windows:
+        _store_windows(tools, layout.windows_of(chain.name, part.number), came.windows)
+    write(layout.part(chain.name, part.number, ".state"), zlib.compress(msgspec.msgpack.encode(state), 1))
+    recorded = index.recorded_ns(found)
+    marker = Marker(
+        part.key,
+        came.records,
+        came.samples,
+        sum(recorded.values()) / 1e9,
+        recorded,
+        _extent(detections),
+        _extent(triggers),
+        {sid: dict(causes) for sid, causes in came.gaps.items()},
+        {sid: dict(reasons) for sid, reasons in came.dropped.items()},
+        came.refused,
+        came.quarantined,
+        found.faults.texts,
+    )
+    write_json(layout.part(chain.name, part.number, ".json"), marker)
+
+
+def _extent(table: rows.Table) -> tuple[int, int, int]:
+    onsets = table.column("onset_ns").to_numpy()
+    return (len(onsets), int(onsets.min()), int(onsets.max())) if len(onsets) else (0, 0, 0)
+
+
+def _windows(found: Sequence[Detection], model_sha256: str) -> dict[str, AnyArray]:
+    """As training reads them."""
+    windows = [one.assignment.window for one in found]
+    return {
+        "id": np.array([window.uid for window in windows]),
+        "sid": np.array([to_nslc(window.sid) for window in windows]),
+        "onset_ns": np.array([window.onset_ns for window in windows], np.int64),
+        "cluster": np.array([one.assignment.cluster for one in found], np.int64),
+        "triggered": np.ones(len(found), np.bool_),
+        "peak_ratio": np.array([window.peak_ratio for window in windows], np.float32),
+        "model_sha256": np.array([model_sha256] * len(found)),
+        "x": np.stack([window.waveform for window in windows]),
+    }
+
+
+def _store_windows(tools: Tools, path: Path, found: list[dict[str, AnyArray]]) -> None:
+    path.unlink(missing_ok=True)
+    if not found:
+        return
+    spec = tools.loaded.spec
+    layout = WindowsLayout(spec.sample_rate_hz, spec.samples, spec.channels, tuple(found[0])[:-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WindowsWriter(path, layout) as writer:
+        for columns in found:
+            writer.write(columns)

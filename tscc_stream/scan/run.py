@@ -1,0 +1,166 @@
+"""A scan from its archive to its tables: index, chains, parts wherever they are placed, then everything joined."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from tscc_stream import package
+from tscc_stream.config import Config
+from tscc_stream.edges.archive import ArchiveError
+from tscc_stream.scan import index, join, plan, summary
+from tscc_stream.scan.job import Job, claim, digest, job_of
+from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
+from tscc_stream.scan.local import Local
+from tscc_stream.scan.part import Marker, marker_of
+from tscc_stream.scan.placement import Done, Placement, Task
+from tscc_stream.scan.schedule import Schedule
+from tscc_stream.scan.telling import telling
+from tscc_stream.source_id import name_of
+
+Place = Callable[[Path, int], Placement]
+"""Makes the placement of a scan's folder, with so many workers."""
+UNIT = "channel-hours"
+FEW_HOURS = 24.0
+"""Of all channels together, up to which an archive is small."""
+_HOUR = 3600.0
+_MOST_TOLD = 100
+_WAIT_SECONDS = 1.0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a scan is carried out, which changes nothing of what comes of it."""
+
+    workers: int = 1
+    part_hours: float = 24.0
+    windows: bool = False
+
+
+def scan(paths: list[Path], out: Path, config: Config, model: Path, options: Options, place: Place = Local) -> int:
+    """Everything under `paths` into the folder `out`; what was done before is not done again.
+
+    Returns 0, or 1 where a chain could not be scanned to its end, which is said. Raises ScanError, ArchiveError and
+    PackageError with one sentence each.
+    """
+    loaded = package.load_live(model)
+    job = job_of(paths, config, loaded, options.part_hours, windows=options.windows)
+    layout = Layout(out.absolute())
+    _made(layout)
+    with taken(layout):
+        claim(layout, job)
+        return _scan(layout, job, loaded, options.workers, place)
+
+
+def _made(layout: Layout) -> None:
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScanError(f"--out {layout.root}: cannot be made: {error.strerror}") from error
+
+
+def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place: Place) -> int:
+    batches = list(index.batches(job.paths, layout.root))
+    wanting = [batch.digest for batch in batches if index.plan(layout, batch)]
+    with closing(place(layout.root, workers)) as placement:
+        _index(placement, wanting)
+        contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
+        chains = plan.chains(job, loaded.spec.components, contents.items())
+        if not chains:
+            raise ArchiveError(_nothing(job, contents))
+        hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
+        job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
+        write_json(layout.job, job)
+        stopped = _parts(layout, placement, chains)
+    finished = [one for chain in chains for one in _finished(layout, chain)]
+    _join(layout, job, finished)
+    summary.write(layout, job, loaded, chains, finished, contents, stopped)
+    return _told(contents, stopped)
+
+
+def _index(placement: Placement, wanting: list[str]) -> None:
+    schedule = Schedule({name: [Task("index", name)] for name in wanting})
+    with telling("index") as tell:
+        for count, _ in enumerate(_carried_out(placement, schedule), 1):
+            tell(count, len(wanting), "batches")
+    for why in schedule.stopped.values():
+        raise ScanError(why)
+
+
+def _parts(layout: Layout, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
+    """Those that are not done; chains that go no further, with the reason."""
+    hours: dict[Task, float] = {}
+    lines: dict[str, list[Task]] = {}
+    passed = 0.0
+    for chain in chains:
+        plan.store(layout, chain)
+        have = plan.done(layout, chain)
+        passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
+        lines[chain.name] = [Task("part", chain.name, part.number) for part in chain.parts[have:]]
+        hours.update(zip(lines[chain.name], (part.seconds / _HOUR for part in chain.parts[have:]), strict=True))
+    total = passed + sum(hours.values())
+    schedule = Schedule(lines)
+    with telling("scan") as tell:
+        tell(passed, total, UNIT)
+        for done in _carried_out(placement, schedule):
+            passed += 0.0 if done.error else hours[done.task]
+            tell(passed, total, UNIT)
+    return schedule.stopped
+
+
+def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
+    """What becomes of each task. Raises ScanError where all others would fail as well."""
+    while not schedule.over:
+        while placement.room and (task := schedule.next()) is not None:
+            placement.submit(task)
+        for done in placement.wait(_WAIT_SECONDS):
+            if done.fatal:
+                raise ScanError(done.error)
+            schedule.hear(done)
+            yield done
+
+
+def _finished(layout: Layout, chain: plan.Chain) -> Iterator[tuple[str, int, Marker]]:
+    """The parts of a chain that are done, up to the first that is not."""
+    for part in chain.parts:
+        marker = marker_of(layout, chain.name, part.number)
+        if marker is None or marker.key != part.key:
+            return
+        yield chain.name, part.number, marker
+
+
+def _join(layout: Layout, job: Job, finished: list[tuple[str, int, Marker]]) -> None:
+    """The tables, unless they are of these parts already."""
+    config = job.settings().network
+    made_of = {"parts": digest([marker.key for *_, marker in finished]), "network": digest(repr(config))}
+    if read_json(layout.joined) == made_of:
+        return
+    layout.joined.unlink(missing_ok=True)
+    detections, triggers = join.pieces_of(layout, finished)
+    join.join_detections(layout, detections)
+    join.join_network(layout, triggers, config)
+    write_json(layout.joined, made_of)
+
+
+def _nothing(job: Job, contents: dict[str, index.Contents]) -> str:
+    reasons = "; ".join([text for one in contents.values() for text in one.told][:3])
+    return f"{', '.join(job.paths)}: no recording found{': ' if reasons else ''}{reasons}"
+
+
+def _told(contents: dict[str, index.Contents], stopped: dict[str, str]) -> int:
+    skipped = sum(one.skipped for one in contents.values())
+    texts = [text for one in contents.values() for text in one.told][:_MOST_TOLD]
+    for text in texts:
+        _say(f"skipped: {text}")
+    if skipped > len(texts):
+        _say(f"and {skipped - len(texts)} more skipped")
+    for name, why in sorted(stopped.items()):
+        _say(f"{name_of(name)}: not scanned to its end: {why}")
+    return 1 if stopped else 0
+
+
+def _say(sentence: str) -> None:
+    print(f"tscc-stream: {sentence}", file=sys.stderr)  # noqa: T201 a command's own output
