@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
+from tscc_stream.config_coincide import CoincideConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
@@ -336,6 +337,7 @@ class Config(Section):
     stationxml: str | None = None
     console: ConsoleConfig = ConsoleConfig()
     alerts: AlertsConfig = AlertsConfig()
+    coincide: CoincideConfig = CoincideConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")
