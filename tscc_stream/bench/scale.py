@@ -4,7 +4,7 @@ Each run is a real daemon, fed in real time by a load generator over a socket, w
 this machine. What is counted is processor time of the daemon's process (user and system, all threads), start-up and the
 first seconds excluded: it depends little on what else the machine does, wall time would. Calibration runs differ in one
 thing each (CALIBRATION), so that costs can be told apart; a linear model is fitted to them (scale_costs), and asked
-about a run at four times their channels and triggers, which is then really run.
+about a run of four times their channels and samples, which is then really run.
 
 In every bench of the result `field` is what was measured in the large run.
 """
@@ -35,11 +35,11 @@ CALIBRATION = (
     Load(20, 250.0, 1.0, 1),  # nearly nothing: what is fixed
     Load(250, 250.0, 2.0, 1),
     Load(1000, 250.0, 2.0, 1),  # more channels
-    Load(250, 1000.0, 2.0, 1),  # more samples, of as many channels
-    Load(1000, 250.0, 20.0, 1),  # more triggers
-    Load(1000, 250.0, 60.0, 10),  # many: windows go in groups; more subscribers
+    Load(1000, 1000.0, 2.0, 1),  # more samples, of as many channels
+    Load(1000, 1000.0, 20.0, 1),  # more triggers
+    Load(1000, 250.0, 60.0, 10),  # many: their windows go in groups; more subscribers
 )
-LARGE = Load(TIMES * 1000, 250.0, TIMES * 20.0, 10)
+LARGE = Load(TIMES * 1000, 1000.0, TIMES * 20.0, 10)
 SECONDS = 15.0
 Runner = Callable[[Load, float], Spent]
 
@@ -75,6 +75,7 @@ def compared(costs: Costs, large: Load, seen: Spent) -> Results:
         "scale_journal": _beside(
             costs.journal_bytes(large, seen.stored.detections) / 2**20, seen.stored.file_bytes / 2**20, "MiB"
         ),
+        "scale_written": _beside(costs.written_bytes_per_second(large) / 1e6, seen.written_bytes / 1e6, "MB/s"),
         "scale_waited": {FIELD: Figure(seen.waited_seconds, "s", 1.0)},
     }
 
@@ -101,7 +102,7 @@ def each(costs: Costs) -> Results:
         "window_encoder_ms": (1e3 * costs.cores["inference"][WINDOW], "ms"),
         "window_cut_ms": (1e3 * costs.cores["front"][WINDOW], "ms"),
         "message_ms": (1e3 * costs.cores["back"][WINDOW], "ms"),
-        "delivery_us": (1e6 * costs.cores["bus"]["delivery"], "us"),
+        "delivery_us": (1e6 * costs.cores["other"]["delivery"], "us"),
         "scrape_channel_us": (1e6 * costs.scrape_seconds[CHANNEL], "us"),
         "fixed": (sum(thread["fixed"] for thread in costs.cores.values()), "cores"),
     }

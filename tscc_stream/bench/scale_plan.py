@@ -28,8 +28,9 @@ _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 class Needs:
     """days: of the journal. shards: daemons that the channels are divided among. threads: cores that each thread would
     take if one daemon had them all. cores: of all shards, on average; encoder_cores: of these, the encoder.
-    memory_bytes, journal_bytes, snapshot_bytes_per_second: of all shards. received_bytes, sent_bytes: a second.
-    scrape_seconds: CPU time of one GET of /metrics of one shard.
+    memory_bytes, journal_bytes: of all shards. written_bytes: to the disk, received_bytes, sent_bytes: on the network,
+    a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics; snapshot_every_seconds, and pause_seconds,
+    in which its front thread takes one.
     """
 
     load: Load
@@ -41,10 +42,12 @@ class Needs:
     memory_bytes: float
     journal_bytes: float
     journal_bytes_per_day: float
-    snapshot_bytes_per_second: float
+    written_bytes: float
     received_bytes: float
     sent_bytes: float
     scrape_seconds: float
+    snapshot_every_seconds: float
+    pause_seconds: float
 
     @property
     def busiest(self) -> str:
@@ -74,10 +77,12 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         shards * costs.memory_bytes(part),
         shards * costs.journal_bytes(part, 0) + days * per_day,
         per_day,
-        shards * costs.snapshot_bytes_per_second(part),
+        shards * costs.written_bytes_per_second(part),
         load.samples_per_second * costs.sample_received,
         sent + shards * scrape_bytes / SCRAPE_EVERY_S,
         scrape_seconds,
+        costs.snapshot_every_seconds(part),
+        costs.pause_seconds(part),
     )
 
 
@@ -95,10 +100,12 @@ def figures(found: Needs) -> Results:
         "gpus": (float(found.gpu_pays), "GPUs"),
         "memory": (found.memory_bytes / _GB, "GB"),
         "journal": (found.journal_bytes / _GB, "GB"),
-        "snapshots": (found.snapshot_bytes_per_second / _MB, "MB/s"),
+        "written": (found.written_bytes / _MB, "MB/s"),
         "network_in": (found.received_bytes * 8 / _MB, "Mbit/s"),
         "network_out": (found.sent_bytes * 8 / _MB, "Mbit/s"),
         "scrape": (found.scrape_seconds, "s"),
+        "snapshot_every": (found.snapshot_every_seconds, "s"),
+        "snapshot_pause": (found.pause_seconds, "s"),
     }
     return {"scale_plan": {name: Figure(value, unit, 1.0) for name, (value, unit) in some.items()}}
 
@@ -121,12 +128,17 @@ def told(found: Needs, source: str) -> str:
         _line(
             "journal",
             f"{found.journal_bytes / _GB:.1f} GB",
-            f"{found.journal_bytes_per_day / _GB:.2f} GB a day; snapshots write "
-            f"{found.snapshot_bytes_per_second / _MB:.2f} MB/s beside it",
+            f"{found.journal_bytes_per_day / _GB:.2f} GB a day",
         ),
+        _line("disk writes", f"{found.written_bytes / _MB:.2f} MB/s", "messages and snapshots, log and file"),
         _line("network in", f"{found.received_bytes * 8 / _MB:.2f} Mbit/s", "SeedLink"),
         _line("network out", f"{found.sent_bytes * 8 / _MB:.2f} Mbit/s", "subscribers, /metrics every 15 s"),
         _line("scrape", f"{1000 * found.scrape_seconds:.0f} ms", "processor time of one GET of /metrics, each daemon"),
+        _line(
+            "snapshot",
+            f"{1000 * found.pause_seconds:.0f} ms",
+            f"in which records wait, every {found.snapshot_every_seconds:.0f} s: what a restart reads again",
+        ),
     ]
     return "\n".join(lines)
 
