@@ -12,11 +12,11 @@ import msgspec
 from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges.archive import ArchiveError
-from tscc_stream.scan import index, join, plan, summary
+from tscc_stream.scan import index, join, part_file, plan, summary
 from tscc_stream.scan.job import Job, claim, digest, job_of
 from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
 from tscc_stream.scan.local import Local
-from tscc_stream.scan.part import Marker, marker_of
+from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Placement, Task
 from tscc_stream.scan.schedule import Schedule
 from tscc_stream.scan.telling import telling
@@ -126,7 +126,7 @@ def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
 def _finished(layout: Layout, chain: plan.Chain) -> Iterator[tuple[str, int, Marker]]:
     """The parts of a chain that are done, up to the first that is not."""
     for part in chain.parts:
-        marker = marker_of(layout, chain.name, part.number)
+        marker = part_file.marker(layout.part(chain.name, part.number))
         if marker is None or marker.key != part.key:
             return
         yield chain.name, part.number, marker
@@ -136,13 +136,22 @@ def _join(layout: Layout, job: Job, finished: list[tuple[str, int, Marker]]) -> 
     """The tables, unless they are of these parts already."""
     config = job.settings().network
     made_of = {"parts": digest([marker.key for *_, marker in finished]), "network": digest(repr(config))}
-    if read_json(layout.joined) == made_of:
+    if read_json(layout.joined) == made_of and layout.detections.is_dir() and layout.network_events.is_dir():
         return
     layout.joined.unlink(missing_ok=True)
     detections, triggers = join.pieces_of(layout, finished)
     join.join_detections(layout, detections)
     join.join_network(layout, triggers, config)
+    _only_of(layout, finished)
     write_json(layout.joined, made_of)
+
+
+def _only_of(layout: Layout, finished: list[tuple[str, int, Marker]]) -> None:
+    """Windows of parts that are none any more go."""
+    wanted = {layout.windows_of(name, number) for name, number, _ in finished}
+    for path in layout.windows.rglob("*.parquet"):
+        if path not in wanted:
+            path.unlink()
 
 
 def _nothing(job: Job, contents: dict[str, index.Contents]) -> str:

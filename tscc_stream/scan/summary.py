@@ -8,7 +8,7 @@ from tscc_stream.package import Package
 from tscc_stream.scan.index import Contents
 from tscc_stream.scan.job import Job
 from tscc_stream.scan.layout import Layout, write_json
-from tscc_stream.scan.part import Marker
+from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.plan import Chain
 
 
