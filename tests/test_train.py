@@ -302,8 +302,8 @@ def test_settings_that_cannot_work_are_refused(changed: dict[str, object], said:
     ("wrong", "said"),
     [
         ({"nose": 1}, "nose unknown; expected some of clusters, epochs_pretrain"),
-        ({"noise": "loud"}, "noise: Input should be a valid number.* not 'loud'"),
-        ({"head": "feet"}, "head: Input should be 'centres' or 'mixture', not 'feet'"),
+        ({"noise": "loud"}, "noise: expected a number, not 'loud'"),
+        ({"head": "feet"}, "head: expected 'centres' or 'mixture', not 'feet'"),
     ],
     ids=str,
 )

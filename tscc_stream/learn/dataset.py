@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from tscc_stream.messages import AnyArray, Float32Array
+from tscc_stream.mistakes import first
 from tscc_stream.package import EACH_CHANNEL, FORMAT, PackageSpec
 from tscc_stream.source_id import sensor_of
 
@@ -56,9 +57,7 @@ class WindowShape:
         try:
             return self._draft()
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise DataSetError(f"window {place}: {first['msg'].removeprefix('Value error, ')}") from error
+            raise DataSetError(f"window: {first(error, 'shape')}") from error
 
     def _draft(self) -> PackageSpec:
         return PackageSpec.model_validate(
@@ -183,7 +182,8 @@ def load(path: Path) -> DataSet:
     except FileNotFoundError as error:
         raise DataSetError(f"data set {path}: no such file") from error
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one: {error}") from error
+        told = "" if "pickle" in str(error) else f": {error}"  # numpy's advice there is to trust the file
+        raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one{told}") from error
     try:
         return _checked(arrays)
     except DataSetError as error:
