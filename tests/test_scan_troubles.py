@@ -14,7 +14,7 @@ from made_site import RATE_HZ, START_NS, samples_of
 from test_components_learn import recorded  # noqa: F401  # a fixture
 from test_export import trained
 
-from tscc_stream import miniseed, package
+from tscc_stream import miniseed
 from tscc_stream.learn.dataset import WindowShape
 from tscc_stream.learn.export import export
 from tscc_stream.learn.network import make_encoder
