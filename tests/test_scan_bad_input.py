@@ -121,7 +121,7 @@ def test_a_full_disk_ends_the_scan_with_one_sentence_and_keeps_what_was_done(
 
     def fsync(file: int) -> None:
         synced(file)
-        if "state/parts" in os.readlink(f"/proc/self/fd/{file}") and next(full):
+        if "state/parts" in str(Path(f"/proc/self/fd/{file}").readlink()) and next(full):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -143,7 +143,7 @@ def test_another_model_or_trigger_needs_another_folder(archive_of_four: Path, tm
         scan([archive_of_four], out, configured(tmp_path, trigger={"trigger_on": 4.0}))
     with pytest.raises(ScanError, match="another part-hours"):
         scan([archive_of_four], out, configured(tmp_path), part_hours=1.0)
-    with pytest.raises(ScanError, match="holds a scan of .*; expected that archive"):
+    with pytest.raises(ScanError, match=r"holds a scan of .*; expected that archive"):
         scan([archive_of_four.parent / "whole"], out, configured(tmp_path))
     assert scan([archive_of_four], out, configured(tmp_path, network=None)) == 0  # of which parts do not depend
     assert rows_of(out / "network_events") == []
