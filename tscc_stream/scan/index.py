@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -201,8 +202,9 @@ def _piece(rows: AnyArray, sids: list[str], part_ns: int) -> Piece:
     return Piece(int(rows["file"][0]), sids[rows["sid"][0]], parts, int(starts[0]), int(rows["end_ns"].max()))
 
 
+@lru_cache(256)
 def contents(layout: Layout, name: str) -> Contents:
-    """Of a batch that is indexed."""
+    """Of a batch that is indexed: the same for ever, as its name says."""
     return msgspec.json.decode(layout.batch(name, ".json").read_bytes(), type=Contents)
 
 

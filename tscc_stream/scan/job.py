@@ -75,6 +75,9 @@ def claim(layout: Layout, job: Job) -> None:
                 f"--out {layout.root}: holds something else ({min(others)}); expected a new or empty folder"
             )
     else:
+        if found.paths != job.paths:
+            scanned = ", ".join(found.paths)
+            raise ScanError(f"--out {layout.root}: holds a scan of {scanned}; expected that archive, or another folder")
         differing = [name for name in job.made_of if found.made_of.get(name) != job.made_of[name]]
         if differing:
             raise ScanError(

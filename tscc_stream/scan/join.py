@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import NetworkEvent
 from tscc_stream.sampling import NS_PER_SECOND
-from tscc_stream.scan import rows
-from tscc_stream.scan.layout import Layout
+from tscc_stream.scan import part_file, rows
+from tscc_stream.scan.layout import Layout, write
 from tscc_stream.scan.network import Network
-from tscc_stream.scan.part import Marker
+from tscc_stream.scan.part_file import Marker
 
 DAY_NS = 86_400 * NS_PER_SECOND
 
 
 class Piece:
-    """A file of a part: rows with onsets from first_ns to last_ns."""
+    """Of a part: rows with onsets from first_ns to last_ns."""
 
     def __init__(self, path: Path, extent: tuple[int, int, int]) -> None:
         self.path = path
@@ -35,29 +34,29 @@ def pieces_of(layout: Layout, parts: Iterable[tuple[str, int, Marker]]) -> tuple
     detections, triggers = [], []
     for chain, number, marker in parts:
         if marker.detections[0]:
-            detections.append(Piece(layout.part(chain, number, ".detections"), marker.detections))
+            detections.append(Piece(layout.part(chain, number), marker.detections))
         if marker.triggers[0]:
-            triggers.append(Piece(layout.part(chain, number, ".triggers"), marker.triggers))
+            triggers.append(Piece(layout.part(chain, number), marker.triggers))
     return detections, triggers
 
 
-def by_day(pieces: Sequence[Piece]) -> Iterator[tuple[int, rows.Table]]:
+def by_day(pieces: Sequence[Piece], read: Callable[[Path], rows.Table]) -> Iterator[tuple[int, rows.Table]]:
     """Day since 1970 and its rows, in order of onset; days without any are left out."""
     days: dict[int, list[Piece]] = {}
     for piece in pieces:
         for day in range(piece.first_ns // DAY_NS, piece.last_ns // DAY_NS + 1):
             days.setdefault(day, []).append(piece)
     for day in sorted(days):
-        table = _day(days[day], day)
+        table = _day(days[day], day, read)
         if len(table):
             yield day, table
 
 
-def _day(pieces: Sequence[Piece], day: int) -> rows.Table:
+def _day(pieces: Sequence[Piece], day: int, read: Callable[[Path], rows.Table]) -> rows.Table:
     low, high = day * DAY_NS, (day + 1) * DAY_NS
     inside = []
     for piece in pieces:
-        table = pq.read_table(piece.path)
+        table = read(piece.path)
         if piece.first_ns < low or piece.last_ns >= high:
             onset = table.column("onset_ns")
             table = table.filter(pc.and_(pc.greater_equal(onset, low), pc.less(onset, high)))
@@ -81,14 +80,14 @@ class Folder:
     def put(self, day: int, table: rows.Table) -> None:
         """The rows of one day."""
         path = file_of(self._path, day)
-        rows.store(path, table)
+        write(path, rows.parquet(table))
         self._written.add(path)
 
     def close(self, schema: rows.Table) -> None:
         """Days that were there before and have no rows any more go. A folder without any rows has one empty file."""
         if not self._written:
             path = self._path / "none.parquet"
-            rows.store(path, schema.empty_table())
+            write(path, rows.parquet(schema.empty_table()))
             self._written.add(path)
         for path in sorted(self._path.rglob("*.parquet")):
             if path not in self._written:
@@ -98,7 +97,7 @@ class Folder:
 def join_detections(layout: Layout, pieces: Sequence[Piece]) -> None:
     """All of them."""
     folder = Folder(layout.detections)
-    for day, table in by_day(pieces):
+    for day, table in by_day(pieces, part_file.detections):
         folder.put(day, table)
     folder.close(rows.DETECTIONS)
 
@@ -115,7 +114,7 @@ def _with_events(pieces: Sequence[Piece], config: NetworkConfig) -> Iterator[tup
     """An event may have its last word only on a later day than its onset."""
     network = Network(config)
     waiting: list[NetworkEvent] = []
-    for day, table in by_day(pieces):
+    for day, table in by_day(pieces, part_file.triggers):
         waiting += network.feed(rows.settled(table), (day + 1) * DAY_NS)
         settled_ns = min(network.unsettled_ns(), (day + 1) * DAY_NS) // DAY_NS * DAY_NS
         yield from _days_of([event for event in waiting if event.onset_ns < settled_ns])

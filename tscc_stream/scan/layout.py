@@ -68,9 +68,9 @@ class Layout:
         """What is to be done of one chain."""
         return self.state / "chains" / f"{safe(name)}.json"
 
-    def part(self, chain: str, number: int, suffix: str) -> Path:
-        """A file of one part."""
-        return self.state / "parts" / safe(chain) / f"{number}{suffix}"
+    def part(self, chain: str, number: int) -> Path:
+        """The file of one part."""
+        return self.state / "parts" / safe(chain) / f"{number}.part"
 
     def windows_of(self, chain: str, number: int) -> Path:
         """The windows of one part."""
@@ -83,7 +83,10 @@ def safe(name: str) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """The file appears whole, and stays through a loss of power. Raises OSError."""
+    """The file appears whole, with everything in it. Raises OSError with its name.
+
+    A loss of power may take it away again, but not a part of it: then it is made anew.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,18 +95,9 @@ def write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-    finally:
+    except OSError as error:
         fresh.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only with its folder."""
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: Path, document: object) -> None:

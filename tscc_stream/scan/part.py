@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from tscc_stream import package, recovery
@@ -26,51 +24,22 @@ from tscc_stream.messages import (
     Quarantined,
     RecordBatch,
     Refusal,
-    Released,
     Window,
     WindowDropped,
 )
-from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage, FrontState, Served
-from tscc_stream.scan import index, plan, rows
+from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage, FrontState
+from tscc_stream.scan import index, part_file, plan, rows
 from tscc_stream.scan.encoders import EncoderOf
 from tscc_stream.scan.job import Job, stored_job
-from tscc_stream.scan.layout import Layout, ScanError, write, write_json
-from tscc_stream.scan.triggers import Settled, Triggers, TriggersState
+from tscc_stream.scan.layout import Layout, ScanError
+from tscc_stream.scan.part_file import Marker, State
+from tscc_stream.scan.triggers import Settled, Triggers
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.infer import Encoded, Encoder, Infer
 
 CHUNK_SECONDS, FIRST_SECONDS = 300.0, 5.0
 CHUNK_SAMPLES = 2_000_000
 """Data time, and samples of the chain, after which the windows found are classified; that much is in memory."""
-
-
-class State(msgspec.Struct, frozen=True):
-    """What the next part of a chain goes on from."""
-
-    front: bytes
-    served: Served
-    triggers: TriggersState
-
-
-class Marker(msgspec.Struct, frozen=True):
-    """What a part came to; that it is there says that all else of the part is.
-
-    detections, triggers: how many, and the earliest and latest onset. seconds: of data; recorded_ns: by channel.
-    gaps, dropped: by channel and cause. refused, quarantined: channel -> why.
-    """
-
-    key: str
-    records: int
-    samples: int
-    seconds: float
-    recorded_ns: dict[str, int]
-    detections: tuple[int, int, int]
-    triggers: tuple[int, int, int]
-    gaps: dict[str, dict[str, int]]
-    dropped: dict[str, dict[str, int]]
-    refused: dict[str, str]
-    quarantined: dict[str, str]
-    skipped: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +76,7 @@ class Tools:
 class _Found:
     """What a part came to so far."""
 
-    detections: list[rows.Table] = field(default_factory=list)
+    detections: list[dict[str, object]] = field(default_factory=list)
     windows: list[dict[str, AnyArray]] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     gaps: dict[str, Counter[str]] = field(default_factory=dict)
@@ -169,7 +138,7 @@ class Run:
             return
         for detection in found:
             self._triggers.hear(detection)
-        self.found.detections.append(rows.detections(found, self._model))
+        self.found.detections += [rows.detection(one, self._model) for one in found]
         if self._windows:
             self.found.windows.append(_windows(found, self._model[-1]))
 
@@ -178,7 +147,7 @@ class Run:
             self.found.refused[message.sid] = message.reason
         elif isinstance(message, Quarantined):
             self.found.quarantined[message.sid] = message.reason
-        elif isinstance(message, Gap) and not (message.to_ns is None or isinstance(message, Released)):
+        elif isinstance(message, Gap) and message.to_ns is not None:
             self.found.gaps.setdefault(message.sid, Counter())[message.cause] += 1
 
 
@@ -225,11 +194,16 @@ def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
     if place is None:
         raise ScanError(f"{name}: has no part {number}")
     part = chain.parts[place]
-    if (marker := marker_of(layout, name, number)) and marker.key == part.key:
+    if _is_done(layout, name, part):
         return
-    before = None if place == 0 else _state(layout, name, chain.parts[place - 1])
+    state = None
+    if place:
+        before = chain.parts[place - 1]
+        if not _is_done(layout, name, before):
+            raise ScanError(f"{name}: part {before.number} is not done yet")
+        state = part_file.state(layout.part(name, before.number))
     found = records_of(tools, chain, part)
-    at_work = Run(tools, before)
+    at_work = Run(tools, state)
     for batch in batches_of(found):
         alive()
         at_work.feed(batch)
@@ -239,47 +213,24 @@ def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
     _commit(tools, chain, part, found, at_work.found, state)
 
 
-def marker_of(layout: Layout, name: str, number: int) -> Marker | None:
-    """Of a part that was committed."""
-    try:
-        return msgspec.json.decode(layout.part(name, number, ".json").read_bytes(), type=Marker)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-
-
-def _state(layout: Layout, name: str, before: plan.Part) -> State:
-    marker = marker_of(layout, name, before.number)
-    if marker is None or marker.key != before.key:
-        raise ScanError(f"{name}: part {before.number} is not done yet")
-    stored = layout.part(name, before.number, ".state").read_bytes()
-    return msgspec.msgpack.decode(zlib.decompress(stored), type=State)
+def _is_done(layout: Layout, name: str, part: plan.Part) -> bool:
+    marker = part_file.marker(layout.part(name, part.number))
+    return marker is not None and marker.key == part.key
 
 
 def _commit(
-    tools: Tools,
-    chain: plan.Chain,
-    part: plan.Part,
-    found: archive.ArchiveIndex,
-    came: _Found,
-    state: State,
+    tools: Tools, chain: plan.Chain, part: plan.Part, found: archive.ArchiveIndex, came: _Found, state: State
 ) -> None:
-    """Everything of a part, the marker last."""
+    """Everything of a part: its own file last."""
     layout = tools.layout
-    layout.part(chain.name, part.number, ".json").unlink(missing_ok=True)
-    detections, triggers = rows.joined(came.detections, rows.DETECTIONS), rows.triggers(came.settled)
-    for suffix, table in ((".detections", detections), (".triggers", triggers)):
-        path = layout.part(chain.name, part.number, suffix)
-        rows.store(path, table) if len(table) else path.unlink(missing_ok=True)
     if tools.job.windows:
         _store_windows(tools, layout.windows_of(chain.name, part.number), came.windows)
-    write(layout.part(chain.name, part.number, ".state"), zlib.compress(msgspec.msgpack.encode(state), 1))
-    recorded = index.recorded_ns(found)
+    detections, triggers = rows.detections(came.detections), rows.triggers(came.settled)
     marker = Marker(
         part.key,
         came.records,
         came.samples,
-        sum(recorded.values()) / 1e9,
-        recorded,
+        index.recorded_ns(found),
         _extent(detections),
         _extent(triggers),
         {sid: dict(causes) for sid, causes in came.gaps.items()},
@@ -288,7 +239,7 @@ def _commit(
         came.quarantined,
         found.faults.texts,
     )
-    write_json(layout.part(chain.name, part.number, ".json"), marker)
+    part_file.store(layout.part(chain.name, part.number), marker, state, detections, triggers)
 
 
 def _extent(table: rows.Table) -> tuple[int, int, int]:

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 import msgspec
 
 from tscc_stream.package import EACH_CHANNEL
+from tscc_stream.scan import part_file
 from tscc_stream.scan.index import Contents, Piece
 from tscc_stream.scan.job import Job, digest
-from tscc_stream.scan.layout import Layout, read_json, write_json
+from tscc_stream.scan.layout import Layout, write_json
 from tscc_stream.source_id import split_component
 
 
@@ -96,8 +97,8 @@ def stored(layout: Layout, name: str) -> Chain:
 def done(layout: Layout, chain: Chain) -> int:
     """How many of its parts are."""
     for count, part in enumerate(chain.parts):
-        marker = read_json(layout.part(chain.name, part.number, ".json"))
-        if marker is None or marker.get("key") != part.key:
+        marker = part_file.marker(layout.part(chain.name, part.number))
+        if marker is None or marker.key != part.key:
             return count
     return len(chain.parts)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tscc_stream.messages import Detection, NetworkEvent
-from tscc_stream.scan.layout import write
 from tscc_stream.scan.triggers import Ballot, Settled
 from tscc_stream.source_id import to_nslc
 
@@ -67,25 +65,20 @@ Table = Any
 """pyarrow's own types are untyped."""
 
 
-def detections(found: Sequence[Detection], model: tuple[str, str, str]) -> Table:
-    """model: its name, version and sha256."""
-    names = ("model_name", "model_version", "model_sha256")
-    rows = [_detection(one) | dict(zip(names, model, strict=True)) for one in found]
-    return pa.Table.from_pylist(rows, DETECTIONS)
-
-
-def _detection(detection: Detection) -> dict[str, object]:
-    assignment, window = detection.assignment, detection.assignment.window
+def detection(found: Detection, model: tuple[str, str, str]) -> dict[str, object]:
+    """A row of DETECTIONS. model: its name, version and sha256."""
+    assignment, window = found.assignment, found.assignment.window
+    name, version, sha256 = model
     return {
         "id": window.uid,
         "sid": to_nslc(window.sid),
         "onset_ns": window.onset_ns,
         "time": window.onset_ns // 1000,
         "cluster": assignment.cluster,
-        "cluster_name": detection.name,
-        "known": detection.known,
+        "cluster_name": found.name,
+        "known": found.known,
         "membership": assignment.membership.tolist(),
-        "p_value": detection.p_value,
+        "p_value": found.p_value,
         "peak_ratio": window.peak_ratio,
         "duration_s": window.duration_s,
         "peak_amplitude": window.peak_amplitude,
@@ -93,7 +86,15 @@ def _detection(detection: Detection) -> dict[str, object]:
         "window_start_ns": window.start_ns,
         "window_sample_rate_hz": window.sample_rate_hz,
         "window_samples": len(window.waveform),
+        "model_name": name,
+        "model_version": version,
+        "model_sha256": sha256,
     }
+
+
+def detections(found: Sequence[dict[str, object]]) -> Table:
+    """In any order."""
+    return pa.Table.from_pylist(found, DETECTIONS)
 
 
 def network_events(found: Sequence[NetworkEvent]) -> Table:
@@ -147,13 +148,9 @@ def settled(table: Table) -> list[Settled]:
     ]
 
 
-def joined(tables: Sequence[Table], schema: Table) -> Table:
-    """One after the other."""
-    return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def store(path: Path, table: Table) -> None:
-    """As one Parquet file, in one step."""
+def parquet(table: Table) -> bytes:
+    """As a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write(path, sink.getvalue().to_pybytes())
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

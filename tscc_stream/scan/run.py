@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,13 +12,14 @@ import msgspec
 from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges.archive import ArchiveError
-from tscc_stream.scan import index, join, plan, summary
+from tscc_stream.scan import index, join, part_file, plan
 from tscc_stream.scan.job import Job, claim, digest, job_of
 from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
 from tscc_stream.scan.local import Local
-from tscc_stream.scan.part import Marker, marker_of
+from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Placement, Task
 from tscc_stream.scan.schedule import Schedule
+from tscc_stream.scan.summary import Finished, write_summary
 from tscc_stream.scan.telling import telling
 from tscc_stream.source_id import name_of
 
@@ -28,7 +29,6 @@ UNIT = "channel-hours"
 FEW_HOURS = 24.0
 """Of all channels together, up to which an archive is small."""
 _HOUR = 3600.0
-_MOST_TOLD = 100
 _WAIT_SECONDS = 1.0
 
 
@@ -76,9 +76,9 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
         write_json(layout.job, job)
         stopped = _parts(layout, placement, chains)
     finished = [one for chain in chains for one in _finished(layout, chain)]
-    _join(layout, job, finished)
-    summary.write(layout, job, loaded, chains, finished, contents, stopped)
-    return _told(contents, stopped)
+    came = Finished(chains, finished, list(contents.values()), stopped)
+    _join(layout, job, loaded, came)
+    return _told(came)
 
 
 def _index(placement: Placement, wanting: list[str]) -> None:
@@ -98,6 +98,8 @@ def _parts(layout: Layout, placement: Placement, chains: list[plan.Chain]) -> di
     for chain in chains:
         plan.store(layout, chain)
         have = plan.done(layout, chain)
+        if have < len(chain.parts) and layout.part(chain.name, chain.parts[have].number).exists():
+            _say(f"{name_of(chain.name)}: the archive has changed: scanned again from part {have + 1} on")
         passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
         lines[chain.name] = [Task("part", chain.name, part.number) for part in chain.parts[have:]]
         hours.update(zip(lines[chain.name], (part.seconds / _HOUR for part in chain.parts[have:]), strict=True))
@@ -126,23 +128,38 @@ def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
 def _finished(layout: Layout, chain: plan.Chain) -> Iterator[tuple[str, int, Marker]]:
     """The parts of a chain that are done, up to the first that is not."""
     for part in chain.parts:
-        marker = marker_of(layout, chain.name, part.number)
+        marker = part_file.marker(layout.part(chain.name, part.number))
         if marker is None or marker.key != part.key:
             return
         yield chain.name, part.number, marker
 
 
-def _join(layout: Layout, job: Job, finished: list[tuple[str, int, Marker]]) -> None:
-    """The tables, unless they are of these parts already."""
+def _join(layout: Layout, job: Job, loaded: package.Package, came: Finished) -> None:
+    """The tables and the summary, unless they are of these parts already."""
     config = job.settings().network
-    made_of = {"parts": digest([marker.key for *_, marker in finished]), "network": digest(repr(config))}
-    if read_json(layout.joined) == made_of:
+    made_of = {
+        "parts": digest([marker.key for *_, marker in came.parts]),
+        "network": digest(repr(config)),
+        "stopped": digest(came.stopped),
+        "skipped": digest(came.skipped),
+    }
+    if read_json(layout.joined) == made_of and layout.detections.is_dir() and layout.network_events.is_dir():
         return
     layout.joined.unlink(missing_ok=True)
-    detections, triggers = join.pieces_of(layout, finished)
+    detections, triggers = join.pieces_of(layout, came.parts)
     join.join_detections(layout, detections)
     join.join_network(layout, triggers, config)
+    _only_of(layout, came.parts)
+    write_summary(layout, job, loaded, came)
     write_json(layout.joined, made_of)
+
+
+def _only_of(layout: Layout, finished: Sequence[tuple[str, int, Marker]]) -> None:
+    """Windows of parts that are none any more go."""
+    wanted = {layout.windows_of(name, number) for name, number, _ in finished}
+    for path in layout.windows.rglob("*.parquet"):
+        if path not in wanted:
+            path.unlink()
 
 
 def _nothing(job: Job, contents: dict[str, index.Contents]) -> str:
@@ -150,16 +167,18 @@ def _nothing(job: Job, contents: dict[str, index.Contents]) -> str:
     return f"{', '.join(job.paths)}: no recording found{': ' if reasons else ''}{reasons}"
 
 
-def _told(contents: dict[str, index.Contents], stopped: dict[str, str]) -> int:
-    skipped = sum(one.skipped for one in contents.values())
-    texts = [text for one in contents.values() for text in one.told][:_MOST_TOLD]
+def _told(came: Finished) -> int:
+    """What people must know, as `classify` says it."""
+    for name, why in came.left_out:
+        _say(f"channel {name} {why}")
+    skipped, texts = came.skipped
     for text in texts:
         _say(f"skipped: {text}")
     if skipped > len(texts):
         _say(f"and {skipped - len(texts)} more skipped")
-    for name, why in sorted(stopped.items()):
+    for name, why in sorted(came.stopped.items()):
         _say(f"{name_of(name)}: not scanned to its end: {why}")
-    return 1 if stopped else 0
+    return 1 if came.stopped else 0
 
 
 def _say(sentence: str) -> None:
