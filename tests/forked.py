@@ -26,7 +26,8 @@ from pathlib import Path
 
 MODULES = (
     *("tscc_stream.daemon", "tscc_stream.tail", "tscc_stream.classifier", "tscc_stream.serve.server"),
-    *("tscc_stream.apps.alert_run", "tscc_stream.apps.console.web", "tscc_stream.apps.doctor"),
+    *("tscc_stream.apps.alert_run", "tscc_stream.apps.doctor", "tscc_stream.apps.console.web"),
+    *(f"tscc_stream.apps.console.{page}" for page in ("live", "events", "clusters", "health")),
 )
 LONGEST = 1 << 18
 """Bytes of a request: arguments and environment."""
