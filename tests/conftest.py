@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +25,21 @@ COVERING = (
 """What covers the stages, branch by branch: files whose coverage is measured. Measuring takes half as long again as
 running, and slows all that a process runs.
 """
+
+
+COMPILE = """
+from tscc_stream import lanes
+from tscc_stream.stages import acquire
+acquire.warm_up()
+lanes.warm_up()
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a fresh installation has to compile is compiled once, while the tests are collected, and not by all."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        process = subprocess.Popen([sys.executable, "-P", "-c", COMPILE])
+        config.add_cleanup(process.wait)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
