@@ -91,7 +91,7 @@ inference:
     ("section", "words"),
     [
         ("{trigger: {trigger_on: 50.0}}", "channels.P.trigger: trigger_on 50: STA/LTA cannot exceed lta/sta = 20"),
-        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: input should be a valid number"),
+        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: expected a number"),
         ("{condition: {band_hz: [20.0, 10.0]}}", "channels.P.condition: band_hz [20.0, 10.0]: expected the lower"),
         ("{assemble: {flat: 1.0}}", "channels.P.assemble.flat: unknown key"),
         ("{trigge: {}}", "channels.P.trigge: unknown key"),
@@ -179,9 +179,9 @@ def test_values_with_one_reading_are_let_through(value: str) -> None:
         ("trigger:\n", "line 1: trigger: expected keys with values, got None"),
         ("channels: []\n", "line 1: channels: expected keys with values, got []"),
         ("seedlink: {}\n", "line 1: seedlink: expected a list, got {}"),
-        ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: list should have at most 2 items, not 3"),
-        ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: input should be a valid number, got '5'"),
-        ("overload: drop\n", "line 1: overload: input should be 'wait' or 'spill', got 'drop'"),
+        ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: expected at most 2 of them, not 3"),
+        ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: expected a number, got '5'"),
+        ("overload: drop\n", "line 1: overload: expected 'wait' or 'spill', got 'drop'"),
         ("inference: {threads: true}\n", "line 1: inference.threads: true: expected auto or "),
         ("inference: {threads: 257}\n", "line 1: inference.threads: 257: expected auto or "),
         ("publish: {bind: 'udp://a:1'}\n", "line 1: publish.bind: 'udp://a:1': expected tcp://HOST:PORT or ipc://PATH"),
@@ -190,7 +190,7 @@ def test_values_with_one_reading_are_let_through(value: str) -> None:
         ("seedlink: [{server: 'a:1', streams: [\"A_B:EHZ\\r\\nEND\"]}]\n", "line 1: seedlink.0.streams.0: stream "),
         ("seedlink: [{server: 'a:1', streams: ['A_B:EHZEHZ']}]\n", "line 1: seedlink.0.streams.0: stream "),
         ("seedlink: [{server: 'a:1', streams: []}]\n", "line 1: seedlink.0.streams: 0 streams: expected 1 to 10000"),
-        ("trigger: {min_seconds: -1.0}\n", "line 1: trigger.min_seconds: input should be greater than or equal to 0"),
+        ("trigger: {min_seconds: -1.0}\n", "line 1: trigger.min_seconds: expected 0 or more"),
     ],
 )  # fmt: skip
 def test_traps_and_mistakes(text: str, mistake: str) -> None:
@@ -294,7 +294,7 @@ def test_no_host_and_port(text: str) -> None:
         ('fallbacks: ["b:1", "b:1"]', "fallbacks: b:1 is given twice"),
         ("fallbacks: [nowhere]", "'nowhere': expected HOST:PORT with a port from 0 to 65535"),
         ("tls_ca_file: site.pem", "tls_ca_file: expected only together with tls: true"),
-        ("stale_seconds: 0.0", "input should be greater than 0, got 0.0"),
+        ("stale_seconds: 0.0", "expected more than 0, got 0.0"),
     ],
 )
 def test_mistakes_in_a_server(keys: str, mistake: str) -> None:
@@ -351,7 +351,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ("time_zone: '../etc'", "time_zone: '../etc': expected a name such as UTC"),
         ("shifts: {day: '6-14'}", "shifts.day: '6-14': expected HH:MM-HH:MM"),
         ("shifts: {day: '06:00-06:00'}", "shifts.day: '06:00-06:00': begins where it ends"),
-        ("shifts: {}", "shifts: dictionary should have at least 1 item"),
+        ("shifts: {}", "shifts: expected at least 1 of them"),
         ("vocabulary: [{name: a}, {name: a}]", "vocabulary: 'a' is given twice"),
         ("console: {bind: '0.0.0.0:1'}", "console: bind 0.0.0.0:1: other machines could name clusters"),
         ("console: {bind: '0.0.0.0:1', users_file: u}", "console: users_file: passwords would cross the network"),

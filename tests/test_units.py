@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tscc_stream.apps import bridge_run
 from tscc_stream.apps.alert_run import DRAIN_SECONDS
 from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
 SHARD = "tscc-stream-shard@.service"
-ALERT, CONSOLE = "tscc-alert.service", "tscc-console.service"
-BESIDE = (ALERT, CONSOLE)
+ALERT, CONSOLE, BRIDGE = "tscc-alert.service", "tscc-console.service", "tscc-bridge.service"
+BESIDE = (ALERT, CONSOLE, BRIDGE)
 OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
 """Each unit, and its form for several sites."""
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
@@ -123,7 +124,8 @@ def test_the_form_for_shards_differs_in_names_and_has_one_configuration() -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "command", "own"), [(ALERT, "alert run", {"SystemCallFilter"}), (CONSOLE, "console", set())]
+    ("name", "command", "own"),
+    [(ALERT, "alert run", {"SystemCallFilter"}), (BRIDGE, "bridge", {"SystemCallFilter"}), (CONSOLE, "console", set())],
 )
 def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: str, command: str, own: set[str]) -> None:
     """Of another user, the state folder would be taken away from the daemon."""
@@ -134,7 +136,8 @@ def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: st
     assert beside["ExecStart"] == [f"{PROGRAM} {command} --config /etc/tscc-stream/config.yaml"]
 
 
-def test_alerts_need_no_priority_and_have_time_to_deliver() -> None:
-    alert = settings_of(ALERT)
-    assert alert["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
-    assert int(alert["TimeoutStopSec"][0]) >= DRAIN_SECONDS + 5
+@pytest.mark.parametrize(("name", "drain_seconds"), [(ALERT, DRAIN_SECONDS), (BRIDGE, bridge_run.DRAIN_SECONDS)])
+def test_alerts_and_bridge_need_no_priority_and_have_time_to_deliver(name: str, drain_seconds: float) -> None:
+    unit = settings_of(name)
+    assert unit["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
+    assert int(unit["TimeoutStopSec"][0]) >= drain_seconds + 5

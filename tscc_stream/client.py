@@ -25,6 +25,7 @@ loss of power those of the last second may come again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -170,7 +171,8 @@ class Subscriber:
             self._open_position(position)
         except zmq.ZMQError as error:
             self.close()
-            raise SubscriberError(f"cannot connect to {connect} and {replay}: {error}") from error
+            why = "expected addresses such as tcp://127.0.0.1:5556" if error.errno == errno.EINVAL else str(error)
+            raise SubscriberError(f"cannot connect to {connect} and {replay}: {why}") from error
         except (CredentialError, PositionError) as error:
             self.close()
             raise SubscriberError(str(error)) from error

@@ -22,10 +22,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
+from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.config_coincide import CoincideConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
-from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
+from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, Section
+from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.shard import MOST_SHARDS, Shard
 
@@ -39,16 +41,6 @@ class ConfigError(ValueError):
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(self.mistakes))
-
-
-def _tcp_endpoint(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme == "ipc" and rest:
-        return text
-    if scheme != "tcp":
-        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
-    split_host_port(rest)
-    return text
 
 
 _STREAM = re.compile(r"[A-Za-z0-9*?-]{1,8}_[A-Za-z0-9*?-]{1,8}(:[A-Za-z0-9*?_-]{1,20})?")
@@ -74,7 +66,6 @@ def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
     return streams
 
 
-Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
 
 
@@ -201,7 +192,7 @@ class InferenceConfig(Section):
     most_restarts within restart_window_seconds end the process.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "float32"
@@ -284,7 +275,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _detail(error: ErrorDetails, place: tuple[str, ...] = ()) -> InitErrorDetails:
-    kind = PydanticCustomError(error["type"], error["msg"])
+    kind = PydanticCustomError(error["type"], "{said}", {"said": expected(error)})
     return InitErrorDetails(type=kind, loc=(*place, *error["loc"]), input=error["input"])
 
 
@@ -312,7 +303,7 @@ def _override_mistakes(data: object) -> list[InitErrorDetails]:
 class Config(Section):
     """The whole file. A missing section or key has its default; without `network` there are no network events."""
 
-    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
+    site: Annotated[str, Field(pattern=WORD)] = "demo"
     seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
     shard: ShardConfig | None = None
     model: str = "models/demo"
@@ -337,6 +328,7 @@ class Config(Section):
     stationxml: str | None = None
     console: ConsoleConfig = ConsoleConfig()
     alerts: AlertsConfig = AlertsConfig()
+    bridge: BridgeConfig | None = None
     coincide: CoincideConfig = CoincideConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
@@ -448,21 +440,11 @@ def _may_be_secret(path: tuple[str | int, ...]) -> bool:
     return any(word in str(part).lower() for part in path for word in ("password", "secret", "key", "users_file"))
 
 
-_IN_YAML_TERMS = {
-    "extra_forbidden": "unknown key",
-    "model_type": "expected keys with values",
-    "dict_type": "expected keys with values",
-    "tuple_type": "expected a list",
-}
-
-
 def _sentence(error: ErrorDetails) -> str:
     """`key: what is wrong` of one pydantic error, in the words of the file."""
-    message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Tuple", "list").replace(" after validation", "")
     untold = error["type"] in ("value_error", "missing", "extra_forbidden") or _may_be_secret(error["loc"])
     shown = "" if untold else f", got {error['input']!r:.80}"
-    return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
+    return f"{_dotted(error['loc'])}: {expected(error)}{shown}"
 
 
 def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:

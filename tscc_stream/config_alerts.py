@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field, model_validator
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_people import Span
 from tscc_stream.config_section import HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
+from tscc_stream.mistakes import WORDS
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
+Name = Annotated[str, Field(pattern=WORDS)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, max_length=50)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=80)], ...], Field(strict=False, max_length=50)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]

@@ -222,6 +222,8 @@ class Daemon:
         if resume.front is not None and resume.vote is not None:
             front_half.restore(resume.front, time.monotonic_ns())
             back_half.restore(resume.vote)
+        now_ns = time.time_ns()
+        shared.health.data.seen_before({sid: ns for sid, ns in resume.reached_ns.items() if ns <= now_ns})
         _log.info("%s", resume.told)
         front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions, resume.had)
         made_of = recovery.made_of(config, served.package.spec)

@@ -110,6 +110,13 @@ class Resume:
     floors: Floors = field(default_factory=Floors)
     had: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def reached_ns(self) -> dict[str, int]:
+        """By source id, the data time that each channel had come to."""
+        if self.front is None:
+            return self.had
+        return {sid: channel.next_ns for sid, channel in self.front.assemble.items()}
+
 
 class Barriers:
     """When the front thread takes its next snapshot: every two seconds, or as seldom as BYTES_PER_SECOND wants it."""

@@ -211,7 +211,7 @@ class FrontWorker:
                 out += self._begun(batch.record(place))
         out += self._front.feed_batch(batch, now_ns)
         self._shared.metrics.channels.took_batch(server, batch)
-        self._shared.health.data.arrived_batch(server, batch, now_ns)
+        self._shared.health.data.arrived_batch(server, batch, now_ns, time.time_ns())
         return out
 
     def _begun(self, record: Record) -> list[Gap]:

@@ -39,16 +39,11 @@ class Endpoints:
 
     def find(self) -> dict[str, str]:
         """publish, replay and metrics."""
-        configured = {
-            "publish": self._config.publish.bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "replay": self._config.publish.replay_bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "metrics": self._config.metrics.bind,
-        }
         try:
             said = activation.endpoints(self._state_dir)
         except ActivationError:  # another user's process: then what is configured holds
             said = {}
-        return configured | {name: str(said[name]) for name in configured if name in said}
+        return activation.addresses(said, self._config.publish, self._config.metrics)
 
 
 class Probe:
@@ -111,7 +106,7 @@ class Probe:
         )  # not by a clock that is ahead
         servers = health.get("servers", {})
         ages = health.get("data", {})
-        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") in ("SILENT", "OLD")}
         silent = silent or health.get("silent", {})  # of a silent server, its streams are not told one by one
         away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(

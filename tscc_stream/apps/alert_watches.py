@@ -126,10 +126,11 @@ class Watches:
 
     def _data(self, data: Mapping[str, Any]) -> None:
         subject = str(data.get("sid") or data["server"])
-        if data["state"] != "SILENT":
+        if data["state"] == "OK":
             self._silent.pop(subject, None)
         elif len(self._silent) < MOST_SUBJECTS:
-            self._silent[subject] = _no_data(subject, data["age_s"])
+            said = _old_data if data["state"] == "OLD" else _no_data
+            self._silent[subject] = said(subject, data["age_s"])
 
     def _link(self, server: str, data: Mapping[str, Any], now_ns: int) -> None:
         if data["connected"]:
@@ -296,6 +297,10 @@ def _no_data(subject: str, age_s: float | None) -> str:
     if age_s is None:
         return f"{name_of(subject)}: no data since the daemon started"
     return f"{name_of(subject)}: no data for {age_s:.0f} s"
+
+
+def _old_data(subject: str, age_s: float) -> str:
+    return f"{name_of(subject)}: only data older than what was already seen for {age_s:.0f} s"
 
 
 def _daemon(after_s: float, quiet_s: float, facts: Facts) -> dict[str, str]:

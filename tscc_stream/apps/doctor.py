@@ -14,7 +14,7 @@ from typing import Final
 
 from tscc_stream import activation, aside, config
 from tscc_stream.activation import ActivationError
-from tscc_stream.apps import doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
+from tscc_stream.apps import doctor_bridge, doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
 from tscc_stream.apps.doctor_site import Site
 from tscc_stream.apps.finding import Check, Finding, fail, ok, warn
 from tscc_stream.package import PackageError, PackageSpec
@@ -64,7 +64,8 @@ def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Findi
     running, told = _running(settings, seconds)
     site = Site(settings, file, running)
     spec = _spec(site, seconds)
-    links = _Beside(doctor_links.checks(settings, spec), seconds)  # they wait for the network meanwhile
+    beside = [*doctor_links.checks(settings, spec), *doctor_bridge.checks(settings)]
+    links = _Beside(beside, seconds)  # they wait for the network meanwhile
     yield from _all(doctor_machine.checks(settings.inference.device), seconds)
     yield _good(settings, file)
     yield from told

@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tscc_stream import logs
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, add_shard, config_of, made_of
+from tscc_stream.cli.command import (
+    PROGRAM,
+    Commands,
+    UsageError,
+    add_command,
+    add_shard,
+    config_of,
+    count,
+    made_of,
+    needs_config,
+    real,
+    sequence,
+    whole,
+)
 
 if TYPE_CHECKING:
     from tscc_stream.client_merged import Source
@@ -26,7 +39,7 @@ def add(commands: Commands) -> None:
 
 def _add_run(commands: Commands) -> None:
     parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    needs_config(parser)
     add_shard(parser)
     parser.add_argument(
         "--log-format", choices=logs.FORMS, help=f"of the lines on stderr (default: {logs.VARIABLE}, else text)"
@@ -56,8 +69,8 @@ def _add_demo(commands: Commands) -> None:
     parser = add_command(
         commands, "demo", "recordings of real earthquakes through a real daemon", "demo --simulate 8 --speed 10", _demo
     )
-    parser.add_argument("--simulate", type=int, metavar="N", help="N channels of a simulated mine instead")
-    parser.add_argument("--speed", type=float, default=10.0, metavar="X", help="times real time (default 10)")
+    parser.add_argument("--simulate", type=whole, metavar="N", help="N channels of a simulated mine instead")
+    parser.add_argument("--speed", type=real, default=10.0, metavar="X", help="times real time (default 10)")
     parser.add_argument("--jsonl", action="store_true", help="one message per line on stdout and nothing else there")
     parser.add_argument("--keep-running", action="store_true", help="keep the daemon up until Ctrl-C")
 
@@ -94,11 +107,11 @@ def _add_tail(commands: Commands) -> None:
         help="of several daemons: longest that a message waits for an earlier one of another (default 1)",
     )
     parser.add_argument(
-        "--since", type=int, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
+        "--since", type=sequence, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
     )
     parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
     parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
+    parser.add_argument("--count", type=count, metavar="N", help="end after so many messages of the topic")
     parser.add_argument(
         "--position",
         type=Path,
@@ -111,15 +124,8 @@ def _add_tail(commands: Commands) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="the subscriber's secret key, as `bus-key` writes it")
 
 
-def _sequence(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return number
-
-
 def _seconds(text: str) -> float:
-    number = float(text)
+    number = real(text)
     if not 0 <= number <= 3600:
         raise argparse.ArgumentTypeError(f"{text}: expected 0 to 3600")
     return number

@@ -27,6 +27,7 @@ from typing import Final, Literal, NoReturn
 
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of, why
+from tscc_stream.edges.seedlink_held import Held, HeldQuestion
 from tscc_stream.edges.seedlink_probe import RingGuard
 from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.record_decoder import RecordDecoder
@@ -154,6 +155,7 @@ class SeedLinkReader:
         self._wake.setblocking(False)
         self._dialer = Dialer(config, self._turn, self._wake)
         self._ring = RingGuard(config, self._stop.is_set, newest)
+        self._held = HeldQuestion(config, self._stop.is_set, newest)
 
     @property
     def position(self) -> Position:
@@ -174,6 +176,14 @@ class SeedLinkReader:
     def ring_left(self) -> float | None:
         """Share of the server's ring that is left, where it was asked during a wait; from any thread."""
         return self._ring.left
+
+    def ask_held(self) -> None:
+        """Ask the server that is connected what it holds; `held` has the answer some time later."""
+        self._held.ask(self._choice.server)
+
+    def held(self) -> Held | None:
+        """What the server says it holds, once for each question; None where it has not answered (yet)."""
+        return self._held.take()
 
     def stop(self) -> None:
         """End `run` soon, from any thread; a call of `emit` under way is not interrupted."""
