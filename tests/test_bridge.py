@@ -38,6 +38,8 @@ from tscc_stream.config import CurveConfig
 from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.edges.jetstream import JetStreamError, connect
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "bridge.md"
+
 pytestmark = needs_nats
 
 
@@ -135,11 +137,20 @@ def test_a_full_stream_is_waited_for(tmp_path: Path, server: NatsServer, site: P
 
 
 def test_a_server_that_is_away_then_refuses_then_has_no_jetstream(tmp_path: Path, site: PublishingSite) -> None:
-    """One process through all of it: each thing told in a sentence, and in the end everything is there."""
+    """One process through all of it: each thing told in a sentence, and in the end everything is there.
+
+    The user may do what the document says, and nothing else.
+    """
+    (may,) = re.findall(r"permissions: (\{.*?\]\})", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     password = tmp_path / "password"
     password.write_text("wrong\n")
-    user = 'authorization {users: [{user: bridge, password: "right one"}]}'
-    server = NatsServer(tmp_path / "nats", user, jetstream=False, start=False)
+    own = {"user": "centre", "password": "its own"}
+    bridge, centre = (
+        f'{{user: bridge, password: "right one", permissions: {may}}}',
+        '{user: centre, password: "its own"}',
+    )
+    users = f"authorization {{users: [{bridge}, {centre}]}}"
+    server = NatsServer(tmp_path / "nats", users, jetstream=False, start=False)
     site.say_some(0, 10)
     path = bridge_settings(tmp_path, server, [site], user="bridge", password_file=str(password))
     with server, bridging(path, connected=False) as running:
@@ -152,7 +163,6 @@ def test_a_server_that_is_away_then_refuses_then_has_no_jetstream(tmp_path: Path
         server.kill()
         server.start(f'jetstream {{store_dir: "{tmp_path / "store"}", max_file: 1G}}')
         running.wait_for("connected to NATS")
-        own = {"user": "bridge", "password": "right one"}
         until(lambda: count_of(server, **own) == len(site.messages), "everything")
         assert running.stop() == 0
         everything(stored(server, **own), site)
