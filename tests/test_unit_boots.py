@@ -1,6 +1,6 @@
 """The units under a systemd of their own, in a container: only there is it seen what their filters break.
 
-Needs root, mmdebstrap, systemd-nspawn, and a network for Debian's packages; takes two or three minutes. So it is asked for
+Needs root, mmdebstrap, systemd-nspawn, and a network for Debian's packages; takes two or three minutes. Asked for
 by name: `TSCC_BOOT=bookworm pytest tests/test_unit_boots.py` (or trixie: any suite of Debian).
 """
 

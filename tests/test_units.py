@@ -15,6 +15,7 @@ from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
+SHARD = "tscc-stream-shard@.service"
 ALERT, CONSOLE, BRIDGE = "tscc-alert.service", "tscc-console.service", "tscc-bridge.service"
 BESIDE = (ALERT, CONSOLE, BRIDGE)
 OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
@@ -25,11 +26,11 @@ HIGHEST_EXPOSURE = 1.5
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=[name for both in OF_SITES.items() for name in both])
+@pytest.fixture(params=[*(name for both in OF_SITES.items() for name in both), SHARD])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
     shipped = (UNITS / request.param).read_text(encoding="utf-8")
-    copy = tmp_path / request.param.replace("@.", "@north.")
+    copy = tmp_path / request.param.replace("@.", "@7.")
     copy.write_text(shipped.replace(PROGRAM, "/bin/true"), encoding="utf-8")
     return copy
 
@@ -83,7 +84,7 @@ def test_what_the_program_relies_on(name: str, configuration: str, folder: str) 
     assert "ProcSubset" not in settings, "torch needs /proc/cpuinfo"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, SHARD])
 def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     """SIGKILL in the middle of it would look like a crash, and the windows in the encoder like its cause."""
     assert END_SECONDS == 37.0, "the sum that the units' comments show"
@@ -91,7 +92,7 @@ def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     assert int(settings_of(name)["TimeoutStopSec"][0]) >= END_SECONDS + 5
 
 
-@pytest.mark.parametrize("name", [*NAMES, *BESIDE])
+@pytest.mark.parametrize("name", [*NAMES, SHARD, *BESIDE])
 def test_what_zeromq_aborts_without(name: str) -> None:
     """Seen when the unit was really started: libzmq ends the process where these are refused."""
     settings = settings_of(name)
@@ -111,6 +112,15 @@ def test_the_form_for_several_sites_differs_only_in_names(name: str) -> None:
     )
     assert many["User"] == ["tscc-%i"]
     assert many["ExecStart"] == [one["ExecStart"][0].replace("config.yaml", "%i.yaml")]
+
+
+def test_the_form_for_shards_differs_in_names_and_has_one_configuration() -> None:
+    one, shard = settings_of(NAMES[0]), settings_of(SHARD)
+    as_one = {key: [value.replace("/shard-%i", "") for value in values] for key, values in shard.items()}
+    differing = {key for key in one.keys() | shard.keys() if one.get(key) != as_one.get(key)}
+    assert differing == {"Description", "ExecStart", "User"}
+    assert shard["User"] == ["tscc-shard-%i"]
+    assert shard["ExecStart"] == [one["ExecStart"][0] + " --shard %i"]
 
 
 @pytest.mark.parametrize(

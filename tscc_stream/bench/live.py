@@ -30,7 +30,7 @@ MOST_LTA_SECONDS = 10.0
 START_SECONDS = 120.0
 SETTLE_SECONDS = 2.0
 """How long after the last record a window may come."""
-_HERTZ = os.sysconf("SC_CLK_TCK")
+HERTZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -108,6 +108,16 @@ def lta_seconds(scene: Scene) -> float:
     return min(MOST_LTA_SECONDS, scene.quiet_s - 4.0)
 
 
+def trigger(scene: Scene) -> dict[str, float]:
+    """That of the configuration."""
+    return {
+        "sta_seconds": STA_SECONDS,
+        "lta_seconds": lta_seconds(scene),
+        "trigger_on": TRIGGER_ON,
+        "trigger_off": TRIGGER_OFF,
+    }
+
+
 def settings(scene: Scene, port: int, folder: Path) -> dict[str, object]:
     """The daemon's configuration for a scene: free ports, state in the folder."""
     return {
@@ -115,12 +125,7 @@ def settings(scene: Scene, port: int, folder: Path) -> dict[str, object]:
         "seedlink": [{"server": f"127.0.0.1:{port}", "streams": ["XX_*:GHZ"]}],
         "model": f"models/{MODEL}",
         "condition": {"band_hz": list(BAND_HZ)},
-        "trigger": {
-            "sta_seconds": STA_SECONDS,
-            "lta_seconds": lta_seconds(scene),
-            "trigger_on": TRIGGER_ON,
-            "trigger_off": TRIGGER_OFF,
-        },
+        "trigger": trigger(scene),
         "network": {"min_channels": 3},
         "publish": {"bind": "tcp://127.0.0.1:0", "replay_bind": "tcp://127.0.0.1:0"},
         "metrics": {"bind": "127.0.0.1:0"},
@@ -149,7 +154,7 @@ def watch_daemon(scene: Scene, beside: Callable[[Path], AbstractContextManager[N
                     where = json.loads((folder / "var" / "endpoints.json").read_text())
                     subscriber = latency_reader.__name__, where["publish"], where["replay"]
                     with told.open("wb") as out, child(*subscriber, out=out), beside(config):
-                        return _watched(scene, load, daemon, _Metrics(where["metrics"]), sent, told)
+                        return _watched(scene, load, daemon, Counters(where["metrics"]), sent, told)
         except LiveError as error:
             raise LiveError(f"{error}\n{log.read_text()[-2000:] if log.exists() else ''}") from error
 
@@ -166,7 +171,7 @@ def watch_field(scene: Scene, arguments: list[str], port_at: int) -> Watched:
                 return _watched(scene, load, program, None, sent, told)
 
 
-class _Metrics:
+class Counters:
     """What a daemon counts."""
 
     def __init__(self, address: str) -> None:
@@ -183,7 +188,7 @@ class _Metrics:
         }
 
 
-def _watched(scene: Scene, load: Child, watched: Child, metrics: _Metrics | None, sent: Path, told: Path) -> Watched:
+def _watched(scene: Scene, load: Child, watched: Child, metrics: Counters | None, sent: Path, told: Path) -> Watched:
     begin_s = scene.begin_ns / 1e9
     time.sleep(max(0.0, begin_s + scene.quiet_s - time.time()))
     pid = watched.process.pid
@@ -216,7 +221,7 @@ def thread_seconds(pid: int) -> dict[tuple[int, str], float]:
         except OSError:  # it has ended
             continue
         user, system = rest.split()[11:13]
-        seconds[int(task.name), name] = (int(user) + int(system)) / _HERTZ
+        seconds[int(task.name), name] = (int(user) + int(system)) / HERTZ
     return seconds
 
 

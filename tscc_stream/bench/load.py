@@ -19,10 +19,12 @@ from tscc_stream.messages import Int64Array
 
 SAMPLES = 412
 """Of each record: 13 words in the first of 7 frames, 15 in the others, 4 differences each."""
+STATIONS = 10_000
 _RECORD, _DATA = 512, 64
 _PATTERNS, _LOOP = 16, 16  # background: so many tracks, which repeat after so many records
 _NOISE_COUNTS, _PEAK_COUNTS = 12.0, 200.0
 _EVENT_SECONDS, _EVENT_HZ = 0.8, 60.0
+_EVENT_RATE_HZ = 1000.0  # below it events are as many samples, and slower: what Steim2 words of 8 bits can tell
 _TRAVEL_SECONDS = 0.2  # of a blast, between the nearest and the farthest channel
 _APART_SECONDS = 3.0  # between a blast and anything else
 _BTIME = np.dtype(
@@ -58,7 +60,8 @@ class Scene:
 
     @cached_property
     def sids(self) -> list[str]:
-        return [f"FDSN:XX_L{number:04d}__G_H_Z" for number in range(self.channels)]
+        """A station code has five characters at most: beyond STATIONS channels the location tells them apart."""
+        return [f"FDSN:XX_L{n % STATIONS:04d}_{n // STATIONS or ''}_G_H_Z" for n in range(self.channels)]
 
     @property
     def step_ns(self) -> int:
@@ -183,6 +186,7 @@ def background(rate_hz: float, seed: int) -> Int64Array:
 
 def _event(rate_hz: float) -> Int64Array:
     """A sharp onset and a decay, in counts; nothing is left at the end."""
+    rate_hz = max(rate_hz, _EVENT_RATE_HZ)
     at_s = np.arange(int(_EVENT_SECONDS * rate_hz)) / rate_hz
     wave = np.sin(2 * np.pi * _EVENT_HZ * at_s) * np.exp(-at_s / 0.1)
     return np.rint(_PEAK_COUNTS * wave).astype(np.int64)

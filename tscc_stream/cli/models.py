@@ -12,7 +12,7 @@ from typing import Literal
 
 from tscc_stream import package, progress
 from tscc_stream.cli import site_models
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of, count, real, whole
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +35,7 @@ def _add_train(commands: Commands) -> None:
         "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
     )
     parser.add_argument(
-        "--calibrate-every", type=int, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
+        "--calibrate-every", type=whole, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -49,10 +49,10 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument(
         "--clusters", type=_number_or_auto, metavar="K|auto", help="auto: chosen by label-free measures"
     )
-    parser.add_argument("--epochs-pretrain", type=int, metavar="N")
-    parser.add_argument("--epochs-finetune", type=int, metavar="N")
-    parser.add_argument("--batch-size", type=int, metavar="B")
-    parser.add_argument("--repr-dims", type=int, metavar="D")
+    parser.add_argument("--epochs-pretrain", type=whole, metavar="N")
+    parser.add_argument("--epochs-finetune", type=whole, metavar="N")
+    parser.add_argument("--batch-size", type=whole, metavar="B")
+    parser.add_argument("--repr-dims", type=whole, metavar="D")
     parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), help="to the centres")
     parser.add_argument("--head", choices=("centres", "mixture"), help="k-means, or Gaussians of full covariance")
     parser.add_argument(
@@ -62,7 +62,7 @@ def _add_train(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="any other setting, as in the package's model.json: --set contrast_share=0.3",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=whole, default=0, metavar="S")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
     parser.add_argument("--licence", default="not stated", help="the data's licence, for the card")
@@ -70,7 +70,10 @@ def _add_train(commands: Commands) -> None:
 
 
 def _number_or_auto(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else int(text)
+    try:
+        return "auto" if text == "auto" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected auto, or a whole number, 1 or more") from error
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -142,17 +145,17 @@ def _add_dataset(commands: Commands) -> None:
     )
     build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
-    build.add_argument("--random", type=int, default=0, metavar="N", help="windows at random times besides")
+    build.add_argument("--random", type=whole, default=0, metavar="N", help="windows at random times besides")
     build.add_argument("--from-time", metavar="ISO8601")
     build.add_argument("--to-time", metavar="ISO8601")
-    build.add_argument("--seed", type=int, default=0, metavar="S", help="of the random times")
+    build.add_argument("--seed", type=whole, default=0, metavar="S", help="of the random times")
     shape = build.add_argument_group("window (default: that of the configuration's model)")
-    shape.add_argument("--rate", type=float, metavar="HZ")
-    shape.add_argument("--samples", type=int, default=500, metavar="N")
-    shape.add_argument("--onset-sample", type=int, default=100, metavar="K")
-    shape.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
-    shape.add_argument("--corners", type=int, default=4, metavar="N")
-    shape.add_argument("--warmup", type=float, default=0.5, metavar="S", help="seconds before the window")
+    shape.add_argument("--rate", type=real, metavar="HZ")
+    shape.add_argument("--samples", type=whole, default=500, metavar="N")
+    shape.add_argument("--onset-sample", type=whole, default=100, metavar="K")
+    shape.add_argument("--band", type=real, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
+    shape.add_argument("--corners", type=whole, default=4, metavar="N")
+    shape.add_argument("--warmup", type=real, default=0.5, metavar="S", help="seconds before the window")
     shape.add_argument(
         "--components",
         nargs="+",
@@ -227,7 +230,7 @@ def _add_model(commands: Commands) -> None:
         actions, "label", "name a cluster", 'model label models/rutford --cluster 1 --name "icequake"', _label
     )
     label.add_argument("model", metavar="DIR")
-    label.add_argument("--cluster", type=int, metavar="K")
+    label.add_argument("--cluster", type=whole, metavar="K")
     label.add_argument("--name")
     label.add_argument("--colour", metavar="#RRGGBB")
     label.add_argument("--notes")
@@ -342,6 +345,7 @@ def _label_from_site(options: argparse.Namespace) -> int:
 
 
 def _label_one(options: argparse.Namespace) -> int:
+    from tscc_stream import names  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges.obspy_formats import event_types  # noqa: PLC0415 obspy takes a second
 
     loaded = package.load(package.find(options.model))
@@ -353,11 +357,13 @@ def _label_one(options: argparse.Namespace) -> int:
     known = event_types()
     if options.event_type is not None and options.event_type not in known:
         raise UsageError(f"--event-type {options.event_type}: expected one of QuakeML's: {', '.join(known)}")
-    before = loaded.labels.get(options.cluster, package.Label(name=options.name))
+    before = {} if (there := loaded.labels.get(options.cluster)) is None else there.model_dump()
     try:
-        label = package.Label.model_validate({**before.model_dump(), **changed})
-    except ValueError as error:
+        label = names.label_of({**before, **changed})
+    except names.NameRefusedError as error:
         raise UsageError(f"model label: {error}") from error
     package.write_labels(loaded.folder, {**loaded.labels, options.cluster: label})
     print(f"{loaded.folder}: cluster {options.cluster} is now {label.name}")
+    if same := names.told_same_name(loaded, options.cluster, label.name):
+        print(f"{PROGRAM}: warning: {same}", file=sys.stderr)
     return 0

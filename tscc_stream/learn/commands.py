@@ -15,6 +15,7 @@ from tscc_stream.learn import build as building
 from tscc_stream.learn import dataset, run
 from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.group import ALONE, Group
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
@@ -79,14 +80,15 @@ def train_model(
     command: str = "",
     runs: Path = Path("training"),
     finer: Mapping[str, object] | None = None,
+    group: Group = ALONE,
 ) -> Package:
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
     What is None is as the recipe has it; finer: more of Settings by name, for what has no argument of its own.
     calibration: a data set for the novelty scores; default: every calibrate_every-th minute of `data`, or its last
     fifth by time, which then does not train. init: a package whose encoder is trained on; its shape and normalisation
-    are taken over. arrange: as in train.Trainer. command: how the model was made, for its card. Raises DataSetError,
-    TrainingError or PackageError.
+    are taken over. arrange: as in train.Trainer. command: how the model was made, for its card. group: the processes
+    that train together, each of which makes this call. Raises DataSetError, TrainingError or PackageError.
     """
     named = {
         "epochs_pretrain": epochs_pretrain,
@@ -117,7 +119,8 @@ def train_model(
             start=start,
             arrange=arrange,
             init=before,
-        )
+        ),
+        group,
     )
 
 
