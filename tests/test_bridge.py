@@ -79,17 +79,17 @@ def everything(messages: list[Msg], *sites: PublishingSite) -> None:
 def test_nats_and_the_bridge_are_killed_while_two_sites_publish(
     tmp_path: Path, server: NatsServer, site: PublishingSite
 ) -> None:
-    numbers, pause_s = 300, 0.01
+    numbers, pause_s = 150, 0.01
     with PublishingSite(tmp_path / "south", "south") as other:
         path = bridge_settings(tmp_path, server, [site, other], outstanding=32)
         with bridging(path) as first:
             for one in (site, other):
                 one.keep_saying(0, numbers, pause_s)
-            until(lambda: count_of(server) > 100, "the first messages")
+            until(lambda: count_of(server) > 50, "the first messages")
             server.kill()
             first.wait_for("connection to NATS .* lost")
             server.start()
-            until(lambda: count_of(server) > 300, "messages after the server's restart")
+            until(lambda: count_of(server) > 150, "messages after the server's restart")
             first.stop(signal.SIGKILL)
         with bridging(path) as second:
             for one in (site, other):
@@ -295,6 +295,19 @@ def test_the_daemon_of_the_configuration_is_followed_to_other_ports(tmp_path: Pa
     assert ids(stored(server)) == ["test/detection-one", "test/one", "test/detection-two", "test/two"]
 
 
+def test_every_shard_of_a_file_is_read(tmp_path: Path, server: NatsServer) -> None:
+    bridge = {"servers": [server.address], "limits": {"max_gib": 0.5}}
+    path = write_settings(tmp_path, shard={"count": 2}, bridge=bridge)
+    (tmp_path / "state").mkdir()
+    with Site(tmp_path / "state" / "shard-1") as first, Site(tmp_path / "state" / "shard-2") as second:
+        first.event("one")
+        second.event("two")
+        with bridging(path) as running:
+            until(lambda: count_of(server) == 4, "both events")
+            assert running.stop() == 0
+    assert set(ids(stored(server))) == {"test/detection-one", "test/one", "test/detection-two", "test/two"}
+
+
 @needs_openssl
 def test_tls_tokens_a_secured_bus_and_waveforms(tmp_path: Path) -> None:
     """A server whose certificate nobody knows gets nothing; nor does one that wants no TLS."""
@@ -324,9 +337,7 @@ def test_tls_tokens_a_secured_bus_and_waveforms(tmp_path: Path) -> None:
         assert "tls_certificate" in _why_not(server, **{**over, "tls_certificate": None, "tls_key": None})
         assert "refuses the token of bridge.token_file" in _why_not(server, **{**over, "token_file": str(wrong)})
         site.say_some(1, 5)
-        path = bridge_settings(
-            tmp_path, server, [], sources=[{**site.source, "bus_keys": keys}], waveforms=True, **over
-        )
+        path = bridge_settings(tmp_path, server, [], sources=[site.source], bus_keys=keys, waveforms=True, **over)
         with bridging(path) as running:
             context = made.client()
             context.load_cert_chain(other.certificate, other.key)
