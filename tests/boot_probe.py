@@ -15,6 +15,7 @@ from typing import Any
 SITES = {"tscc-stream@north": ("north", 6012), "tscc-stream@south": ("south", 6022)}
 WORD = "correct horse battery"
 EXPECTED = 20
+BESIDE = ("tscc-alert", "tscc-console")
 
 
 def systemctl(*arguments: str) -> int:
@@ -53,6 +54,37 @@ def look(unit: str, user: str, port: int) -> dict[str, Any]:
     return facts
 
 
+def pages() -> dict[str, int]:
+    """What the console answers, page by page, once it can; 0 where nobody answers for a minute."""
+    found = {}
+    for page in ("live", "events", "clusters", "health"):
+        found[page] = 0
+        for _ in range(120):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:8108/{page}", timeout=10) as answer:
+                    found[page] = answer.status
+                break
+            except urllib.error.HTTPError as error:
+                found[page] = error.code
+                break
+            except urllib.error.URLError:
+                time.sleep(0.5)
+    return found
+
+
+def beside() -> dict[str, dict[str, Any]]:
+    """Alerts and console while the daemon runs."""
+    found: dict[str, dict[str, Any]] = {unit: {"start": systemctl("start", unit)} for unit in BESIDE}
+    found["tscc-console"]["pages"] = pages()
+    rehearsal = subprocess.run(
+        ["/opt/tscc-stream/bin/tscc-stream", "alert", "list", "--config", "/etc/tscc-stream/config.yaml"],
+        check=False, capture_output=True, text=True, env={"PYTHONPATH": "/opt/source", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    found["tscc-alert"]["list"] = rehearsal.returncode
+    found["tscc-alert"]["list says"] = rehearsal.stdout + rehearsal.stderr
+    return {unit: facts | ended(unit) for unit, facts in found.items()}
+
+
 def ended(unit: str) -> dict[str, Any]:
     systemctl("stop", unit)
     known = properties(unit)
@@ -66,6 +98,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     systemctl("start", "replay")
     found["tscc-stream"] = {"start": systemctl("start", "tscc-stream"), **look("tscc-stream", "", 6002)}
+    found |= beside()
     found["tscc-stream"]["reload"] = systemctl("reload", "tscc-stream")
     found["tscc-stream"] |= ended("tscc-stream")
     for folder in ("lib", "cache"):

@@ -105,6 +105,7 @@ def streaming(kind: Callable[..., SeedLinkSession], hello: str, position: Positi
     return session
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400, deadline=None)
 @given(
     st.data(),
@@ -194,3 +195,11 @@ def test_nothing_comes_after_a_server_that_numbers_anew() -> None:
     assert isinstance(batch, RecordBatch)
     assert isinstance(end, SessionError)
     assert (len(batch), end.reason, session.unwanted) == (3, "reset", 0)
+
+
+def test_nor_after_a_record_that_cannot_be_read() -> None:
+    position = Position(4, Mark(40, START_NS), (("BW_UH1", Mark(40, START_NS)),), START_NS)
+    session = streaming(SeedLinkSession, PLAIN_V4, position)
+    end, *more = session.receive(v4(2, b"x" * 512, "BW_UH1") + v4(3, b"x" * 512, "BW_UH1"), 0)
+    assert isinstance(end, SessionError)
+    assert (end.reason, more) == ("reset", [])

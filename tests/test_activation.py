@@ -15,6 +15,8 @@ from made_site import finished, settings, write_settings
 
 from tscc_stream import activation, config, names, package, serving
 from tscc_stream.activation import ActivationError, Choice
+from tscc_stream.config import PublishConfig
+from tscc_stream.config_http import MetricsConfig
 from tscc_stream.edges.people import FILE as PEOPLE
 from tscc_stream.edges.people import PeopleFile
 from tscc_stream.edges.sqlite import JournalFile
@@ -269,3 +271,13 @@ def test_one_name_that_cannot_be_read_takes_no_other_away_and_a_backup_is_read_a
     (state / "backup").replace(state / PEOPLE)
     [order] = _orders(keeper, asks=0)
     assert order.given == {1: Label(name="crusher")}
+
+
+def test_addresses_are_those_that_the_daemon_said_and_can_be_asked_here() -> None:
+    publish, metrics = PublishConfig(bind="tcp://0.0.0.0:5556"), MetricsConfig()
+    said = {"replay": "tcp://0.0.0.0:7", "pid": 3}
+    assert activation.addresses(said, publish, metrics) == {
+        "publish": "tcp://127.0.0.1:5556",
+        "replay": "tcp://127.0.0.1:7",
+        "metrics": metrics.bind,
+    }

@@ -57,7 +57,7 @@ def test_a_good_section() -> None:
         ("repeat_seconds: 300.0,", "", 10, "alerts.rules.0: escalate_to: expected repeat_seconds too"),
         ("kind: detection", "kind: network", 12, "alerts.rules.1: least_membership: expected only with"),
         ("kind: network", "kind: detection, least_votes: 3", 10, "alerts.rules.0: least_votes: expected only with"),
-        ("count: 5", "count: 1", 10, "alerts.rules.0.rate.count: input should be greater than or"),
+        ("count: 5", "count: 1", 10, "alerts.rules.0.rate.count: expected 2 or more"),
         ("https://10.0.0.5", "http://10.0.0.5", 4, "alerts.webhooks.control room: headers_file: secrets"),
         ("https://10.0.0.5", "ftp://10.0.0.5", 4, "alerts.webhooks.control room.url: expected http://HOST/PATH"),
         ("https://10.0.0.5", "https://me:sesame@10.0.0.5", 4, "alerts.webhooks.control room.url: expected no user"),

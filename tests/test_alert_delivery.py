@@ -52,7 +52,7 @@ def test_a_clock_that_is_set_ahead_gives_nothing_up(
         if before_the_start:
             journal.commit([alert])
             clocks.pass_(50.0)
-        action = ActionThread("a", refused, tmp_path / FILE, 100.0, lambda *_: None)
+        action = ActionThread("a", refused, journal.for_thread, 100.0, lambda *_: None)
         if not before_the_start:
             clocks.pass_(1.0)
             journal.commit([alert])

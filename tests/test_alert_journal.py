@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tscc_stream import writable
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges import alert_journal
@@ -17,6 +23,7 @@ from tscc_stream.edges.alert_journal import (
     FILE,
     AlertJournal,
     AlertJournalError,
+    AlertJournalHeldError,
     NewAlert,
     NewRound,
     NewWithheld,
@@ -135,7 +142,7 @@ def test_another_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(AlertJournalError, match="is a database of something else"):
         AlertJournal(tmp_path / "other")
-    with pytest.raises(AlertJournalError, match="cannot open: unable to open"):
+    with pytest.raises(AlertJournalError, match=r"cannot open: there is no folder .*none"):
         AlertJournal(tmp_path / "none" / FILE, read_only=True)
 
 
@@ -172,7 +179,7 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(tmp_path: Path, at: int
         assert told.endswith(f"; it is kept as {aside}"), told
         assert (tmp_path / aside).read_bytes() == damaged
         assert (tmp_path / f"{aside}-wal").read_bytes() == b"a log"
-        assert (journal.place(), journal.recent()) == (None, [])
+        assert (journal.place(), journal.recent(), list(journal.states())) == (None, [], [alert_journal.STARTED])
         with pytest.raises(AlertJournalError, match="another"):
             AlertJournal.of_the_process(path, 0)
     again, told = AlertJournal.of_the_process(path, 0)
@@ -217,3 +224,112 @@ def test_what_no_file_can_keep_is_left_out_and_holds_up_nothing(tmp_path: Path) 
         assert [one.uid for one in journal.withheld()] == ["kept"]
         assert (journal.place(), journal.states(), book.size) == (Place("e", 9), {"rule": b"x"}, 0)
         assert metrics.registry.get_sample_value("tscc_alert_messages_unreadable_total") == 3.0
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process grows."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_in_memory_while_the_disk_is_full_then_in_the_file(tmp_path: Path) -> None:
+    """With a delivery that is under way meanwhile, whose thread goes on with the number that it has."""
+    path = tmp_path / FILE
+    with AlertJournal(path) as before:
+        before.commit([new(1, "a"), new(2, "a")], states={"rule": b"x"}, place=Place("e", 7))
+    with full_disk():
+        with pytest.raises(AlertJournalError, match=f"cannot (open|write): the disk of {tmp_path} is full"):
+            AlertJournal.of_the_process(path, 1)
+        journal, unread = AlertJournal.in_memory(path, 1_700_000_000 * 10**9)
+        assert (unread, journal.place(), journal.waiting()) == ("", Place("e", 7), {"a": 2})
+        thread = journal.for_thread()
+        journal.commit([new(3, "b")], [NewWithheld(5, 4, "rule", "u", "late", "")], place=Place("e", 9))
+        old, fresh = thread.due("a", 10, 100), thread.due("b", 10, 100)
+        assert old is not None
+        assert fresh is not None
+        thread.tried(old, "delivered", "ok", 10)
+        with pytest.raises(AlertJournalError, match="full"):
+            journal.make_lasting(2)
+        assert not journal.lasting
+        with pytest.raises(AlertJournalHeldError):
+            AlertJournal.of_the_process(path, 1)
+    assert journal.make_lasting(2) == ""
+    assert journal.lasting
+    thread.tried(fresh, "delivered", "ok", 11)
+    journal.close()
+    thread.commit([new(4, "b")])
+    thread.close()
+    with AlertJournal(path) as after:
+        states = {one.id: [(each.action, each.state) for each in one.deliveries] for one in after.recent()}
+        assert states == {
+            "id-1": [("a", "delivered")],
+            "id-2": [("a", "waiting")],
+            "id-3": [("b", "delivered")],
+            "id-4": [("b", "waiting")],
+        }
+        assert (after.place(), after.states()["rule"]) == (Place("e", 9), b"x")
+        assert [after.attempts(one.number) != [] for one in (old, fresh)] == [True, True]
+        assert [one.uid for one in after.withheld()] == ["u"]
+
+
+def test_in_memory_beside_a_damaged_file_that_cannot_be_moved(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    sound(path)
+    overwrite(path, 0, 4096)
+    journal, unread = AlertJournal.in_memory(path, 5)
+    with journal:
+        assert (unread, journal.place()) == ("file is not a database", None)
+        journal.commit([new(1, "a")])
+        assert "it is kept as alerts.sqlite.damaged-" in journal.make_lasting(6)
+        assert [one.id for one in journal.recent()] == ["id-1"]
+
+
+def test_in_memory_nothing_is_taken_over_in_part(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with AlertJournal(path) as before:
+        before.commit([new(1, "a")], place=Place("e", 7))
+        before._db.execute("UPDATE alert SET title = CAST(x'ff' AS TEXT)")
+    journal, unread = AlertJournal.in_memory(path, 5)
+    with journal:
+        assert "UTF-8" in unread
+        assert (journal.place(), journal.waiting()) == (None, {})
+
+
+@pytest.mark.parametrize("document", ["{", "[1]", "null", "[" * 100_000, '{"sensor_health": 5}'])
+def test_an_alert_that_cannot_be_read_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, document: str
+) -> None:
+    with AlertJournal(tmp_path / FILE) as journal:
+        journal.commit([new(number, "a") for number in (1, 2, 3)])
+        journal._db.execute("UPDATE alert SET document = ? WHERE id = 'id-2'", (document,))
+        for _ in range(2):
+            assert [one.id for one in journal.recent()] == ["id-3", "id-1"]
+            assert [one.id for one in journal.between((0, 1), 9)] == ["id-1", "id-3"]
+            assert journal.get("id-2") is None
+    assert [one.partition(" cannot")[0] for one in caplog.messages] == [f"{tmp_path / FILE}: alert 2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.EROFS, "/x is mounted read-only"),
+        (errno.ENOSPC, "the disk of /x is full"),
+        (errno.EACCES, "has no right to write to /x"),
+        (errno.EIO, "/x cannot be written to: Input/output error"),
+    ],
+)
+def test_why_a_folder_cannot_be_written_to(number: int, sentence: str) -> None:
+    assert sentence in writable._said(OSError(number, os.strerror(number)), Path("/x"))
+
+
+def test_a_folder_that_can_be_written_to_and_others(tmp_path: Path) -> None:
+    assert writable.why_not(tmp_path) == ""
+    assert writable.why_not(tmp_path / "none") == f"there is no folder {tmp_path / 'none'}"
+    assert list(tmp_path.iterdir()) == []
+    with full_disk():
+        assert writable.why_not(tmp_path) == f"the disk of {tmp_path} is full"

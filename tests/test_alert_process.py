@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from made_alerts import SID, Receivers, Site, alerting, until
-from made_site import finished, write_settings
+from made_site import Running, finished, write_settings
 
 from tscc_stream import names, package
 from tscc_stream.config import CurveConfig
@@ -346,6 +346,57 @@ def test_a_damaged_journal_of_alerts_is_told_and_a_new_one_begun(
     )
     assert "events before now are not told again" in told["title"]
     assert len(list((tmp_path / "state").glob(f"{FILE}.damaged-*Z"))) == 1
+
+
+_FULL_AT_THE_START = (
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY)); "
+    "from tscc_stream.apps import alert_run; alert_run.MOVE_SECONDS = 1.0"
+)
+
+
+def test_a_full_disk_at_the_start_and_two_damaged_files(tmp_path: Path, site: Site, receivers: Receivers) -> None:
+    """It starts, tells, says what is missing, and moves into the file once there is room; nothing comes twice."""
+    path = configured(tmp_path, metrics={"bind": "127.0.0.1:0"}, **receivers.actions())
+    state = tmp_path / "state"
+    (state / FILE).write_bytes(b"no database any more" * 500)
+    started = Running("alert", "run", "--config", path, begin=_FULL_AT_THE_START)
+    with started as running:
+        running.wait_for(
+            f"alerts.sqlite: cannot .*: the disk of {state} is full; the one before was damaged .file is not"
+        )
+        url = running.wait_for(r"metrics on (http://\S+/)metrics")[1]
+        running.wait_for("ready: ")
+        site.event("one")
+        until(
+            lambda: len(receivers.got("webhook")) == len(receivers.got("mail")) == 2, "what is missing, and the alert"
+        )
+        assert said(url, "metrics", "tscc_alert_journal_failing 1.0")
+        assert said(url, "healthz", '"journal": "memory"')
+        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        running.wait_for("alerts.sqlite can be written again")
+        assert said(url, "metrics", "tscc_alert_journal_failing 0.0")
+        site.event("two")
+        until(lambda: len(titles_of_events(receivers)) == 2, "the next alert")
+        assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    journal = state / "journal.sqlite"
+    journal.write_bytes(b"no journal" * 4096)
+    with alerting(path) as running:
+        assert running.stop() == 0
+    assert titles_of_events(receivers) == ["one", "two"]
+    assert len(receivers.keys("webhook")) == len(set(receivers.keys("webhook"))), "nothing came twice"
+    (state / FILE).write_bytes(b"no database any more" * 500)
+    with alerting(path) as running:
+        running.wait_for("the daemon's journal cannot be read: events before now are not told; messages are taken")
+        assert running.stop() == 0
+
+
+def titles_of_events(receivers: Receivers) -> list[str]:
+    return [uids[0] for one in receivers.got("webhook") if (uids := one["document"]["cause"]["uids"])]
+
+
+def said(url: str, page: str, what: str) -> bool:
+    with urllib.request.urlopen(url + page, timeout=20) as answer:  # noqa: S310  # the process's own
+        return what in answer.read().decode()
 
 
 def bad_messages() -> list[Message]:

@@ -314,8 +314,10 @@ def test_a_record_that_leaves_a_gap_waits_for_the_missing_one() -> None:
     assemble = _assemble()
     (first,) = assemble.feed(_piece(0, 50))
     assert assemble.oldest_held_ns() == 1 << 62
+    assert assemble.ordinary(SID) is not None
     assert assemble.feed(_piece(100, 150)) == assemble.feed(_piece(150, 170)) == []
     assert (assemble.reached_ns(SID), assemble.oldest_held_ns()) == (T0 + 50 * STEP, T0 + 100 * STEP)
+    assert assemble.ordinary(SID) is None
     out = assemble.feed(_piece(50, 100))
     assert [part.index for part in (first, *out) if isinstance(part, Block)] == [0, 50, 100, 150]
     assert assemble.reached_ns(SID) == T0 + 170 * STEP

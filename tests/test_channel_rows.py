@@ -71,6 +71,13 @@ def test_metrics_of_a_batch_are_those_of_its_records(turns: list[tuple[str, bool
 
 @given(turns=turns)
 def test_ages_by_a_batch_are_those_by_its_records(turns: list[tuple[str, bool, list[Row]]]) -> None:
+    """But for data that are old: only batches are looked at for that."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(data_age, "OLD_NS", 1 << 62)
+        _same_ages(turns)
+
+
+def _same_ages(turns: list[tuple[str, bool, list[Row]]]) -> None:
     single, many = (DataAge(dict.fromkeys(SERVERS, 1.0)) for _ in range(2))
     sids = {server: names(server, 0) for server in SERVERS}
     for server in SERVERS:

@@ -15,7 +15,7 @@ from made_site import BURSTS_S, CHANNELS, START_NS, make_archive, settings
 from tscc_stream import classifier, config, package
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, SeedLinkReader
-from tscc_stream.messages import Record, RecordBatch
+from tscc_stream.messages import Message, Record, RecordBatch
 from tscc_stream.serve.replay import ReplayOptions
 from tscc_stream.serve.server import ReplayServer, ServerOptions
 
@@ -109,6 +109,18 @@ def assert_same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     for body in other:
         if body["type"] == "tscc.detection.v1":
             assert np.allclose(body["data"]["cluster"]["membership"], memberships[body["id"]], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", " +1+1", "@x", "-a", "blast", "-3"])
+def test_no_cell_of_csv_is_a_formula(name: str) -> None:
+    """As `journal export` has it."""
+    body = {"id": name, "time": "t", "data": {"cluster": {"id": 1, "name": name}}}
+    out = io.StringIO()
+    message = Message("u", "detection", "detection.1.", json.dumps(body).encode(), 0, "FDSN:XX_A__H_H_Z")
+    classifier._write_csv([message], out, package.load(package.find("models/demo")))
+    (row,) = csv.DictReader(io.StringIO(out.getvalue()))
+    expected = name if name in ("blast", "-3") else f"'{name}"
+    assert (row["cluster"], row["id"]) == (expected, expected)
 
 
 def test_csv_has_a_row_per_detection_and_network_event(

@@ -71,7 +71,7 @@ def test_check_config_warns_of_metrics_that_other_machines_can_read(
 
 def test_check_config_looks_at_the_model_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check-config", str(write_settings(tmp_path))]) == 0
-    assert "good" in capsys.readouterr().out
+    assert f"good (1 SeedLink server(s), model demo, state_dir {tmp_path / 'state'})" in capsys.readouterr().out
     assert cli.main(["check-config", str(write_settings(tmp_path, model="models/none"))]) == 2
     assert "model models/none: no such folder" in capsys.readouterr().err
 
@@ -158,3 +158,35 @@ def test_model_show_verify_and_label(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_program_name_is_the_installed_one() -> None:
     assert command.PROGRAM == "tscc-stream"
     assert finished("--version").stdout.startswith("tscc-stream ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("tail --connect foo --replay bar", "cannot connect to foo and bar: expected addresses such as tcp://"),
+        ("tail --connect tcp://a:1 --replay tcp://a:2 --count 0", "argument --count: 0: expected 1 or more"),
+        ("tail --connect tcp://a:1 --replay tcp://a:2 --since x", "argument --since: x: expected a whole number"),
+        (
+            "simulate --channels 2 --seconds 9 --rate 100 --seed 1 --out text",
+            "--out text: is a file; expected a folder",
+        ),
+        ("train --data text --out m --clusters three", "three: expected auto, or a whole number, 1 or more"),
+        ("train --data text --out m", "not a readable npz file, or a truncated one"),
+        ("model show .", "is no model package: there is no model.json in it"),
+        ("journal check --state-dir .", "the daemon makes it when it first starts (is state_dir right?)"),
+        ("simulate --channels 2 --seconds x --rate 100 --seed 1 --out a", "argument --seconds: x: expected a number"),
+    ],
+)
+def test_bad_input_gets_one_plain_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("hello\n")
+    try:
+        status = cli.main(line.split())
+    except SystemExit as ended:  # argparse
+        status = int(ended.code or 0)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert status in (1, 2)
+    assert said in last
+    assert not any(word in last for word in ("Errno", "pickle", "invalid", "Error:"))

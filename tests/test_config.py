@@ -29,7 +29,7 @@ def _mistakes(text: str) -> tuple[str, ...]:
 
 def test_the_shipped_file_says_every_key_with_its_default() -> None:
     """But for the streams of the demo, and network events, which are off where the section is left out."""
-    shipped = config.load(SHIPPED)
+    shipped = config.shipped()
     assert shipped.network == config.NetworkConfig()
     assert shipped.seedlink == (config.SeedLinkConfig(server="127.0.0.1:18000", streams=("BW_*:?HZ",)),)
     assert shipped.model_copy(update={"network": None, "seedlink": ()}) == Config() == parse("") == parse("# nothing\n")
@@ -43,7 +43,7 @@ def test_the_shipped_file_says_every_key_with_its_default() -> None:
 
 def test_the_package_carries_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.resources, "files", lambda name: {"tscc_stream": SHIPPED.parent}[name])
-    assert config.shipped() == config.load(SHIPPED)
+    assert config.shipped() == parse(SHIPPED.read_text(encoding="utf-8"))
 
 
 def test_a_configuration_goes_there_and_back_through_json() -> None:
@@ -91,7 +91,7 @@ inference:
     ("section", "words"),
     [
         ("{trigger: {trigger_on: 50.0}}", "channels.P.trigger: trigger_on 50: STA/LTA cannot exceed lta/sta = 20"),
-        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: input should be a valid number"),
+        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: expected a number"),
         ("{condition: {band_hz: [20.0, 10.0]}}", "channels.P.condition: band_hz [20.0, 10.0]: expected the lower"),
         ("{assemble: {flat: 1.0}}", "channels.P.assemble.flat: unknown key"),
         ("{trigge: {}}", "channels.P.trigge: unknown key"),
@@ -179,9 +179,9 @@ def test_values_with_one_reading_are_let_through(value: str) -> None:
         ("trigger:\n", "line 1: trigger: expected keys with values, got None"),
         ("channels: []\n", "line 1: channels: expected keys with values, got []"),
         ("seedlink: {}\n", "line 1: seedlink: expected a list, got {}"),
-        ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: list should have at most 2 items, not 3"),
-        ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: input should be a valid number, got '5'"),
-        ("overload: drop\n", "line 1: overload: input should be 'wait' or 'spill', got 'drop'"),
+        ("condition: {band_hz: [1, 2, 3]}\n", "line 1: condition.band_hz: expected at most 2 of them, not 3"),
+        ("trigger: {trigger_on: '5'}\n", "line 1: trigger.trigger_on: expected a number, got '5'"),
+        ("overload: drop\n", "line 1: overload: expected 'wait' or 'spill', got 'drop'"),
         ("inference: {threads: true}\n", "line 1: inference.threads: true: expected auto or "),
         ("inference: {threads: 257}\n", "line 1: inference.threads: 257: expected auto or "),
         ("publish: {bind: 'udp://a:1'}\n", "line 1: publish.bind: 'udp://a:1': expected tcp://HOST:PORT or ipc://PATH"),
@@ -190,7 +190,7 @@ def test_values_with_one_reading_are_let_through(value: str) -> None:
         ("seedlink: [{server: 'a:1', streams: [\"A_B:EHZ\\r\\nEND\"]}]\n", "line 1: seedlink.0.streams.0: stream "),
         ("seedlink: [{server: 'a:1', streams: ['A_B:EHZEHZ']}]\n", "line 1: seedlink.0.streams.0: stream "),
         ("seedlink: [{server: 'a:1', streams: []}]\n", "line 1: seedlink.0.streams: 0 streams: expected 1 to 10000"),
-        ("trigger: {min_seconds: -1.0}\n", "line 1: trigger.min_seconds: input should be greater than or equal to 0"),
+        ("trigger: {min_seconds: -1.0}\n", "line 1: trigger.min_seconds: expected 0 or more"),
     ],
 )  # fmt: skip
 def test_traps_and_mistakes(text: str, mistake: str) -> None:
@@ -294,7 +294,7 @@ def test_no_host_and_port(text: str) -> None:
         ('fallbacks: ["b:1", "b:1"]', "fallbacks: b:1 is given twice"),
         ("fallbacks: [nowhere]", "'nowhere': expected HOST:PORT with a port from 0 to 65535"),
         ("tls_ca_file: site.pem", "tls_ca_file: expected only together with tls: true"),
-        ("stale_seconds: 0.0", "input should be greater than 0, got 0.0"),
+        ("stale_seconds: 0.0", "expected more than 0, got 0.0"),
     ],
 )
 def test_mistakes_in_a_server(keys: str, mistake: str) -> None:
@@ -303,12 +303,37 @@ def test_mistakes_in_a_server(keys: str, mistake: str) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for content in (None, b"\xff\xfe"):
-        path = tmp_path / "config.yaml"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"cannot read .*config\.yaml: "):
-            config.load(path)
+    path = tmp_path / "site.yaml"
+    with pytest.raises(ConfigError, match=r"site\.yaml: no such file; `tscc-stream check-config --example > "):
+        config.load(path)
+    path.write_bytes(b"site: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"site\.yaml: expected a text in UTF-8: byte 6 is none"):
+        config.load(path)
+    with pytest.raises(ConfigError, match="is a folder; expected the configuration file in it"):
+        config.load(tmp_path)
+
+
+def test_a_relative_state_folder_lies_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever one stands; but a journal where it would have been before is not left behind."""
+    site, before = tmp_path / "etc", tmp_path / "lib"
+    for folder in (site, before / "var"):
+        folder.mkdir(parents=True)
+    path = site / "site.yaml"
+    path.write_text("state_dir: var\n")
+    monkeypatch.chdir(before)
+    assert config.load(path).state_dir == str(site / "var")
+    assert config.load(Path("../etc/site.yaml")).state_dir == str(site / "var")
+    (before / "var" / "journal.sqlite").touch()
+    assert caplog.messages == []
+    assert config.load(path).state_dir == str(before / "var")
+    assert "write that path into the configuration" in caplog.messages[0]
+    (site / "var").mkdir()
+    (site / "var" / "journal.sqlite").touch()
+    assert config.load(path).state_dir == str(site / "var")
+    path.write_text(f"state_dir: {tmp_path}\n")
+    assert config.load(path).state_dir == str(tmp_path)
 
 
 def test_nothing_can_be_changed_afterwards() -> None:
@@ -326,7 +351,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ("time_zone: '../etc'", "time_zone: '../etc': expected a name such as UTC"),
         ("shifts: {day: '6-14'}", "shifts.day: '6-14': expected HH:MM-HH:MM"),
         ("shifts: {day: '06:00-06:00'}", "shifts.day: '06:00-06:00': begins where it ends"),
-        ("shifts: {}", "shifts: dictionary should have at least 1 item"),
+        ("shifts: {}", "shifts: expected at least 1 of them"),
         ("vocabulary: [{name: a}, {name: a}]", "vocabulary: 'a' is given twice"),
         ("console: {bind: '0.0.0.0:1'}", "console: bind 0.0.0.0:1: other machines could name clusters"),
         ("console: {bind: '0.0.0.0:1', users_file: u}", "console: users_file: passwords would cross the network"),

@@ -55,6 +55,45 @@ def test_other_names_and_other_pages_are_refused(console: str) -> None:
     assert _asked(console, "nothing")[0] == 404
 
 
+def _page(address: str, page: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    """As a browser's window asks."""
+    request = urllib.request.Request(
+        f"http://{address}{page}", None, {"Accept": "text/html,*/*", **headers}, method=method
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # the line above says what it is
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "sentence"),
+    [
+        ("/nonsense", 404, "There is no page at this address."),
+        ("/static/nothing.js", 404, "There is no page at this address."),
+        ("/events/alerts/answer", 405, "This address takes no such request"),
+        ("/events/nothing", 503, "the daemon has not run here yet"),
+    ],
+)
+def test_what_is_not_there_is_a_page_with_the_way_to_the_others(
+    console: str, page: str, status: int, sentence: str
+) -> None:
+    found, text = _page(console, page)
+    assert (found, sentence in text) == (status, True), text
+    assert all(f'<a href="/{one}"' in text for one in ("live", "events", "clusters", "health"))
+    assert _asked(console, page[1:])[1].startswith('{"error":')  # a program reads JSON
+
+
+def test_a_mistake_of_ours_is_a_page_too(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    broken = "from tscc_stream.apps.console import live; live.SPANS = None"
+    with Running("console", "--config", path, begin=broken) as running:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        status, text = _page(address, "/live")
+        assert (status, "Something in the console itself went wrong" in text, "Traceback" in text) == (500, True, False)
+
+
 def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
     (tmp_path / "users").write_text(line_for("anna", "correct horse"))
     settings = {"bind": "127.0.0.1:0", "users_file": str(tmp_path / "users")}
@@ -62,6 +101,8 @@ def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
     with Running("console", "--config", path) as running:
         address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
         assert _asked(address, "live")[0] == 401
+        status, text = _page(address, "/live")
+        assert (status, "Expected a user and a password." in text, "<!doctype html>" in text) == (401, True, True)
         assert _asked(address, "live", Authorization="Basic YW5uYTp3cm9uZyBob3JzZQ==")[0] == 401
         status, text = _asked(address, "live", Authorization="Basic YW5uYTpjb3JyZWN0IGhvcnNl")
         assert (status, "anna" in text) == (200, True)

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from made_browser import PHONE, browser
+from made_browser import PHONE, browser, unfit_for_a_phone
 from made_journal import make_journal, pipeline_messages
 from made_site import Running, make_archive, serving, write_settings
 from selenium.webdriver import Chrome
@@ -246,6 +246,34 @@ def test_a_name_given_in_the_browser_is_in_the_next_message_on_the_bus(site: Mad
     people.close()
 
 
+def test_two_who_name_one_cluster_are_told_of_one_another(site: MadeSite) -> None:
+    """And whoever gives the name of another cluster is told that they vote together."""
+    with browser() as driver:
+        driver.get(f"http://{site.console}/clusters/4")
+        assert site.asked("/clusters/5/name", {"name": "tremor", "seen": 0})[0] == 200
+        assert site.asked("/clusters/4/name", {"name": "belt", "seen": 0})[0] == 200
+        field, said = (
+            driver.find_element("css selector", "#name [name=name]"),
+            "document.getElementById('said').textContent",
+        )
+        field.clear()
+        field.send_keys("tremor")
+        driver.find_element("css selector", "#name [type=submit]").click()
+        _wait(driver, f"{said}.includes('look and name again')")
+        assert "console named it 'belt' at " in driver.execute_script(f"return {said}")
+        driver.find_element("css selector", "#said button").click()
+        _wait(driver, "document.getElementById('called').textContent === 'belt'")
+        field = driver.find_element("css selector", "#name [name=name]")
+        field.clear()
+        field.send_keys("tremor")
+        driver.find_element("css selector", "#name [type=submit]").click()
+        _wait(driver, "document.getElementById('same').innerText.includes(\"cluster 5 is called 'tremor' too\")")
+        assert "votes count together" in driver.find_element("id", "same").text
+    people = PeopleFile(site.state / FILE)
+    assert [said.document["name"] for said in names.history(people, DEMO.sha256, 4)] == ["tremor", "belt"]
+    people.close()
+
+
 def _families(driver: Chrome) -> list[str]:
     _wait(driver, "document.body.dataset.families")
     shown = driver.find_elements("css selector", "#families-open [data-family]")
@@ -273,6 +301,9 @@ def test_a_family_of_unknown_windows_is_dismissed_brought_back_and_named(site: M
         _press(driver, f"[data-family='{family}']", "Name")
         _wait(driver, f"{done}.textContent.includes('orepass: ')")
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver, "bk-") == []
+        driver.get(f"http://{site.console}/clusters/2?period=all")
+        assert unfit_for_a_phone(driver, "bk-") == []
     people = PeopleFile(site.state / FILE)
     said = people.latest("verdict")
     people.close()
@@ -298,7 +329,7 @@ def test_the_gallery_says_how_many_and_how_well(site: MadeSite) -> None:
 @pytest.mark.parametrize(
     ("page", "document", "status", "text"),
     [
-        ("/clusters/2/name", {"name": "", "colour": "#112233"}, 400, "name: String should have at least 1"),
+        ("/clusters/2/name", {"name": "", "colour": "#112233"}, 400, "name: expected at least 1 letter"),
         ("/clusters/2/name", {"name": "x" * 81}, 400, "at most 80"),
         ("/clusters/2/name", {"name": "a\nb"}, 400, "expected printable letters"),
         ("/clusters/2/name", {"name": " Unknown "}, 400, "belongs to no cluster"),
@@ -306,6 +337,7 @@ def test_the_gallery_says_how_many_and_how_well(site: MadeSite) -> None:
         ("/clusters/2/name", {"name": "a", "event_type": "party"}, 400, "expected one of QuakeML's"),
         ("/clusters/2/name", {"name": "a", "notes": "x" * 2001}, 400, "at most 2000 letters"),
         ("/clusters/2/name", {"name": "a", "more": 1}, 400, "more: "),
+        ("/clusters/2/name", {"name": "a", "seen": "1"}, 400, "seen: expected the number"),
         ("/clusters/2/name", ["a"], 400, "expected an object"),
         ("/clusters/6/name", {"name": "a"}, 404, "expected 0 to 5"),
         ("/clusters/families/nobody/name", {"name": "a"}, 409, "has changed since it was shown"),

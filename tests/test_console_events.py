@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_browser import DESKTOP, PHONE, browser
+from made_browser import DESKTOP, PHONE, browser, unfit_for_a_phone
 from made_messages import detection
 from made_site import BURSTS_S, CHANNELS, RATE_HZ, START_NS, Running, make_archive, samples_of, serving, write_settings
 from selenium.webdriver import Chrome, Keys
@@ -239,6 +239,33 @@ def test_a_verdict_is_seen_in_the_list_of_another_console_at_once(site: Site, dr
     assert row["uid"] not in [one["uid"] for one in site.rows(unjudged="1")]
 
 
+def test_what_somebody_else_said_meanwhile_is_shown_and_not_overwritten(site: Site) -> None:
+    """Two browsers on one event, and on its row in the list; the page has not asked again yet."""
+    row = _a_detection(site, 4)
+    uid = row["uid"]
+    with browser(DESKTOP) as driver:
+        for page, name, place in (
+            (f"/events/{uid}", "drilling", "#verdict"),
+            ("/events", "blast", f"li[data-uid='{uid}'] .judged"),
+        ):
+            driver.get(f"http://{site.address}{page}")
+            _wait(driver, lambda d, place=place: _text(d, place))
+            driver.execute_script("for (let i = 1; i < 999; i++) clearInterval(i)")
+            driver.execute_script(f"document.querySelector(\"li[data-uid='{uid}'] a\")?.focus()")
+            before = len(site.get(f"/events/{uid}/all")["history"])
+            assert site.post("/events/verdict", {"uids": [uid], "name": name})[0] == 200
+            _press(driver, "u")
+            _wait(driver, lambda d: "look and judge again" in _text(d, "#toast"))
+            assert f"console said of this event: '{name}' at " in _text(driver, "#toast")
+            _wait(driver, lambda d, place=place, name=name: name in _text(d, place))
+            assert len(site.get(f"/events/{uid}/all")["history"]) == before + 1
+            _press(driver, "u")
+            _wait(driver, lambda d: "Verdict on " in _text(d, "#toast"))
+            assert f"{row['time']['clock'][:8]} {row['channels'][0]}: unknown." in _text(driver, "#toast")
+    status, answer = site.post("/events/verdict", {"uids": [uid], "action": "undo", "seen": {uid: "1"}})
+    assert (status, answer["verdicts"][uid]["name"]) == (409, "unknown")
+
+
 def test_keys_work_on_the_list(site: Site, driver: Chrome) -> None:
     driver.get(f"http://{site.address}/events?kind=network")
     _wait(driver, lambda d: len(_shown(d)) == len(BURSTS_S))
@@ -286,9 +313,12 @@ def test_what_is_no_verdict_is_refused(site: Site) -> None:
     assert site.get(f"/events/{uid}/all")["history"] == []
 
 
-def test_an_event_that_is_not_there_says_so(site: Site, driver: Chrome) -> None:
+def test_an_event_that_is_not_there_says_so(site: Site) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404"):
         site.get("/events/nothing/all")
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        site.get("/events/nothing")
+    assert "event nothing: not in the journal" in json.loads(refused.value.read())["error"]
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_corrects(site: Site) -> None:
@@ -297,9 +327,13 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_corrects(site: Si
         driver.get(f"http://{site.address}/events")
         _wait(driver, lambda d: len(_shown(d)) == DETECTIONS + len(BURSTS_S))
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
+        driver.find_element("id", "filter-button").click()
+        assert unfit_for_a_phone(driver) == []
         driver.get(f"http://{site.address}/events/{uid}")
         _wait(driver, lambda d: d.find_elements("css selector", "#traces canvas"))
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
         button = driver.find_element("css selector", "#legend [data-name='blast']")
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_browser import browser
+from made_browser import PHONE, browser, unfit_for_a_phone
 from made_certificate import make_certificate, needs_openssl
 from made_site import Running, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from selenium.webdriver.support.ui import WebDriverWait
-from test_daemon import daemon
+from test_daemon import daemon, get, listen, take, until
 
 from tscc_stream import config
 from tscc_stream.apps.console import gap_ledger, judgement, model_card
@@ -175,6 +175,10 @@ def _known(**over: Any) -> Known:
         ({"wall_s": 9000.0, "moved_s": {SID: -100.0}}, "DEAD"),
         ({"wall_s": 9000.0, "moved_s": {}}, "DEAD"),
         ({"clipped": {SID: 3}}, "CLIPPED"),
+        ({"health": {"channels": 30, "old_channels": 1, "old": {SID: 12.0}}}, "OLD"),
+        ({"health": {"channels": 30, "old_channels": 30, "old": {}}}, "OLD"),
+        ({"health": {"channels": 30, "old_channels": 29, "old": {}}}, "OK"),
+        ({"health": {"channels": 0, "old_channels": 0}}, "OK"),
         ({"gaps": (GapEntry(SID, 900 * S, 901 * S, "flat", 0),)}, "FLAT"),
         ({"gaps": (GapEntry(SID, 100 * S, 101 * S, "flat", 0),)}, "OK"),
         ({"gaps": (GapEntry(SID, 900 * S, None, "quarantined", 0),)}, "LEFT OUT"),
@@ -218,6 +222,15 @@ HEALTHY = {
         (judgement.channels({**HEALTHY, "silent_channels": 1}, 0.0), "LOOK", "1 of 3 silent"),
         (judgement.channels({**HEALTHY, "silent_channels": 2}, 0.0), "BAD", "2 of 3 silent"),
         (judgement.channels(HEALTHY, 1.0), "LOOK", "1 left out"),
+        (judgement.channels(HEALTHY, 0.0, {"OK": 3}), "OK", "all 3 send"),
+        (judgement.channels(HEALTHY, 0.0, {"LAG": 2, "OK": 1}), "LOOK", "all 3 send, but 2 not OK: 2 LAG"),
+        (judgement.channels({**HEALTHY, "old_channels": 1}, 0.0), "LOOK", "1 of 3 send data older than"),
+        (judgement.channels({**HEALTHY, "old_channels": 2}, 0.0), "BAD", "2 of 3 send data older than"),
+        (
+            judgement.links({**HEALTHY, "data": {"a:1": {"state": "OLD", "age_s": 40}}})[0],
+            "BAD",
+            "older than what was already seen, for 40.0 s",
+        ),
         (judgement.channels({**HEALTHY, "channels": 0}, math.nan), "LOOK", "none has sent"),
         (judgement.journal("disk full", "", ""), "BAD", "cannot be written: disk full"),
         (judgement.journal("", "journal x: damaged", ""), "BAD", "journal x: damaged"),
@@ -300,6 +313,14 @@ def test_a_daemon_that_is_well_is_told_so(watched: Watched) -> None:
     assert watched.told("/health/gaps.json?period=7%20d")["rows"] == []
 
 
+def test_on_a_phone_the_tables_stand_below_one_another(watched: Watched) -> None:
+    with browser(PHONE) as driver:
+        driver.get(f"http://{watched.console}/health")
+        WebDriverWait(driver, 20).until(lambda d: d.find_elements("css selector", "#sensors tbody tr"))
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
+
+
 def test_a_killed_daemon_is_told_at_once_with_what_to_do(watched: Watched) -> None:
     """The last of this file that needs it to run."""
     watched.until(daemon="OK")
@@ -352,3 +373,43 @@ def test_metrics_with_tls_and_users_are_read_with_the_consoles_password(tmp_path
 def test_the_consoles_user_and_password_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected metrics_user and metrics_password_file together"):
         config.load(write_settings(tmp_path, console={"metrics_user": "console"}))
+
+
+def test_a_server_that_begins_anew_with_old_data_is_told_everywhere(tmp_path: Path) -> None:
+    """By the daemon's message and /healthz, and by the pages Live and Health: it says what it holds, sends nothing yet.
+
+    And another server in its place, which sends all again.
+    """
+    archive, old = make_archive(tmp_path / "archive"), "older than what was already seen"
+    first, address = serving(archive, "--speed", "20")
+    other, fallback = serving(archive, "--speed", "4")
+    entry = {"server": address, "fallbacks": [fallback], "streams": ["XX_*:HHZ"], "stale_seconds": 2.0}
+    path = write_settings(tmp_path, seedlink=[entry], console={"bind": "127.0.0.1:0"})
+    soon = "from tscc_stream import data_age; data_age.OLD_NS = 10**9"
+    with (
+        first,
+        other,
+        daemon(path, begin=soon) as (_, where),
+        Running("console", "--config", path) as console,
+        listen(where, "detection.") as found,
+        listen(where, "status.data.") as told,
+        browser() as driver,
+    ):
+        at = console.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        take(found, 4)
+        first.stop()
+        assert until(told, "status.data.", server=address, state="OLD").body["data"]["age_s"] > 0.9
+        said = json.loads(get(where, "/healthz"))
+        assert (said["data"][address]["state"], said["old_channels"], len(said["old"])) == ("OLD", 4, 4)
+        driver.get(f"http://{at}/live")
+        WebDriverWait(driver, 20).until(lambda d: old in d.find_element("id", "alerts").text)
+        driver.get(f"http://{at}/health")
+        part = "return document.querySelector('[data-part^=\"link\"]')?.textContent || ''"
+        WebDriverWait(driver, 20).until(lambda d: old in d.execute_script(part))
+        words = [one.text for one in driver.find_elements("css selector", "#sensors tbody .word")]
+        assert words == ["OLD"] * 4
+        assert "4 of 4 send data older" in driver.find_element("css selector", "[data-part='channels']").text
+        other.stop()
+        with Running("serve", archive, "--bind", address, "--speed", "0.1") as again:
+            again.wait_for("listening on")
+            until(told, "status.data.", server=address, state="OLD")

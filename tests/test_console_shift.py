@@ -140,6 +140,9 @@ def test_the_operator_is_told_what_is_wrong_in_sentences() -> None:
     ]
     silent = well | {"data": {"a:1": {"state": "SILENT", "age_s": 70.0}}}
     assert sentences(Said(silent), [], {}, "") == ["a:1 is connected and sends nothing, for 70 s"]
+    old = well | {"data": {"a:1": {"state": "OLD", "age_s": 70.0}}}
+    (sentence,) = sentences(Said(old), [], {}, "")
+    assert "a:1 has only data older than what was already seen, for 70 s" in sentence
     never = well | {"data": {"a:1": {"state": "SILENT", "age_s": None}}}
     assert sentences(Said(never), [], {}, "") == ["a:1 is connected and has sent nothing yet"]
 

@@ -155,6 +155,16 @@ def test_clipped_is_told_for_ten_seconds() -> None:
     assert state(trace_of(made(rng.standard_normal(50), quality=frozenset({"clipped"}))), 0.5) == "CLIPPED"
 
 
+def test_what_comes_again_is_old_until_something_new_comes() -> None:
+    rng = np.random.default_rng(1)
+    trace = trace_of(made(rng.standard_normal(1000)))
+    for second in range(12):
+        trace.take(made(rng.standard_normal(50), 50 * second), float(second))
+        assert state(trace, 0.5) == ("OLD" if second >= 10 else "OK")
+    trace.take(made(rng.standard_normal(50), 1000), 12.0)
+    assert state(trace, 0.5) == "OK"
+
+
 def test_a_channel_that_never_came_is_waited_for_and_then_dead() -> None:
     trace = Trace(AssembleConfig())
     assert data_state.of_trace(trace, T0, 10.0, 0.0, 60.0) == data_state.DataState("LAG", None)

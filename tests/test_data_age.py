@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tscc_stream import data_age
 from tscc_stream.data_age import LONGEST_PATIENCE_NS, Change, DataAge
+from tscc_stream.messages import Record, RecordBatch
 
 SECOND = 1_000_000_000
 MINE = "mine:1"
@@ -109,6 +111,71 @@ def test_silence_of_our_own_is_nobodys() -> None:
     assert not told(data, 500, 558)
     data.arrived(MINE, "a", 559 * SECOND)
     assert told(data, 559.5) == [("b", "SILENT", 559.5)]
+
+
+def send(data: DataAge, second: int, sid: str, start_s: float, wall_s: float = 1e9, lasts_s: float = 1.0) -> None:
+    record = Record(sid, round(start_s * SECOND), 100.0, np.zeros(round(100 * lasts_s), np.int32))
+    data.arrived_batch(MINE, RecordBatch.of([record]), second * SECOND, round(wall_s * SECOND))
+
+
+def test_a_server_that_sends_only_what_was_seen_is_told_once_and_once_when_new_data_come() -> None:
+    data = connected(60.0)
+    for second in range(1, 101):
+        send(data, second, "a", second)
+        assert not told(data, second)
+    for second in range(101, 150):  # it was started again, and begins where it did before
+        send(data, second, "a", second - 100)
+        assert told(data, second) == ([(None, "OLD", 10.0)] if second == 111 else [])
+    assert data.servers(149 * SECOND) == {MINE: ("OLD", 48.0)}
+    assert data.old(149 * SECOND) == {"a": 48 * SECOND}
+    send(data, 150, "a", 101)
+    assert told(data, 150) == [(None, "OK", 0.0)]
+    assert data.old(150 * SECOND) == {}
+
+
+def test_what_is_sent_again_after_a_connection_is_no_old_data() -> None:
+    data = connected(60.0)
+    for second in range(1, 101):
+        send(data, second, "a", second)
+    for second in range(101, 110):
+        send(data, second, "a", 8 * (second - 100), lasts_s=8.0)
+        assert not told(data, second)
+    send(data, 110, "a", 101)
+    assert not told(data, 110, 130, 150)
+
+
+def test_one_of_two_streams_is_old_its_server_is_not() -> None:
+    data = connected(60.0)
+    for second in range(1, 60):
+        send(data, second, "a", second)
+        send(data, second, "b", min(second, 60 - second))
+        assert not told(data, second)
+    assert list(data.old(59 * SECOND)) == ["b"]
+
+
+def test_a_date_in_the_future_makes_nothing_old_that_comes_after_it() -> None:
+    data = connected(60.0)
+    for second in range(1, 60):
+        send(data, second, "a", 10_000 if second == 2 else second, wall_s=second + 1)
+        assert not told(data, second)
+
+
+def test_a_silent_server_with_old_data_is_silent() -> None:
+    data = connected(60.0)
+    for second in range(1, 31):
+        send(data, second, "a", min(second, 10))
+    assert told(data, 30, 31, 95) == [(None, "OLD", 19.0), (None, "SILENT", 65.0)]
+    assert data.servers(95 * SECOND) == {MINE: ("SILENT", 65.0)}
+    assert data.old(95 * SECOND) == {}
+
+
+def test_what_an_earlier_process_saw_counts() -> None:
+    data = connected(60.0)
+    data.seen_before({"a": 1000 * SECOND, "gone": 1000 * SECOND})
+    for second in range(1, 30):
+        send(data, second, "a", second)
+        send(data, second, "b", second)
+    assert list(data.old(29 * SECOND)) == ["a"]
 
 
 def test_a_stream_of_long_records_has_the_time_of_two_of_them() -> None:

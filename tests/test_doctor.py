@@ -403,6 +403,16 @@ def test_no_stream_matches(mine: str, tmp_path: Path) -> None:
     expect(found["streams"], "fail", "none of its 4 streams matches YY_*:HHZ; it has XX.A..HHZ", "correct streams")
 
 
+def test_a_server_that_has_no_data_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As right after the start of one, or of `serve --start-at now`."""
+    monkeypatch.setattr(doctor_links, "LISTEN_SECONDS", 0.3)
+    server, address = serving(make_archive(tmp_path), "--start-at", "now", "--speed", "0.01")
+    with server:
+        found = links(write_settings(tmp_path, address))
+    expect(found["streams"], "warn", "the server has no data yet", "try again in a minute")
+    assert "fail" not in {finding.state for finding in found.values()}
+
+
 def test_one_pattern_of_two_matches_nothing(mine: str, tmp_path: Path) -> None:
     entry = {"server": mine, "streams": ["XX_*:HHZ", "ZZ_Q:EHZ"]}
     found = links(write_settings(tmp_path, seedlink=[entry]))
@@ -568,6 +578,18 @@ def test_ten_faults_at_once_are_found_by_the_program(mine: str, tmp_path: Path) 
 
 
 # ---- a running daemon
+
+
+def test_a_daemon_that_is_gone_is_missed(tmp_path: Path) -> None:
+    path = write_settings(tmp_path)
+    expect(doctor_site.daemon(site(path)), "ok", "has not run with", "")
+    journal = JournalFile(tmp_path / "state" / "journal.sqlite")
+    expect(doctor_site.daemon(site(path)), "ok", f"process {os.getpid()} runs", "")
+    journal.close()
+    expect(doctor_site.daemon(site(path)), "warn", "does not run; it wrote to ", "systemctl start tscc-stream@site")
+    for file in (tmp_path / "state").iterdir():
+        os.utime(file, (0, 0))
+    expect(doctor_site.daemon(site(path)), "ok", "does not run; it wrote to ", "")
 
 
 def test_a_site_that_runs_is_well_and_is_told_from_strangers(mine: str, tmp_path: Path) -> None:

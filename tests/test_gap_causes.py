@@ -158,7 +158,7 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--state-dir", "."), "journal journal.sqlite: no such file"),
+        (("--state-dir", "."), "journal.sqlite: no such file; the daemon makes it"),
         (("--state-dir", "here", "--since", "soon"), "--since soon: expected a time such as 2026-11-26T06:00:00"),
     ],
 )

@@ -83,6 +83,8 @@ def test_summary() -> None:
         "late_channels": 1,
         "silent_channels": 1,
         "silent": {"a": 9.0},
+        "old_channels": 0,
+        "old": {},
     }
 
 

@@ -182,6 +182,7 @@ def state_of(front: FrontHalf) -> dict[str, object]:
     }
 
 
+@pytest.mark.no_cover
 @settings(max_examples=250, deadline=None)
 @given(config=configs(), items=streams(), cuts=st.lists(st.integers(1, 200), max_size=30))
 def test_a_batch_gives_what_its_records_give_one_by_one(config: Config, items: list[Record], cuts: list[int]) -> None:
@@ -193,6 +194,7 @@ def test_a_batch_gives_what_its_records_give_one_by_one(config: Config, items: l
     assert told(fast.flush()) == told(plain.flush())
 
 
+@pytest.mark.no_cover
 @settings(max_examples=100, deadline=None)
 @given(
     config=configs(),
@@ -239,6 +241,7 @@ def test_integers_in_long_records_give_what_the_stages_give(gain: float) -> None
     assert any(isinstance(message, Window) for message in got) == (gain > 1.0)
 
 
+@pytest.mark.no_cover
 def test_a_ratio_that_just_reaches_the_threshold_is_not_overlooked() -> None:
     """Ratios are worked out only where STA and LTA of a stretch, here one sample, allow one that opens a trigger."""
     signal = noise_with_bursts(3, 3000, [1200, 2000], gain=4.0)

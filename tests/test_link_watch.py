@@ -6,11 +6,13 @@ import math
 import queue
 from dataclasses import dataclass, field
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tscc_stream.data_age import DataAge
 from tscc_stream.health import Health
 from tscc_stream.link_watch import LinkWatch
+from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.metrics import Metrics
 from tscc_stream.workers import Inbox, Note, Shared
 
@@ -25,8 +27,18 @@ class FakeReader:
     ring_left: float | None = None
     asked: list[str] = field(default_factory=list)
 
+    holds: dict[str, int | None] | None = None
+    questions: int = 0
+
     def reconnect(self, reason: str) -> None:
         self.asked.append(reason)
+
+    def ask_held(self) -> None:
+        self.questions += 1
+
+    def held(self) -> dict[str, int | None] | None:
+        answer, self.holds = self.holds, None
+        return answer
 
 
 def made(size: int = 10, readers: int = 1) -> tuple[LinkWatch, Shared, Inbox, list[FakeReader]]:
@@ -56,6 +68,25 @@ def test_silence_is_told_and_the_server_is_connected_to_anew() -> None:
     assert one.asked == two.asked == ["connected, but no data on any stream for 60 s"]
     shared.health.data.arrived(MINE, "a", 62 * SECOND)
     watch.turn(62 * SECOND)
+    assert notes(inbox) == [(None, "OK")]
+
+
+def test_a_late_server_is_asked_what_it_holds_and_old_data_are_told() -> None:
+    watch, shared, inbox, (reader,) = made()
+    record = Record("a", 1000 * SECOND, 100.0, np.zeros(100))
+    shared.health.data.arrived_batch(MINE, RecordBatch.of([record]), SECOND)
+    for second in range(2, 150):
+        watch.turn(second * SECOND)
+        assert reader.questions == (second > 31) + (second > 62) + (second > 124)
+        if second == 40:
+            reader.holds = {"a": 1000 * SECOND, "b": None}  # all that it holds was read
+        elif second == 50:
+            reader.holds = {"a": 900 * SECOND, "b": None}
+        assert notes(inbox) == ([(None, "OLD")] if second == 51 else [])
+    assert shared.health.data.servers(150 * SECOND) == {MINE: ("OLD", 149.0)}
+    record = Record("a", 1001 * SECOND, 100.0, np.zeros(100))
+    shared.health.data.arrived_batch(MINE, RecordBatch.of([record]), 151 * SECOND)
+    watch.turn(152 * SECOND)
     assert notes(inbox) == [(None, "OK")]
 
 

@@ -18,7 +18,7 @@ from made_site import make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
 from tscc_stream import names, package, verdicts
-from tscc_stream.edges.people import FILE, MOST_BYTES, PeopleError, PeopleFile, PeopleThere
+from tscc_stream.edges.people import FILE, MOST_BYTES, ChangedError, PeopleError, PeopleFile, PeopleThere, Said
 from tscc_stream.package import Label
 
 DEMO = package.load(package.find("models/demo"))
@@ -78,7 +78,7 @@ def test_what_it_cannot_take_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_to_read_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(PeopleError, match="cannot open: unable to open database file"):
+    with pytest.raises(PeopleError, match="cannot open: there is no such file"):
         PeopleFile(tmp_path / FILE, read_only=True)
     assert verdicts.read(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
@@ -211,3 +211,43 @@ def test_a_file_of_names_that_cannot_be_read_is_told_and_the_daemon_goes_on(tmp_
     with daemon(path) as (running, _):
         running.wait_for("names of clusters: .*people.sqlite: cannot open: file is not a database")
         assert running.stop() == 0
+
+
+def test_two_clusters_of_one_name_are_told() -> None:
+    loaded = package.load(package.find("models/demo"))
+    loaded.given = {0: Label(name="blast"), 1: Label(name="Blast")}
+    assert names.same_name(loaded, 0, "blast") == []
+    assert names.told_same_name(loaded, 0, "blast") == ""
+    assert names.same_name(loaded, 1, "blast") == [0]
+    assert names.told_same_name(loaded, 1, "blast").startswith("cluster 0 is called 'blast' too: ")
+    assert names.same_name(loaded, 0, "mixed") == [5], "names of the package count as well"
+    loaded.given[2] = Label(name="blast")
+    assert names.told_same_name(loaded, 1, "blast").startswith("clusters 0, 2 are called")
+
+
+def test_no_cluster_is_named_unknown(tmp_path: Path) -> None:
+    file = PeopleFile(tmp_path / FILE)
+    with pytest.raises(names.NameRefusedError, match="unknown is what belongs to no cluster"):
+        names.give(file, "a" * 64, 1, Label(name=" Unknown "), "eve", 1)
+    assert file.head() == 0
+    file.close()
+
+
+def test_what_is_said_on_what_was_seen_is_refused_where_somebody_else_spoke_all_of_it_or_nothing(
+    tmp_path: Path,
+) -> None:
+    file = PeopleFile(tmp_path / FILE)
+    seen = {"a": file.say("verdict", "a", {"name": "blast"}, "anna", 1), "b": 0}
+
+    def unchanged(subject: str, last: Said | None) -> bool:
+        return (0 if last is None else last.number) == seen[subject]
+
+    documents = {"b": {"name": "noise"}, "a": {"name": "noise"}}
+    later = file.say("verdict", "a", {"name": "tremor"}, "eve", 2)
+    with pytest.raises(ChangedError) as refused:
+        file.say_where_unchanged("verdict", documents, "carl", 3, unchanged)
+    assert (refused.value.subject, refused.value.said and refused.value.said.who) == ("a", "eve")
+    assert (file.head(), file.on("verdict", "b")) == (later, None)
+    seen["a"] = later
+    assert file.say_where_unchanged("verdict", documents, "carl", 3, unchanged) == file.head() == later + 2
+    file.close()

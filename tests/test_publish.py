@@ -241,3 +241,8 @@ def test_replay_answer_under_waveform_has_four_frames_per_message() -> None:
 
 def test_error_answer() -> None:
     assert publish.error_reply("e", "no") == [b'{"epoch":"e","error":"no"}']
+
+
+def test_answer_to_who_asks_too_early() -> None:
+    sentence = b"too many requests: ask again in 0.250 s"
+    assert publish.busy_reply("e", 0.25004) == [b'{"epoch":"e","error":"' + sentence + b'","retry_after_s":0.25}']

@@ -88,7 +88,7 @@ def test_a_file_is_read_again_from_where_it_was(tmp_path: Path, monkeypatch: pyt
     path.unlink()
     gone = file.again()
     assert gone.config == reloaded.config
-    assert "cannot read" in gone.mistakes[0]
+    assert "no such file" in gone.mistakes[0]
 
 
 def _hang_up(path: Path, pid: int, **over: Any) -> None:

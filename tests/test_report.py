@@ -232,6 +232,32 @@ def test_two_names_never_look_alike(facts: Facts) -> None:
     assert apart.min() > 45.0
 
 
+def test_a_name_has_one_colour_in_every_section(facts: Facts) -> None:
+    """Also where it gave way to a spare one, since another name has nearly the same."""
+    labels = {name: Label(name=name, colour="#9a9a9a") for name in ("unknown", "drilling", "blast")}
+    one = report_facts.replace(facts.detections[0], counts=5.0)
+    detections = [report_facts.replace(one, name=name, uid=f"{name}{k}") for name in labels for k in range(2)]
+    events = [report_facts.replace(one, name="unknown", channel="", uid="event", detections=())]
+    made = Facts("s", facts.span, END_NS, labels=labels, detections=detections, events=events)
+    chips = re.findall(r'background:(#\w+)"></span><bdi>unknown<', report_page.page(made))
+    assert len(chips) >= 4
+    assert len(set(chips)) == 1
+
+
+def test_durations_as_people_say_them(facts: Facts) -> None:
+    lasting = {59.4: "59.4 s", 90: "90 s", 1500: "25 min", 86_400: "24 h", 93_720: "26 h 2 min"}
+    for seconds, text in lasting.items():
+        gap = report_health.Break(facts.span.ns[0], facts.span.ns[0] + round(seconds * SECOND), report_health.SILENT)
+        one = report_health.ChannelHealth("XX.A..HHZ", (gap,), 0.5, 0.5)
+        assert f"silent to the end {text}" in "".join(report_page._sensor(facts, one, 0)).replace("&nbsp;", " ")
+
+
+def test_now_is_said_of_what_still_goes_on_alone(facts: Facts) -> None:
+    assert '<th class="n">number</th>' in report_page.page(facts)
+    going_on = report_facts.replace(facts, come_to_ns=facts.come_to_ns - SECOND)
+    assert '<th class="n">so far</th>' in report_page.page(going_on)
+
+
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
     arguments = ["report", "shift", "--config", str(folder / "site.yaml"), "--out", str(out)]

@@ -1,6 +1,6 @@
 """The units under a systemd of their own, in a container: only there is it seen what their filters break.
 
-Needs root, mmdebstrap, systemd-nspawn, and a network for Debian's packages; takes about two minutes. So it is asked for
+Needs root, mmdebstrap, systemd-nspawn, and a network for Debian's packages; takes two or three minutes. Asked for
 by name: `TSCC_BOOT=bookworm pytest tests/test_unit_boots.py` (or trixie: any suite of Debian).
 """
 
@@ -122,6 +122,14 @@ def test_the_unit_starts_torch_classifies_and_ends(found: dict[str, Any]) -> Non
     assert one["detections"] == len(BURSTS_S) * len(CHANNELS)
     assert one["Seccomp"] == "2"
     assert one["CapEff"] == "0000000000000000"
+
+
+def test_alerts_and_console_run_beside_the_daemon_as_its_user(found: dict[str, Any]) -> None:
+    alert, console = found["tscc-alert"], found["tscc-console"]
+    for one in (alert, console):
+        assert (one["start"], one["Result"], one["ExecMainStatus"]) == (0, "success", "0"), one["journal"]
+    assert console["pages"] == dict.fromkeys(("live", "events", "clusters", "health"), 200), console["journal"]
+    assert alert["list"] == 0, alert["list says"]
 
 
 def test_two_sites_run_beside_each_other_as_two_users_with_their_own_secrets(found: dict[str, Any]) -> None:

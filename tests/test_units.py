@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tscc_stream.apps import bridge_run
 from tscc_stream.apps.alert_run import DRAIN_SECONDS
 from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
-ALERT, CONSOLE = "tscc-alert.service", "tscc-console.service"
-BESIDE = (ALERT, CONSOLE)
+SHARD = "tscc-stream-shard@.service"
+ALERT, CONSOLE, BRIDGE = "tscc-alert.service", "tscc-console.service", "tscc-bridge.service"
+BESIDE = (ALERT, CONSOLE, BRIDGE)
 OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
 """Each unit, and its form for several sites."""
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
@@ -24,11 +26,11 @@ HIGHEST_EXPOSURE = 1.5
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=[name for both in OF_SITES.items() for name in both])
+@pytest.fixture(params=[*(name for both in OF_SITES.items() for name in both), SHARD])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
     shipped = (UNITS / request.param).read_text(encoding="utf-8")
-    copy = tmp_path / request.param.replace("@.", "@north.")
+    copy = tmp_path / request.param.replace("@.", "@7.")
     copy.write_text(shipped.replace(PROGRAM, "/bin/true"), encoding="utf-8")
     return copy
 
@@ -82,7 +84,7 @@ def test_what_the_program_relies_on(name: str, configuration: str, folder: str) 
     assert "ProcSubset" not in settings, "torch needs /proc/cpuinfo"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, SHARD])
 def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     """SIGKILL in the middle of it would look like a crash, and the windows in the encoder like its cause."""
     assert END_SECONDS == 37.0, "the sum that the units' comments show"
@@ -90,7 +92,7 @@ def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     assert int(settings_of(name)["TimeoutStopSec"][0]) >= END_SECONDS + 5
 
 
-@pytest.mark.parametrize("name", [*NAMES, *BESIDE])
+@pytest.mark.parametrize("name", [*NAMES, SHARD, *BESIDE])
 def test_what_zeromq_aborts_without(name: str) -> None:
     """Seen when the unit was really started: libzmq ends the process where these are refused."""
     settings = settings_of(name)
@@ -112,8 +114,18 @@ def test_the_form_for_several_sites_differs_only_in_names(name: str) -> None:
     assert many["ExecStart"] == [one["ExecStart"][0].replace("config.yaml", "%i.yaml")]
 
 
+def test_the_form_for_shards_differs_in_names_and_has_one_configuration() -> None:
+    one, shard = settings_of(NAMES[0]), settings_of(SHARD)
+    as_one = {key: [value.replace("/shard-%i", "") for value in values] for key, values in shard.items()}
+    differing = {key for key in one.keys() | shard.keys() if one.get(key) != as_one.get(key)}
+    assert differing == {"Description", "ExecStart", "User"}
+    assert shard["User"] == ["tscc-shard-%i"]
+    assert shard["ExecStart"] == [one["ExecStart"][0] + " --shard %i"]
+
+
 @pytest.mark.parametrize(
-    ("name", "command", "own"), [(ALERT, "alert run", {"SystemCallFilter"}), (CONSOLE, "console", set())]
+    ("name", "command", "own"),
+    [(ALERT, "alert run", {"SystemCallFilter"}), (BRIDGE, "bridge", {"SystemCallFilter"}), (CONSOLE, "console", set())],
 )
 def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: str, command: str, own: set[str]) -> None:
     """Of another user, the state folder would be taken away from the daemon."""
@@ -124,7 +136,8 @@ def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: st
     assert beside["ExecStart"] == [f"{PROGRAM} {command} --config /etc/tscc-stream/config.yaml"]
 
 
-def test_alerts_need_no_priority_and_have_time_to_deliver() -> None:
-    alert = settings_of(ALERT)
-    assert alert["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
-    assert int(alert["TimeoutStopSec"][0]) >= DRAIN_SECONDS + 5
+@pytest.mark.parametrize(("name", "drain_seconds"), [(ALERT, DRAIN_SECONDS), (BRIDGE, bridge_run.DRAIN_SECONDS)])
+def test_alerts_and_bridge_need_no_priority_and_have_time_to_deliver(name: str, drain_seconds: float) -> None:
+    unit = settings_of(name)
+    assert unit["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setscheduler"]
+    assert int(unit["TimeoutStopSec"][0]) >= drain_seconds + 5

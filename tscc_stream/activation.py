@@ -17,10 +17,13 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tscc_stream.config import PublishConfig
+from tscc_stream.config_http import MetricsConfig
 from tscc_stream.package import Package, PackageError, load_live, write_labels
 
 ACTIVE_FILE = "active-model"
@@ -185,6 +188,14 @@ def shadow_folder(state_dir: Path, configured: Path | None) -> Path | None:
     return None if name is None else folder_of(state_dir, name)
 
 
+def write_endpoints(state_dir: Path, publish: str, replay: str, metrics: str) -> None:
+    """Where this process listens, for programs on this machine: with port 0 the system chose. Raises OSError."""
+    where = {"publish": publish, "replay": replay, "metrics": metrics, "pid": os.getpid()}
+    fresh = state_dir / (ENDPOINTS_FILE + ".new")
+    fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
+    fresh.replace(state_dir / ENDPOINTS_FILE)
+
+
 def endpoints(state_dir: Path) -> dict[str, Any]:
     """Where the daemon of this state folder listens, and its "pid"; empty where none runs.
 
@@ -194,6 +205,13 @@ def endpoints(state_dir: Path) -> dict[str, Any]:
     where = _read(state_dir / ENDPOINTS_FILE)
     pid = where.get("pid")
     return where if isinstance(pid, int) and _has_open(pid, state_dir / "journal.sqlite.lock") else {}
+
+
+def addresses(said: Mapping[str, Any], publish: PublishConfig, metrics: MetricsConfig) -> dict[str, str]:
+    """publish, replay and metrics of a daemon: as it said itself, else as configured. To be asked on this machine."""
+    configured = {"publish": publish.bind, "replay": publish.replay_bind, "metrics": metrics.bind}
+    found = configured | {name: str(said[name]) for name in configured if name in said}
+    return {name: address.replace("//0.0.0.0:", "//127.0.0.1:") for name, address in found.items()}
 
 
 def _has_open(pid: int, path: Path) -> bool:

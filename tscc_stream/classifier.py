@@ -23,6 +23,7 @@ from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.source_id import to_nslc
+from tscc_stream.spreadsheet import harmless
 from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
@@ -178,7 +179,7 @@ def _write_csv(messages: Iterable[Message], out: IO[str], _loaded: package.Packa
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for message in messages:
-        writer.writerow(csv_row(json.loads(message.body), message.sid))
+        writer.writerow(harmless(csv_row(json.loads(message.body), message.sid)))
 
 
 def csv_row(body: dict[str, Any], sid: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ loss of power those of the last second may come again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -122,7 +123,7 @@ class Subscriber:
     the journal holds, None is from now on. epoch: the journal that `since` counts in, as stored from an earlier
     `Received`; when the daemon has another journal, everything in it is new and is given from its beginning.
     topic: prefix of the topics wanted. receive_queue: messages that may wait in this process. notice: is told in a
-    sentence when the epoch changed, when messages are gone for good, when nobody answers, and, once a minute, when this
+    sentence when the epoch changed, when messages are gone for good, and, once a minute, when nobody answers or this
     subscriber is refused; logged by default. curve: keys, where the bus is secured. position: a file that keeps the
     place; what it holds goes before `since` and `epoch`. any_body: a message whose body is no JSON object is given with
     an empty one; else it is an error, and stays one at each further call.
@@ -170,7 +171,8 @@ class Subscriber:
             self._open_position(position)
         except zmq.ZMQError as error:
             self.close()
-            raise SubscriberError(f"cannot connect to {connect} and {replay}: {error}") from error
+            why = "expected addresses such as tcp://127.0.0.1:5556" if error.errno == errno.EINVAL else str(error)
+            raise SubscriberError(f"cannot connect to {connect} and {replay}: {why}") from error
         except (CredentialError, PositionError) as error:
             self.close()
             raise SubscriberError(str(error)) from error
@@ -265,6 +267,23 @@ class Subscriber:
         self._given = self._pending.popleft()
         return self._given
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether everything that the daemon had when last asked was given: no more of its past is to come."""
+        return not self._asking and not self._pending
+
+    @property
+    def awaited(self) -> zmq.Socket[bytes]:
+        """What becomes readable when the next message may come: for waiting on several subscribers at once."""
+        return self._journal.socket if self._asking else self._bus.socket
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` has something to do at once: a message, a question to ask, an answer to read."""
+        if self._pending or (self._asking and self._answer_due is None and time.monotonic() >= self._ask_again):
+            return True
+        return bool(self.awaited.poll(0))
+
     def _listen(self, deadline: float) -> bool:
         """Take one message from the bus, if one comes in time."""
         if self._bus.readable(min(deadline, self._quiet_due)):
@@ -296,7 +315,10 @@ class Subscriber:
             self._journal.renew()
             self._bus.try_again()
             if not self._journal.is_refused:
-                self._notice(f"no answer from {self._replay} within {ANSWER_SECONDS:g} s; asking again")
+                self._tell_seldom(
+                    f"no answer from {self._replay} within {ANSWER_SECONDS:g} s: does the daemon run there, and is "
+                    "that its publish.replay_bind? It is asked again and again"
+                )
         return False
 
     def _request(self) -> bytes:

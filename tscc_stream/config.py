@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -21,10 +22,17 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
+from tscc_stream.config_bridge import BridgeConfig
+from tscc_stream.config_coincide import CoincideConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
-from tscc_stream.config_section import HostPort, NotNegative, Positive, Section, split_host_port
+from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, Section
+from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
+from tscc_stream.shard import MOST_SHARDS, Shard
+
+_log = logging.getLogger(__name__)
+_JOURNAL = "journal.sqlite"
 
 
 class ConfigError(ValueError):
@@ -33,16 +41,6 @@ class ConfigError(ValueError):
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(self.mistakes))
-
-
-def _tcp_endpoint(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme == "ipc" and rest:
-        return text
-    if scheme != "tcp":
-        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
-    split_host_port(rest)
-    return text
 
 
 _STREAM = re.compile(r"[A-Za-z0-9*?-]{1,8}_[A-Za-z0-9*?-]{1,8}(:[A-Za-z0-9*?_-]{1,20})?")
@@ -68,7 +66,6 @@ def _some(streams: tuple[str, ...]) -> tuple[str, ...]:
     return streams
 
 
-Endpoint = Annotated[str, AfterValidator(_tcp_endpoint)]
 StreamPattern = Annotated[str, AfterValidator(_stream)]
 
 
@@ -195,7 +192,7 @@ class InferenceConfig(Section):
     most_restarts within restart_window_seconds end the process.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     threads: Annotated[Literal["auto"] | int, BeforeValidator(_threads)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "float32"
@@ -245,6 +242,24 @@ class PublishConfig(Section):
         return self
 
 
+class ShardConfig(Section):
+    """Which share of the stations is served. index: from 1 to count; null: `--shard` says it."""
+
+    index: Annotated[int, Field(ge=1)] | None = None
+    count: Annotated[int, Field(ge=1, le=MOST_SHARDS)]
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ShardConfig:
+        if self.index is not None and self.index > self.count:
+            raise ValueError(f"index {self.index}: expected 1 to count {self.count}")
+        return self
+
+    @property
+    def one(self) -> Shard | None:
+        """The shard, where it is said which."""
+        return None if self.index is None else Shard(self.index, self.count)
+
+
 _OVERRIDABLE: dict[str, type[Section]] = {
     "assemble": AssembleConfig,
     "condition": ConditionConfig,
@@ -260,7 +275,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _detail(error: ErrorDetails, place: tuple[str, ...] = ()) -> InitErrorDetails:
-    kind = PydanticCustomError(error["type"], error["msg"])
+    kind = PydanticCustomError(error["type"], "{said}", {"said": expected(error)})
     return InitErrorDetails(type=kind, loc=(*place, *error["loc"]), input=error["input"])
 
 
@@ -288,8 +303,9 @@ def _override_mistakes(data: object) -> list[InitErrorDetails]:
 class Config(Section):
     """The whole file. A missing section or key has its default; without `network` there are no network events."""
 
-    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "demo"
+    site: Annotated[str, Field(pattern=WORD)] = "demo"
     seedlink: Annotated[tuple[SeedLinkConfig, ...], Field(strict=False)] = ()
+    shard: ShardConfig | None = None
     model: str = "models/demo"
     shadow: str | None = None
     assemble: AssembleConfig = AssembleConfig()
@@ -312,6 +328,8 @@ class Config(Section):
     stationxml: str | None = None
     console: ConsoleConfig = ConsoleConfig()
     alerts: AlertsConfig = AlertsConfig()
+    bridge: BridgeConfig | None = None
+    coincide: CoincideConfig = CoincideConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")
@@ -422,21 +440,11 @@ def _may_be_secret(path: tuple[str | int, ...]) -> bool:
     return any(word in str(part).lower() for part in path for word in ("password", "secret", "key", "users_file"))
 
 
-_IN_YAML_TERMS = {
-    "extra_forbidden": "unknown key",
-    "model_type": "expected keys with values",
-    "dict_type": "expected keys with values",
-    "tuple_type": "expected a list",
-}
-
-
 def _sentence(error: ErrorDetails) -> str:
     """`key: what is wrong` of one pydantic error, in the words of the file."""
-    message = _IN_YAML_TERMS.get(error["type"], error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Tuple", "list").replace(" after validation", "")
     untold = error["type"] in ("value_error", "missing", "extra_forbidden") or _may_be_secret(error["loc"])
     shown = "" if untold else f", got {error['input']!r:.80}"
-    return f"{_dotted(error['loc'])}: {message[:1].lower() + message[1:]}{shown}"
+    return f"{_dotted(error['loc'])}: {expected(error)}{shown}"
 
 
 def _parse_yaml(text: str) -> tuple[Any, dict[tuple[str | int, ...], int]]:
@@ -481,20 +489,48 @@ def parse(text: str) -> Config:
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file. Raises ConfigError (also where the file cannot be read)."""
+    """The configuration in a file, with the absolute path of its state_dir. Raises ConfigError (also where the file
+    cannot be read).
+    """
+    config = parse(_text_of(path))
+    return config.model_copy(update={"state_dir": str(_state_folder(config.state_dir, path.resolve().parent))})
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read {path}: {error}"]) from error
-    return parse(text)
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: expected a text in UTF-8: byte {error.start} is none"]) from error
+    except OSError as error:
+        raise ConfigError([_unread(path, error)]) from error
+
+
+def _unread(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such file; `tscc-stream check-config --example > {path}` makes one to start from"
+    if isinstance(error, IsADirectoryError):
+        return f"{path}: is a folder; expected the configuration file in it"
+    return f"{path}: cannot be read: {error.strerror}"
+
+
+def _state_folder(name: str, folder: Path) -> Path:
+    """A relative one lies beside the configuration. Before, it lay where the program was started: a site that has its
+    journal there only keeps it, and is told.
+    """
+    here, before = folder / name, Path(name).absolute()
+    if here == before or (here / _JOURNAL).exists() or not (before / _JOURNAL).exists():
+        return here
+    _log.warning(
+        "state_dir %s: taken as %s, where a journal lies; write that path into the configuration, since a relative one "
+        "is now beside the configuration: %s",
+        name, before, here,
+    )  # fmt: skip
+    return before
 
 
 def values(path: Path) -> Any:  # noqa: ANN401  # whatever YAML holds
     """What stands in a file, unknown keys and wrong values included. Raises ConfigError where it is no YAML."""
-    try:
-        data, _ = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read {path}: {error}"]) from error
+    data, _ = _parse_yaml(_text_of(path))
     return data
 
 

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_people import Span
-from tscc_stream.config_section import HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
+from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
+from tscc_stream.mistakes import WORDS
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
+Name = Annotated[str, Field(pattern=WORDS)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, max_length=50)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=80)], ...], Field(strict=False, max_length=50)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -190,6 +191,20 @@ class BusKeysConfig(Section):
     secret_key_file: SecretFile
 
 
+class AlertSource(Section):
+    """A publisher that is followed: a daemon elsewhere, or one shard of several.
+
+    connect, replay: its publish.bind and publish.replay_bind as they are reached from here. server_key: its public key,
+    instead of that of bus_keys. metrics: HOST:PORT of its /healthz and /metrics; null: only its messages are heard.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    connect: Endpoint
+    replay: Endpoint
+    server_key: Annotated[str, Field(min_length=1)] | None = None
+    metrics: HostPort | None = None
+
+
 _WATCHES = tuple(
     WatchConfig(name=name, kind=kind, severity="critical")  # type: ignore[arg-type]  # the three are kinds
     for name, kind in (("daemon silent", "daemon"), ("data silent", "data"), ("journal failing", "journal"))
@@ -210,6 +225,7 @@ class AlertsConfig(Section):
     give_up_after_seconds: Positive = 3600.0
     monitor: MonitorConfig = MonitorConfig()
     bus_keys: BusKeysConfig | None = None
+    sources: Annotated[tuple[AlertSource, ...], Field(strict=False, max_length=200)] = ()
     metrics: MetricsConfig | None = None
 
     @property
@@ -221,6 +237,7 @@ class AlertsConfig(Section):
 def alert_mistakes(alerts: AlertsConfig, shifts: Mapping[str, str]) -> Iterator[tuple[Place, str]]:
     """What no key shows alone: (place within the file, sentence)."""
     yield from _twice(alerts)
+    yield from _of_sources(alerts)
     for section, told in (("rules", alerts.rules), ("watches", alerts.watches)):
         for number, one in enumerate(told):
             place = ("alerts", section, number)
@@ -233,6 +250,19 @@ def alert_mistakes(alerts: AlertsConfig, shifts: Mapping[str, str]) -> Iterator[
             "without suppress_below_amplitude nothing would be suppressed; expected the amplitude (counts) from which "
             "an event is told even during a blast",
         )
+
+
+def _of_sources(alerts: AlertsConfig) -> Iterator[tuple[Place, str]]:
+    names = [source.name for source in alerts.sources]
+    for number, source in enumerate(alerts.sources):
+        if source.name in names[:number]:
+            yield ("alerts", "sources", number, "name"), f"{source.name!r} is given twice"
+        if source.server_key is not None and alerts.bus_keys is None:
+            yield ("alerts", "sources", number, "server_key"), "expected bus_keys too, with the key of this process"
+    for number, watch in enumerate(alerts.watches):
+        if alerts.sources and watch.kind == "gaps":
+            sentence = "gaps: expected no such watch beside sources, since the ledger lies in each daemon's own journal"
+            yield ("alerts", "watches", number, "kind"), sentence
 
 
 def _unknown(place: Place, named: tuple[str, ...], known: tuple[str, ...], what: str) -> Iterator[tuple[Place, str]]:

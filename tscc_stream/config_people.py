@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field
 
 from tscc_stream.config_section import Section
+from tscc_stream.mistakes import COLOUR
 
 _SHIFT = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
@@ -49,7 +50,7 @@ class Term(Section):
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
     event_type: str = "not reported"
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#888888"
+    colour: Annotated[str, Field(pattern=COLOUR)] = "#888888"
 
 
 def no_term_twice(terms: tuple[Term, ...]) -> tuple[Term, ...]:

@@ -23,7 +23,19 @@ def _host_port(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme == "ipc" and rest:
+        return text
+    if scheme != "tcp":
+        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
+    split_host_port(rest)
+    return text
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+"""A socket of the bus."""
 SecretFile = Annotated[str, Field(min_length=1)]
 """A credential's name or a path, never the secret itself."""
 Positive = Annotated[float, Field(gt=0)]

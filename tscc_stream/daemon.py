@@ -8,7 +8,6 @@ buffer. Every thread stamps each turn of its loop; systemd's watchdog is fed onl
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import __version__, lanes, package, recovery, windows
-from tscc_stream.activation import ENDPOINTS_FILE
+from tscc_stream.activation import write_endpoints
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.credentials import CredentialError
@@ -54,6 +53,8 @@ from tscc_stream.reload import ConfigFile
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.position import Position
 from tscc_stream.serving import ModelKeeper, Served
+from tscc_stream.shard import Shard
+from tscc_stream.sharded import own_streams
 from tscc_stream.stages import acquire
 from tscc_stream.window_quarantine import WindowQuarantine
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Outbox, Shared, guarded
@@ -99,10 +100,11 @@ class Daemon:
     ) -> None:
         self._config = config
         self._state_dir = state_dir
-        data = DataAge({server.server: server.stale_seconds for server in config.seedlink})
+        self._servers = own_servers(config)
+        data = DataAge({server.server: server.stale_seconds for server, _ in self._servers})
         self._shared = Shared(Metrics(CollectorRegistry()), Health(data))
         self._keeper = ModelKeeper(config, state_dir, model_folder, shadow_folder, self._shared.health, file)
-        self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(config.seedlink))
+        self._inbox: Inbox = queue.Queue(INBOX_BATCHES + INBOX_SPARE * len(self._servers))
         self._outbox: Outbox = queue.Queue(OUTBOX_LISTS)
         self._asked_for_keys = threading.Event()
         self._back: threading.Thread | None = None
@@ -140,12 +142,10 @@ class Daemon:
             resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)
             onlookers = self._onlookers(beside, stack)
-            readers = [
-                self._reader(server, entry, resume.positions.get(entry))
-                for server, entry in zip(self._config.seedlink, entry_names(self._config.seedlink), strict=True)
-            ]
+            readers = [self._reader(server, entry, resume.positions.get(entry)) for server, entry in self._servers]
             self._write_endpoints(bus, http)
-            self._inbox.put(Note("daemon", {"state": "started", "version": __version__}))
+            started = {"state": "started", "version": __version__}
+            self._inbox.put(Note("daemon", started if self._shard is None else {**started, "shard": str(self._shard)}))
             if journal.renewed:
                 _log.warning("journal %s: new epoch %s: %s", journal.path, journal.epoch, journal.renewed)
                 self._inbox.put(Note("journal", {"epoch": journal.epoch, "reason": journal.renewed}))
@@ -153,9 +153,7 @@ class Daemon:
             for thread in (*workers, *onlookers, *(thread for _, thread in readers)):
                 thread.start()
             self._ready()
-            watched = [
-                (server.server, reader) for server, (reader, _) in zip(self._config.seedlink, readers, strict=True)
-            ]
+            watched = [(server.server, reader) for (server, _), (reader, _) in zip(self._servers, readers, strict=True)]
             self._supervise(LinkWatch(self._shared, self._inbox, watched), bus)
             return self._drain(workers, readers, bus, in_flight)
 
@@ -164,6 +162,12 @@ class Daemon:
         metrics = self._shared.metrics
         metrics.healthy.set_function(lambda: float(self._shared.health.healthy(time.monotonic_ns(), STALLED_NS)))
         metrics.state_free_bytes.set_function(lambda: _free_bytes(self._state_dir))
+        shard = self._shard or Shard(1, 1)
+        metrics.set_shard(shard.index, shard.count)
+
+    @property
+    def _shard(self) -> Shard | None:
+        return None if self._config.shard is None else self._config.shard.one
 
     def _close(self, journal: JournalFile) -> None:
         """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""
@@ -218,6 +222,8 @@ class Daemon:
         if resume.front is not None and resume.vote is not None:
             front_half.restore(resume.front, time.monotonic_ns())
             back_half.restore(resume.vote)
+        now_ns = time.time_ns()
+        shared.health.data.seen_before({sid: ns for sid, ns in resume.reached_ns.items() if ns <= now_ns})
         _log.info("%s", resume.told)
         front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions, resume.had)
         made_of = recovery.made_of(config, served.package.spec)
@@ -304,6 +310,7 @@ class Daemon:
             room=room,
             entry=entry,
             agent=f"tscc-stream/{__version__}",
+            shard=self._shard,
         )
         return reader, self._thread(name, reader.run)
 
@@ -324,24 +331,18 @@ class Daemon:
     def _write_endpoints(self, bus: Bus, http: HttpServer) -> None:
         """Where everything listens, for programs on this machine: with port 0 the system chose."""
         host, port = http.address
-        where = {
-            "publish": bus.endpoint,
-            "replay": bus.replay_endpoint,
-            "metrics": f"{host}:{port}",
-            "pid": os.getpid(),
-        }
-        fresh = self._state_dir / (ENDPOINTS_FILE + ".new")
         try:
-            fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
-            fresh.replace(self._state_dir / ENDPOINTS_FILE)
+            write_endpoints(self._state_dir, bus.endpoint, bus.replay_endpoint, f"{host}:{port}")
         except OSError as error:
-            raise JournalError(f"state_dir {self._state_dir}: cannot write {fresh.name}: {error.strerror}") from error
+            raise JournalError(f"state_dir {self._state_dir}: cannot be written to: {error.strerror}") from error
         _log.info("journal in %s", self._state_dir.resolve())
         _log.info("publishing on %s, replay on %s, metrics on %s/metrics", bus.endpoint, bus.replay_endpoint, http.url)
 
     def _ready(self) -> None:
         self._shared.health.ready = True
-        servers = ", ".join(server.server for server in self._config.seedlink) or "no SeedLink server configured"
+        servers = ", ".join(server.server for server, _ in self._servers)
+        if self._shard is not None:
+            servers = f"shard {self._shard} of {servers}"
         self._notifier.ready(f"running: {servers}")
         _log.info("ready: %s", servers)
 
@@ -441,16 +442,35 @@ def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
     return names
 
 
-def run(config: Config, folder: Path, file: Path | None = None) -> int:
-    """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from; file: the
-    configuration's, read again on SIGHUP.
+def own_servers(config: Config) -> list[tuple[SeedLinkConfig, str]]:
+    """Entries under seedlink that may have stations of this shard, each with what positions are stored under.
+
+    The others are left out. Raises ConfigError where none is left.
     """
     if not config.seedlink:
         raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
+    shard = None if config.shard is None else config.shard.one
+    if config.shard is not None and shard is None:
+        raise ConfigError([f"shard.index: not given; expected run --shard, 1 to {config.shard.count}"])
+    named = zip(config.seedlink, entry_names(config.seedlink), strict=True)
+    kept = [(own, name) for server, name in named if (own := own_streams(server, shard)) is not None]
+    if not kept:
+        raise ConfigError(
+            [f"shard {shard}: none of the stations that seedlink names is its own; expected fewer shards"]
+        )
+    return kept
+
+
+def run(
+    config: Config, folder: Path, file: Path | None = None, made: Callable[[Config], Config] = lambda config: config
+) -> int:
+    """The daemon in this process until SIGTERM or SIGINT. folder: what a relative model path starts from; file: the
+    configuration's, read again on SIGHUP; made: what is made of what it says, as was `config`.
+    """
     for warning in config.metrics.warnings():
         _log.warning("%s", warning)
     shadow = None if config.shadow is None else package.find(config.shadow, folder)
-    source = None if file is None else ConfigFile(file, config)
+    source = None if file is None else ConfigFile(file, config, made)
     daemon = Daemon(config, package.find(config.model, folder), Path(config.state_dir), shadow, source)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

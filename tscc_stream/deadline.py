@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from types import TracebackType
@@ -29,6 +30,19 @@ class Deadline:
             late = self.passed
         if late:
             self._cut()
+
+    def connected(self, address: tuple[str, int], seconds: float, tls: ssl.SSLContext | None = None) -> socket.socket:
+        """A connection that it guards from the first moment, encrypted where `tls` is given. Raises OSError."""
+        link = socket.create_connection(address, seconds)
+        self.guard(link)
+        return link if tls is None else self.encrypted(link, tls, address[0])
+
+    def encrypted(self, link: socket.socket, tls: ssl.SSLContext, name: str) -> socket.socket:
+        """The same connection after a handshake. name: whom the certificate must be of. Raises OSError."""
+        wrapped = tls.wrap_socket(link, server_hostname=name, do_handshake_on_connect=False)
+        self.guard(wrapped)
+        wrapped.do_handshake()
+        return wrapped
 
     def __enter__(self) -> Deadline:
         self._timer.start()

@@ -62,9 +62,10 @@ class Health:
     def summary(self, now_ns: int, limit_ns: int) -> dict[str, Any]:
         """What /healthz says. limit_ns: a thread that did not turn for as long is stalled.
 
-        Ages are seconds. At most twenty silent channels are named.
+        Ages are seconds. At most twenty silent channels are named, and as many that send old data only.
         """
         stalled, silent = self.stalled(now_ns, limit_ns), self.data.silent(now_ns)
+        old = self.data.old(now_ns)
         newest_ns = self.data.newest_ns()
         return {
             "state": self._state(stalled),
@@ -78,6 +79,8 @@ class Health:
             "late_channels": self.data.late(now_ns),
             "silent_channels": len(silent),
             "silent": {sid: _seconds(age_ns) for sid, age_ns in list(silent.items())[:_SHOWN]},
+            "old_channels": len(old),
+            "old": {sid: _seconds(age_ns) for sid, age_ns in list(old.items())[:_SHOWN]},
         }
 
 

@@ -1,4 +1,5 @@
 """Looks at every server's reader from outside, in the daemon's turn: how old its data are, how long it has waited.
+A server that is late is asked what it holds.
 
 What fell silent is told; a server that is connected and sends nothing is connected to anew, or left for a fallback.
 """
@@ -9,7 +10,7 @@ import logging
 import math
 import queue
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from tscc_stream.data_age import Change
@@ -19,6 +20,11 @@ from tscc_stream.workers import Inbox, Shared
 
 _log = logging.getLogger(__name__)
 
+_SAID: Final = {
+    "OK": "come again",
+    "SILENT": "are missing for {:.0f} s",
+    "OLD": "are older than what was already seen, for {:.0f} s",
+}
 MOST_UNTOLD: Final = 1000  # notes that wait for room in the inbox
 
 
@@ -32,6 +38,8 @@ class Reader(Protocol):
     @property
     def ring_left(self) -> float | None: ...
     def reconnect(self, reason: str) -> None: ...
+    def ask_held(self) -> None: ...
+    def held(self) -> Mapping[str, int | None] | None: ...
 
 
 class LinkWatch:
@@ -49,9 +57,15 @@ class LinkWatch:
             self._measure(number, server, reader)
             if reader.waiting:
                 data.held(server, now_ns)
+            if (held := reader.held()) is not None:
+                data.holds(server, held, now_ns)
         for change in data.turn(now_ns):
             self._note(change)
         self._tell()
+        late = data.to_question(now_ns)
+        for server, reader in self._readers:
+            if server in late:
+                reader.ask_held()
         for server, quiet_ns in data.to_reconnect(now_ns).items():
             self._reconnect(server, quiet_ns)
 
@@ -65,7 +79,7 @@ class LinkWatch:
     def _note(self, change: Change) -> None:
         level = logging.INFO if change.state == "OK" else logging.WARNING
         what = "data" if change.sid is None else f"data of {change.sid}"
-        said = "come again" if change.state == "OK" else f"are missing for {change.age_s:.0f} s"
+        said = _SAID[change.state].format(change.age_s)
         _log.log(level, "%s: %s %s", change.server, what, said)
         self._untold.append(Note("data", change.as_dict()))
 

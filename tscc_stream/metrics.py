@@ -145,6 +145,15 @@ class Metrics:
 
     def _add_connections(self) -> None:
         self.records_rejected = self._counters("records_rejected", "Records that were not used, by reason.", "reason")
+        self.records_of_other_shards = self._counters(
+            "records_of_other_shards", "Records that were left to the shards whose stations they are of.", "server"
+        )
+        self._shard_info = Gauge(
+            "tscc_shard_info",
+            "1 for the share of the stations that this daemon serves: shard index of count; 1 of 1 without shards.",
+            ["index", "count"],
+            registry=self.registry,
+        )
         self.seedlink_connected = self._gauges(
             "seedlink_connected", "1 while the SeedLink server is connected and negotiated, else 0.", "server"
         )
@@ -257,6 +266,10 @@ class Metrics:
             ["cluster", "name"],
             registry=self.registry,
         )
+
+    def set_shard(self, index: int, count: int) -> None:
+        """Which share of the stations is served. To be called once."""
+        self._shard_info.labels(index, count).set(1)
 
     def set_clusters(self, names: Mapping[str, str]) -> None:
         """What people call the clusters from now on, by id; detections of none of them are `unknown`."""

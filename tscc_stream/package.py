@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tscc_stream.mistakes import COLOUR, COMPONENT, WORD, first
+
 FORMAT = 1
 Normalisation = Literal["z", "asinh_mad", "none"]
 EACH_CHANNEL = ("*",)
@@ -46,7 +48,7 @@ class PackageSpec(_Part):
     """
 
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=WORD)]
     version: str
     created: str
     training_data: dict[str, Any]
@@ -66,7 +68,7 @@ class PackageSpec(_Part):
     metrics: dict[str, Any]
     precision_tolerance: Annotated[float, Field(gt=0)]
     evaluate_only: str = ""
-    components: tuple[Annotated[str, Field(pattern=r"^([A-Za-z0-9-]+|\*)$")], ...] = EACH_CHANNEL
+    components: tuple[Annotated[str, Field(pattern=COMPONENT)], ...] = EACH_CHANNEL
     sha256: dict[str, str]
 
     @model_validator(mode="after")
@@ -88,7 +90,7 @@ class Label(_Part):
     """What people call a cluster. event_type: QuakeML event type."""
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#888888"
+    colour: Annotated[str, Field(pattern=COLOUR)] = "#888888"
     notes: str = ""
     event_type: str = "not reported"
 
@@ -174,15 +176,12 @@ def _read_json(path: Path) -> tuple[Any, bytes]:
     try:
         raw = path.read_bytes()
         return json.loads(raw), raw
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PackageError(f"{path.parent}: is no model package: there is no {path.name} in it") from error
     except OSError as error:
         raise PackageError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise PackageError(f"model package {path.parent}: {path.name} is not JSON: {error}") from error
-
-
-def _first_mistake(error: ValidationError, name: str) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or name}: {first['msg']}"
 
 
 def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
@@ -194,7 +193,7 @@ def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
     try:
         labels = {int(key): Label.model_validate(value) for key, value in data.items()}
     except ValidationError as error:
-        raise PackageError(f"model package {folder}: labels.json: {_first_mistake(error, 'label')}") from error
+        raise PackageError(f"model package {folder}: labels.json: {first(error, 'label')}") from error
     except (AttributeError, ValueError) as error:
         raise PackageError(f"model package {folder}: labels.json: expected cluster numbers with labels") from error
     if beyond := sorted(key for key in labels if not 0 <= key < clusters):
@@ -210,7 +209,7 @@ def load(folder: Path) -> Package:
     try:
         spec = PackageSpec.model_validate(data)
     except ValidationError as error:
-        raise PackageError(f"model package {folder}: model.json: {_first_mistake(error, 'model.json')}") from error
+        raise PackageError(f"model package {folder}: model.json: {first(error, 'model.json')}") from error
     for name in ("weights.pt", "encoder.ts", "selfcheck.npz"):
         if name not in spec.sha256:
             raise PackageError(f"model package {folder}: model.json holds no hash of {name}")

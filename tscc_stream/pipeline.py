@@ -52,6 +52,10 @@ BackMessage = Detection | NetworkEvent
 _Sections = tuple[AssembleConfig, ConditionConfig, TriggerConfig]
 Timer = Callable[[str], AbstractContextManager[object]]
 """Given a stage's name, measures what runs within."""
+OnTrigger = Callable[[Trigger, str], None]
+"""Told of every trigger, as Coincidence is fed: when it opens, when it closes, and what to ask `window_of` for."""
+Served = dict[str, dict[float, bool | None]]
+"""By source id, which rates it can be served at: None where it cannot be only because of the rest of its sensor."""
 
 MOST_CHANNELS = 50_000
 """What a server can make the front half grow to, by sending ever new channels."""
@@ -88,9 +92,15 @@ class FrontHalf:
     """
 
     def __init__(
-        self, config: Config, spec: PackageSpec, timer: Timer = _untimed, most_channels: int = MOST_CHANNELS
+        self,
+        config: Config,
+        spec: PackageSpec,
+        timer: Timer = _untimed,
+        most_channels: int = MOST_CHANNELS,
+        on_trigger: OnTrigger | None = None,
     ) -> None:
         self._timer = timer
+        self._on_trigger = on_trigger
         distinct: dict[_Sections, _Sections] = {}
 
         @lru_cache(maxsize=65_536)
@@ -112,7 +122,7 @@ class FrontHalf:
         self._heard: dict[str, int] = {}
         self._full_until_ns = 0
         self._turned_away: set[str] = set()
-        self._served: dict[str, dict[float, bool | None]] = {}
+        self._served: Served = {}
         self.counts: Counter[str] = Counter()
 
     def _make_lanes(self) -> Lanes | None:
@@ -188,14 +198,21 @@ class FrontHalf:
                 self._coincidence.snapshot() if self._coincidence else None,
             )
 
-    def restore(self, state: FrontState, now_ns: int) -> None:
-        """Go on from a snapshot that a front half with the same configuration and package has taken."""
+    def served(self) -> Served:
+        """Which rates were looked at so far: what a snapshot leaves out, since a restart may look again."""
+        return {sid: dict(rates) for sid, rates in self._served.items()}
+
+    def restore(self, state: FrontState, now_ns: int, served: Served | None = None) -> None:
+        """Go on from a snapshot that a front half with the same configuration and package has taken.
+
+        served: as it had been then; without it, rates are looked at, and refusals told, again.
+        """
         self._lanes = self._make_lanes()
         self.assemble.restore(state.assemble, now_ns)
         self.quarantine.restore(state.quarantine)
         known = dict.fromkeys([*state.assemble, *state.quarantine])
-        self._served = {sid: {} for sid in known}
-        self._heard = dict.fromkeys(known, now_ns)
+        self._served = {sid: {} for sid in known} | (served or {})
+        self._heard = dict.fromkeys([*known, *self._served], now_ns)
         self._condition.restore(state.condition)
         self._detect.restore(state.detect)
         if isinstance(self._extract, Extract):
@@ -240,6 +257,10 @@ class FrontHalf:
         """No window or network trigger that is still to come out of the data fed so far has an earlier onset."""
         pending = min(self._extract.oldest_pending_ns(), self.assemble.oldest_held_ns())
         return min(pending, self._coincidence.oldest_open_ns()) if self._coincidence else pending
+
+    def window_of(self, uid: str) -> str:
+        """The window, finished or not, that covers a trigger: its own uid where that is not known yet."""
+        return self._extract.window_of(uid, binding=False)
 
     def unsettled_windows(self) -> frozenset[str]:
         """Windows, given out or not, that network triggers may still name."""
@@ -369,6 +390,8 @@ class FrontHalf:
         for trigger in triggers:
             out += self._extract.feed(trigger)
             self.counts["triggers"] += trigger.off_index is None
+            if self._on_trigger:
+                self._on_trigger(trigger, self._extract.covering(trigger.sid))
             if self._coincidence:
                 self._coincidence.feed(trigger, self._extract.covering(trigger.sid))
         return out

@@ -7,7 +7,7 @@ follow. Everything else stays libmseed's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -64,7 +64,7 @@ class _Kinds:
         self.table = np.zeros(
             64,
             [(name, np.int64) for name in ("channel", "quality", "encoding", "data_at", "length")]
-            + [("rate", np.float64), ("has_us", np.bool_), ("covered", np.bool_)],
+            + [("rate", np.float64), ("has_us", np.bool_), ("covered", np.bool_), ("foreign", np.bool_)],
         )
 
     def channel(self, station: str, sid: str) -> int:
@@ -88,9 +88,14 @@ class _Kinds:
 
 
 class RecordDecoder:
-    """Keeps what it has learnt of headers from one call to the next."""
+    """Keeps what it has learnt of headers from one call to the next.
 
-    def __init__(self) -> None:
+    ours: whether a source id is of use to anybody here; of one that is not, records come without their samples where
+    that saves work.
+    """
+
+    def __init__(self, ours: Callable[[str], bool] | None = None) -> None:
+        self._ours = ours
         self._kinds = _Kinds()
 
     def decode(
@@ -109,7 +114,7 @@ class RecordDecoder:
             self._kinds = _Kinds()
         if not at:
             return []
-        return _Batch(self._kinds, data, at, lengths, stations, received_ns).parts()
+        return _Batch(self._kinds, data, at, lengths, stations, received_ns, self._ours).parts()
 
     def kind(self, payload: Bytes) -> Kind | None:
         """Of a whole record, and of all others whose headers differ from it in number and time alone, where compiled
@@ -137,8 +142,9 @@ class _Batch:
         lengths: Sequence[int],
         stations: Sequence[str] | None,
         received_ns: int,
+        ours: Callable[[str], bool] | None = None,
     ) -> None:
-        self._kinds, self._data, self._received_ns = kinds, data, received_ns
+        self._kinds, self._data, self._received_ns, self._ours = kinds, data, received_ns, ours
         self._at, self._lengths = at, lengths
         self._begins = np.array(at, np.int64)
         self._stops = self._begins + np.array(lengths, np.int64)
@@ -160,6 +166,8 @@ class _Batch:
             samples[place], covered[place] = record.samples.size, False
         for place in self._errors:
             samples[place], covered[place] = 0, False
+        foreign = covered & kind["foreign"]
+        samples[foreign], covered[foreign] = 0, False
         begin = np.concatenate(([0], np.cumsum(samples)))
         out = np.empty(int(begin[-1]) + kernel.SPARE)
         self._unpack(kind, covered, begin, out)
@@ -215,7 +223,9 @@ class _Batch:
         channel = self._kinds.channel(self._station(place, record), record.sid)
         covered = _simple(head, self._lengths[place]) and self._agrees(place, record, encoding, data_at, has_us)
         quality = QUALITIES.index(record.quality)
-        row = channel, quality, encoding, data_at, self._lengths[place], record.sample_rate_hz, has_us, covered
+        foreign = self._ours is not None and not self._ours(record.sid)
+        rate_hz, length = record.sample_rate_hz, self._lengths[place]
+        row = channel, quality, encoding, data_at, length, rate_hz, has_us, covered, foreign
         return self._kinds.add(key, row)
 
     def _agrees(self, place: int, record: Record, encoding: int, data_at: int, has_us: bool) -> bool:

@@ -43,7 +43,7 @@ BYTES_PER_SECOND = 500_000
 """What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 0.8 MB."""
 SETTLE_SECONDS = 10.0
 """What a warm-up restart reads beyond the long average and the window's history, so that filters have settled."""
-_SECTIONS = ("assemble", "condition", "trigger", "channels", "network")
+_SECTIONS = ("assemble", "condition", "trigger", "channels", "network", "shard")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +109,13 @@ class Resume:
     vote: VoteState | None = None
     floors: Floors = field(default_factory=Floors)
     had: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def reached_ns(self) -> dict[str, int]:
+        """By source id, the data time that each channel had come to."""
+        if self.front is None:
+            return self.had
+        return {sid: channel.next_ns for sid, channel in self.front.assemble.items()}
 
 
 class Barriers:

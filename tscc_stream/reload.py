@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ CHANGEABLE = frozenset(
     }
 )
 """Keys that may change while the daemon runs. All others decide what a window is, where it comes from or goes to."""
-OF_OTHERS = frozenset({"time_zone", "shifts", "vocabulary", "stationxml", "console", "alerts"})
+OF_OTHERS = frozenset({"time_zone", "shifts", "vocabulary", "stationxml", "console", "alerts", "coincide"})
 """Sections that the daemon does not read: they belong to the console, the alerts and the reports."""
 _INSTEAD = {
     "model": "use `tscc-stream model activate`, or restart",
@@ -83,15 +83,18 @@ def merged(old: Config, new: Config, taken: Iterable[str]) -> Config:
 
 
 class ConfigFile:
-    """The file that the daemon was started with. Used by one thread. running: what holds."""
+    """The file that the daemon was started with. Used by one thread. running: what holds.
 
-    def __init__(self, path: Path, running: Config) -> None:
-        self._path, self.running = path.resolve(), running
+    made: what is made of what the file says, as was `running`.
+    """
+
+    def __init__(self, path: Path, running: Config, made: Callable[[Config], Config] = lambda config: config) -> None:
+        self._path, self.running, self._made = path.resolve(), running, made
 
     def again(self) -> Reloaded:
         """Read it again, and say in the log what came of it."""
         try:
-            fresh = load(self._path)
+            fresh = self._made(load(self._path))
         except ConfigError as error:
             for mistake in error.mistakes:
                 _log.error("configuration refused, the running values go on: %s", mistake)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,6 +10,7 @@ import msgspec
 
 from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.client import Received, Subscriber
+from tscc_stream.client_merged import MergedSubscriber, Source
 from tscc_stream.messages import topic_group
 from tscc_stream.source_id import name_of
 
@@ -46,9 +47,43 @@ def tail(
     return 0
 
 
-def as_json(received: Received) -> str:
-    """The body, with epoch and seq, on one line."""
-    return msgspec.json.encode({**received.body, "epoch": received.epoch, "seq": received.seq}).decode()
+def tail_many(
+    sources: Sequence[Source],
+    *,
+    since: int | None,
+    topic: str,
+    patience_seconds: float,
+    jsonl: bool,
+    count: int | None,
+    out: TextIO,
+    notice: Callable[[str], None],
+    positions: Path | None = None,
+) -> int:
+    """The same of several daemons, merged in time: each line says which of them it is of; returns 0.
+
+    patience_seconds, positions: as in MergedSubscriber. Raises SubscriberError.
+    """
+    width = max(len(source.name) for source in sources)
+    with MergedSubscriber(
+        sources, since=since, topic=topic, patience_seconds=patience_seconds, notice=notice, positions=positions
+    ) as subscriber:
+        printed = 0
+        while count is None or printed < count:
+            given = subscriber.receive()
+            if given is not None:
+                name, received = given
+                line = as_json(received, name) if jsonl else f"{name:<{width}}  {as_text(received)}"
+                print(line, file=out, flush=True)
+                subscriber.done()
+                printed += 1
+    return 0
+
+
+def as_json(received: Received, publisher: str | None = None) -> str:
+    """The body, with epoch and seq, and where there are several the publisher's name, on one line."""
+    place = {"epoch": received.epoch, "seq": received.seq}
+    of = {} if publisher is None else {"publisher": publisher}
+    return msgspec.json.encode({**received.body, **of, **place}).decode()
 
 
 def as_text(received: Received) -> str:

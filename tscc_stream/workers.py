@@ -196,6 +196,9 @@ class FrontWorker:
             self._shared.metrics.seedlink_last_data_timestamp_seconds[arrival.server].set(time.time())
         if arrival.unwanted:
             self._shared.metrics.records_rejected["unwanted"].inc(arrival.unwanted)
+        if arrival.elsewhere:  # the server lives, though nothing may come of this shard's stations
+            self._shared.metrics.records_of_other_shards[arrival.server].inc(arrival.elsewhere)
+            self._shared.health.data.heard(arrival.server, now_ns)
         self._positions[arrival.entry] = arrival.position
         self._moved = True
         return out
@@ -208,7 +211,7 @@ class FrontWorker:
                 out += self._begun(batch.record(place))
         out += self._front.feed_batch(batch, now_ns)
         self._shared.metrics.channels.took_batch(server, batch)
-        self._shared.health.data.arrived_batch(server, batch, now_ns)
+        self._shared.health.data.arrived_batch(server, batch, now_ns, time.time_ns())
         return out
 
     def _begun(self, record: Record) -> list[Gap]:

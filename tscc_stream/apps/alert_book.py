@@ -101,7 +101,7 @@ class Book:
         return True
 
     def _kept(self) -> None:
-        self._metrics.journal_failing.set(0)
+        self._metrics.journal_failing.set(0 if self._journal.lasting else 1)
         new = bool(self._alerts or self._rounds)
         self._kept_place = self._place or self._kept_place
         self._alerts, self._withheld, self._rounds, self._states = [], [], [], {}

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from tscc_stream.apps import alert_text
 from tscc_stream.config_alerts import AlertsConfig
@@ -87,19 +86,25 @@ def _command(name: str, alerts: AlertsConfig) -> Send:
 
 
 class ActionThread:
-    """Delivers what waits for one action. tried: is told (action, outcome: delivered, failed or retried).
+    """Delivers what waits for one action. open_journal: for its thread, which closes it. tried: is told
+    (action, outcome: delivered, failed or retried).
 
     `at_once` is for alerts that the journal cannot take, as on a full disk: they are tried out of memory, and
     `delivered_at_once` names those that went out.
     """
 
     def __init__(
-        self, name: str, send: Send, journal: Path, give_up_after_seconds: float, tried: Callable[[str, str], None]
+        self,
+        name: str,
+        send: Send,
+        open_journal: Callable[[], AlertJournal],
+        give_up_after_seconds: float,
+        tried: Callable[[str, str], None],
     ) -> None:
         self.name = name
         self.delivered_at_once: set[str] = set()
         self._send = send
-        self._path = journal
+        self._open = open_journal
         self._give_up_ns = seconds_to_ns(give_up_after_seconds)
         self._tried = tried
         self._in_memory: deque[tuple[StoredAlert, int]] = deque(maxlen=MOST_IN_MEMORY)  # with when, monotonic ns
@@ -140,7 +145,7 @@ class ActionThread:
         journal: AlertJournal | None = None
         while True:
             try:
-                journal = journal or AlertJournal(self._path)
+                journal = journal or self._open()
                 worked = self._turn(journal)
             except AlertJournalError as error:  # a full or locked disk: later
                 self._say(str(error))
@@ -170,7 +175,9 @@ class ActionThread:
         self._age_ns(delivery)
         alert = journal.get(delivery.alert)
         if alert is None:
-            journal.tried(delivery, "failed", "the alert is no longer in the journal", time.time_ns())
+            journal.tried(
+                delivery, "failed", "the alert is no longer in the journal, or cannot be read there", time.time_ns()
+            )
             return True
         outcome, delivered = self._try(alert, delivery)
         if delivered:

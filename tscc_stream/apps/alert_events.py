@@ -23,6 +23,7 @@ class Event:
 
     channels: NET.STA.LOC.CHA. amplitude: counts, of a network event the largest of its detections; None: not known, or
     cut off by the recorder. membership: of a detection. votes: channels for the cluster; voted: whether any had a say.
+    source: the publisher, where there are several.
     """
 
     kind: Literal["detection", "network"]
@@ -35,6 +36,7 @@ class Event:
     votes: int = 1
     voted: bool = True
     final: bool = True
+    source: str = ""
 
     @property
     def unknown(self) -> bool:

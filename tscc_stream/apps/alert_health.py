@@ -55,7 +55,7 @@ class SensorHealth:
         self._quarantined: set[str] = set()
         self._clipped: dict[str, int] = {}
         self._links: dict[str, bool] = {}
-        self._mute: set[str] = set()  # servers that are connected, or not, and send nothing
+        self._mute: set[str] = set()  # servers that are connected, or not, and send nothing, or nothing new
         self._facts, self._deaf = Facts(), False
 
     def status(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class SensorHealth:
         elif kind == "seedlink" and len(self._links) < MOST_CHANNELS:
             self._links[str(data["server"])] = bool(data["connected"])
         elif kind == "data" and data.get("sid") is None and len(self._mute) < MOST_CHANNELS:
-            _put(self._mute, str(data["server"]), data.get("state") == "SILENT")
+            _put(self._mute, str(data["server"]), data.get("state") in ("SILENT", "OLD"))
         sid = data.get("sid")
         if isinstance(sid, str) and self._know(sid) and kind == "data":
             _put(self._silent, sid, data.get("state") == "SILENT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +39,27 @@ class Endpoints:
 
     def find(self) -> dict[str, str]:
         """publish, replay and metrics."""
-        configured = {
-            "publish": self._config.publish.bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "replay": self._config.publish.replay_bind.replace("//0.0.0.0:", "//127.0.0.1:"),
-            "metrics": self._config.metrics.bind,
-        }
         try:
             said = activation.endpoints(self._state_dir)
         except ActivationError:  # another user's process: then what is configured holds
             said = {}
-        return configured | {name: str(said[name]) for name in configured if name in said}
+        return activation.addresses(said, self._config.publish, self._config.metrics)
 
 
 class Probe:
-    """facts: what was said last. where: the daemon's addresses. Both are replaced whole."""
+    """facts: what was said last. where: the daemon's addresses. Both are replaced whole.
 
-    def __init__(self, config: Config, state_dir: Path) -> None:
+    state_dir: the daemon's, where it runs on this machine. at: its addresses, where it does not; without one under
+    metrics nothing is asked.
+    """
+
+    def __init__(self, config: Config, state_dir: Path | None, at: Mapping[str, str] | None = None) -> None:
         self.facts = Facts()
-        self._endpoints = Endpoints(config, state_dir)
-        self.where = self._endpoints.find()
+        self._find = Endpoints(config, state_dir).find if state_dir is not None else lambda: dict(at or {})
+        self.where = self._find()
         monitor = config.alerts.monitor
         self._view = DaemonView(config.metrics, Login(monitor.user, monitor.password_file, "alerts.monitor."))
-        self._journal = state_dir / "journal.sqlite"
+        self._journal = None if state_dir is None else state_dir / "journal.sqlite"
         self._seldom = Seldom()
         self._turns = 0
         self._stopping = threading.Event()
@@ -81,8 +80,8 @@ class Probe:
         name_this_thread("probe")
         asked_s = float("-inf")
         while not self._stopping.is_set():
-            self.where = self._endpoints.find()
-            if time.monotonic() - asked_s >= EVERY_SECONDS:
+            self.where = self._find()
+            if self.where["metrics"] and time.monotonic() - asked_s >= EVERY_SECONDS:
                 self.facts, asked_s = self._asked(), time.monotonic()
             self._stopping.wait(LOOK_SECONDS)
 
@@ -107,7 +106,7 @@ class Probe:
         )  # not by a clock that is ahead
         servers = health.get("servers", {})
         ages = health.get("data", {})
-        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") == "SILENT"}
+        silent = {name: one["age_s"] for name, one in ages.items() if one.get("state") in ("SILENT", "OLD")}
         silent = silent or health.get("silent", {})  # of a silent server, its streams are not told one by one
         away = frozenset(name for name, state in servers.items() if state != "connected")
         return Facts(
@@ -131,7 +130,7 @@ class Probe:
 
     def _ledger(self, newest_s: float) -> tuple[tuple[tuple[str, str], ...], tuple[Any, ...]]:
         """Breaks that still last, and losses that ended within the last hour of data."""
-        if not self._journal.is_file():
+        if self._journal is None or not self._journal.is_file():
             return (), ()
         try:
             reader = JournalReader(self._journal)

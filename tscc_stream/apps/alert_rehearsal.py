@@ -34,7 +34,7 @@ def rehearse(config: Config, state_dir: Path, rule: str | None, seconds: float) 
     new = alert_text.stored(alert, config.site, ZoneInfo(config.time_zone), _HEALTH, actions)
     with AlertJournal(state_dir / FILE) as journal:
         journal.commit([new])
-        with _delivering(config, journal, state_dir / FILE):
+        with _delivering(config, journal):
             return _await(journal, new.id, time.monotonic() + seconds)
 
 
@@ -52,7 +52,7 @@ def _whom(config: Config, rule: str | None) -> tuple[Told, tuple[str, ...]]:
 
 
 @contextmanager
-def _delivering(config: Config, journal: AlertJournal, path: Path) -> Iterator[None]:
+def _delivering(config: Config, journal: AlertJournal) -> Iterator[None]:
     """Where no alert process runs, this one delivers meanwhile."""
     try:
         journal.hold()
@@ -60,7 +60,9 @@ def _delivering(config: Config, journal: AlertJournal, path: Path) -> Iterator[N
         yield
         return
     threads = [
-        ActionThread(name, send, path, config.alerts.give_up_after_seconds, lambda _action, _outcome: None)
+        ActionThread(
+            name, send, journal.for_thread, config.alerts.give_up_after_seconds, lambda _action, _outcome: None
+        )
         for name, send in senders(config.alerts).items()
     ]
     for thread in threads:

@@ -235,6 +235,7 @@ def _alert(rule: _Rule, event: Event, uids: Sequence[str], now_ns: int) -> Alert
         "votes": event.votes,
         "final": event.final,
         "held_before": held,
+        **({"source": event.source} if event.source else {}),
     }
     return Alert(identity, config, "event", now_ns, title, cause)
 

@@ -7,15 +7,15 @@ transaction: after kill -9 the process goes on exactly there.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,32 +25,28 @@ from tscc_stream.apps import alert_text
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
 from tscc_stream.apps.alert_events import UNREADABLE, EventReader
-from tscc_stream.apps.alert_health import SensorHealth
+from tscc_stream.apps.alert_file import IN_MEMORY, journal_of, told_of_damage
+from tscc_stream.apps.alert_listening import Heard, Listening
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.apps.alert_names import names_in_use, without_cluster
+from tscc_stream.apps.alert_own_daemon import OwnDaemon
 from tscc_stream.apps.alert_people import PeopleNews
-from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.apps.alert_rules import Rules
+from tscc_stream.apps.alert_sources import Sources
 from tscc_stream.apps.alert_told import Alert, Repetition, Withheld, alert_id
-from tscc_stream.apps.alert_watches import Watches
-from tscc_stream.bus.keys import CurveKeys
-from tscc_stream.client import Received, Subscriber, SubscriberError
+from tscc_stream.client import SubscriberError
 from tscc_stream.config import Config, ConfigError
 from tscc_stream.config_alerts import Told
-from tscc_stream.credentials import path_of
 from tscc_stream.edges.alert_journal import (
     FILE,
-    AlertJournal,
     AlertJournalError,
     Delivery,
     NewAlert,
     NewRound,
     NewWithheld,
-    Place,
 )
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import PeopleError
-from tscc_stream.edges.sqlite import JournalError, JournalReader
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.seldom import Seldom
 
@@ -63,13 +59,13 @@ CATCHING_UP_SECONDS = 10.0
 GROUP_SECONDS = 0.2
 MOST_IN_GROUP = 100
 TRIM_SECONDS = 3600.0
-REMEMBERED = 1000
-"""Messages before the start whose detections network events to come may name."""
+MOVE_SECONDS = 60.0
+"""How often it is tried to go from memory into the file."""
 STALLED_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 FAILURES_TOLD = "action failed"
 _NAMES = Told(name="names of clusters", severity="critical", cooldown_seconds=0.0)
-_ANEW = Told(name="journal of alerts", severity="critical", cooldown_seconds=0.0)
+_JOURNAL = Told(name="journal of alerts", severity="critical", cooldown_seconds=0.0)
 _UNDELIVERED = Told(name=FAILURES_TOLD, severity="critical", cooldown_seconds=0.0)
 
 
@@ -85,9 +81,9 @@ class AlertProcess:
         self._metrics = AlertMetrics()
         self._stopping = threading.Event()
         self._notifier = Notifier.from_environment(os.environ)
-        self._reader, self._health, self._seldom = EventReader(), SensorHealth(), Seldom()
+        self._reader, self._seldom = EventReader(), Seldom()
         self._turned_s = self._polled_s = self._watched_s = self._trimmed_s = self._grouped_s = time.monotonic()
-        self._where: tuple[str, str] = ("", "")
+        self._moved_s = self._turned_s
         self._told_by_name: dict[str, Told] = {one.name: one for one in (*self._alerts.rules, *self._alerts.watches)}
 
     def request_stop(self) -> None:
@@ -99,44 +95,41 @@ class AlertProcess:
         for sentence in self._nameless.values():
             _log.warning("%s", sentence)
         with ExitStack() as stack:
-            self._journal, damage = AlertJournal.of_the_process(self._state_dir / FILE, time.time_ns())
+            self._journal, missing = journal_of(self._state_dir / FILE)
             stack.enter_context(self._journal)
             states = self._journal.states()
             shifts = self._config.shifts
             self._rules = Rules(self._alerts, shifts, self._zone, states)
-            self._watches = Watches(self._alerts, shifts, self._zone, time.monotonic(), states)
             self._people = PeopleNews(self._state_dir)
             stack.callback(self._people.close)
             self._start_actions()
             self._book = Book(self._journal, self._actions, self._metrics, self._states)
-            if damage:
-                self._tell_anew(damage)
-            self._probe = Probe(self._config, self._state_dir)
-            self._probe.start()
-            stack.callback(self._probe.stop)
-            self._remember_amplitudes()
-            self._subscriber = self._subscribe()
-            stack.callback(lambda: self._subscriber.close())  # noqa: PLW0108  # it may be another by then
+            self._listening = self._listen(states)
+            for title, sentence in missing:
+                self._tell_of_journal(title, sentence)
+            self._listening.start(stack)
             self._start_http(stack)
             return self._serve()
 
-    def _tell_anew(self, damage: str) -> None:
-        """The journal of alerts was damaged, and a new one is begun: people must know what is forgotten with it."""
-        now_ns = time.time_ns()
-        sentence = (
-            f"{FILE} was damaged ({damage}). A new one is begun: events before now are not told again, and deliveries "
-            "that waited, repetitions and running cool-downs are forgotten; look at what happened before by hand"
+    def _listen(self, states: Mapping[str, bytes]) -> Listening:
+        if self._alerts.sources:
+            return Sources(self._config, states, self._notice)
+        return OwnDaemon(
+            self._config, self._state_dir, self._journal, self._book, self._reader, self._tell_of_journal, self._notice
         )
+
+    def _tell_of_journal(self, title: str, sentence: str) -> None:
+        """People must know what is not kept, or forgotten."""
+        now_ns = time.time_ns()
         _log.critical("%s", sentence)
         cause = {"uids": [], "sentences": [sentence]}
-        title = f"{FILE} was damaged, and a new one is begun; events before now are not told again"
-        self._put(Alert(alert_id(_ANEW.name, "silence", str(now_ns)), _ANEW, "silence", now_ns, title, cause))
+        self._put(Alert(alert_id(_JOURNAL.name, "silence", f"{now_ns}"), _JOURNAL, "silence", now_ns, title, cause))
         self._book.keep()
 
     def _start_actions(self) -> None:
-        path, seconds = self._state_dir / FILE, self._alerts.give_up_after_seconds
+        seconds = self._alerts.give_up_after_seconds
         self._actions = {
-            name: ActionThread(name, send, path, seconds, self._metrics.tried)
+            name: ActionThread(name, send, self._journal.for_thread, seconds, self._metrics.tried)
             for name, send in senders(self._alerts).items()
         }
         if gone := self._journal.give_up_on(list(self._actions)):
@@ -155,61 +148,16 @@ class AlertProcess:
     def _healthz(self) -> tuple[bool, dict[str, Any]]:
         quiet_s = time.monotonic() - self._turned_s
         well = quiet_s < STALLED_SECONDS and self._threads_live() and not self._stopping.is_set()
-        return well, {"state": "ok" if well else "stalled", "last_turn_s": round(quiet_s, 3)}
+        kept_in = "file" if self._journal.lasting else "memory"
+        state = "ok" if well else "stalled"
+        return well, {"state": state, "last_turn_s": round(quiet_s, 3), "journal": kept_in}
 
     def _threads_live(self) -> bool:
         return not self._dead()
 
     def _dead(self) -> list[str]:
-        probe = [] if self._probe.alive else ["probe"]
-        return [*probe, *(f"action {name}" for name, action in self._actions.items() if not action.alive)]
-
-    def _subscribe(self) -> Subscriber:
-        where, place, keys = self._probe.where, self._journal.place() or self._beginning(), self._alerts.bus_keys
-        self._where = (where["publish"], where["replay"])
-        return Subscriber(
-            *self._where,
-            since=place.through,
-            epoch=place.epoch or None,
-            notice=self._notice,
-            any_body=True,
-            curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
-        )
-
-    def _beginning(self) -> Place:
-        """The first start goes on after what the daemon's journal holds now."""
-        path = self._state_dir / "journal.sqlite"
-        if not path.is_file():
-            return Place("", 0)
-        try:
-            reader = JournalReader(path)
-            try:
-                place = Place(reader.epoch, reader.head())
-            finally:
-                reader.close()
-        except JournalError as error:
-            raise AlertJournalError(f"where to begin cannot be told: {error}") from error
-        self._journal.commit(place=place)
-        return place
-
-    def _remember_amplitudes(self) -> None:
-        """Of detections that were looked at before this start, since network events to come may name them."""
-        path, place = self._state_dir / "journal.sqlite", self._journal.place()
-        if place is None or not path.is_file():
-            return
-        try:
-            reader = JournalReader(path)
-            try:
-                page = reader.since(max(0, place.through - REMEMBERED), "detection.", REMEMBERED)
-            finally:
-                reader.close()
-        except JournalError as error:
-            self._notice(str(error))
-            return
-        for one in page.messages if reader.epoch == place.epoch else ():
-            if one.seq <= place.through:
-                with suppress(*UNREADABLE):  # it was counted when it came
-                    self._reader.read(json.loads(one.message.body))
+        silent = [f"action {name}" for name, action in self._actions.items() if not action.alive]
+        return [*self._listening.dead(), *silent]
 
     def _notice(self, sentence: str) -> None:
         if self._seldom.due(sentence, time.monotonic()):
@@ -218,8 +166,9 @@ class AlertProcess:
     def _serve(self) -> int:
         self._look_at_people()
         rules, actions = len(self._alerts.rules), ", ".join(self._actions) or "no action: alerts are only journalled"
-        self._notifier.ready(f"{rules} rules, {len(self._alerts.watches)} watches; {actions}")
-        _log.info("ready: %d rules, %d watches; %s", rules, len(self._alerts.watches), actions)
+        ready = f"{rules} rules, {len(self._alerts.watches)} watches; {actions}"
+        self._notifier.ready(ready if self._journal.lasting else f"{ready}; {IN_MEMORY}")
+        _log.info("ready: %s", ready)
         while not self._stopping.is_set() and self._threads_live():
             self._turned_s = time.monotonic()
             self._notifier.watchdog(self._turned_s)
@@ -236,52 +185,59 @@ class AlertProcess:
         if not self._stopping.is_set():
             _log.error("a thread has failed: %s", ", ".join(self._dead()))
             return 1
+        if not self._journal.lasting:
+            self._move_into_file()
         left = sum(self._journal.waiting().values())
-        _log.info("stopped; %d deliveries wait for the next start", left)
+        if self._journal.lasting:
+            _log.info("stopped; %d deliveries wait for the next start", left)
+        else:
+            _log.error("stopped; with the memory, %d deliveries that wait and what was told are forgotten", left)
         return 0
 
     def _turn(self) -> None:
         """One message, if one comes; then whatever time brings."""
-        received = None if self._book.full else self._receive()
-        if received is not None:
-            self._take(received)
-        elif self._subscriber.epoch is not None and self._subscriber.through is not None and not self._book.full:
-            self._book.move(Place(self._subscriber.epoch, self._subscriber.through))
+        heard = None if self._book.full else self._receive()
+        if heard is not None:
+            self._take(heard)
+        elif not self._book.full:
+            self._listening.idle()
         now_s = time.monotonic()
         if now_s - self._polled_s >= POLL_SECONDS:
             self._poll(now_s)
-        if now_s - self._watched_s >= (POLL_SECONDS if received is None else CATCHING_UP_SECONDS):
+        if now_s - self._watched_s >= (POLL_SECONDS if heard is None else CATCHING_UP_SECONDS):
             self._watch(now_s)
-        urgent = self._book.size >= MOST_IN_GROUP or received is None
+        urgent = self._book.size >= MOST_IN_GROUP or heard is None
         if urgent or now_s - self._grouped_s >= GROUP_SECONDS:
             self._grouped_s = now_s
             if not self._book.keep():
                 self._stopping.wait(TURN_SECONDS)
 
-    def _receive(self) -> Received | None:
+    def _receive(self) -> Heard | None:
         try:
-            return self._subscriber.receive(TURN_SECONDS)
+            return self._listening.receive(TURN_SECONDS)
         except SubscriberError as error:
             self._notice(str(error))
             self._stopping.wait(POLL_SECONDS)
             return None
 
-    def _take(self, received: Received) -> None:
-        now_ns = time.time_ns()
+    def _take(self, heard: Heard) -> None:
+        now_ns, received = time.time_ns(), heard.received
         try:
-            self._look_at(received, now_ns)
+            if heard.looked_at:  # network events to come may name it
+                self._reader.read(received.body)
+            else:
+                self._look_at(heard, now_ns)
         except UNREADABLE as error:
             self._metrics.unreadable.inc()
             self._notice(f"message {received.topic} cannot be read: {type(error).__name__}: {str(error)[:200]}")
             _log.debug("message %d: %r", received.seq, received.raw[:500])
-        self._book.move(Place(received.epoch, received.seq))
+        self._listening.handled(heard)
 
-    def _look_at(self, received: Received, now_ns: int) -> None:
-        body = received.body
+    def _look_at(self, heard: Heard, now_ns: int) -> None:
+        received, body = heard.received, heard.received.body
         if body["type"] == "tscc.status.v1":
             kind = received.topic.split(".")[1]
-            self._health.status(kind, body["data"])
-            self._watches.status(kind, body["data"], now_ns)
+            self._listening.status(heard, kind, body["data"], now_ns)
             if kind == "model" and body["data"].get("role") == "live":
                 self._look_at_names(f"{received.epoch} {received.seq}", now_ns)
             return
@@ -289,13 +245,14 @@ class AlertProcess:
         if event is None:
             return
         if event.kind == "detection":
-            self._health.detection(body["subject"], "clipped" in body["data"]["quality"], now_ns)
-            self._watches.detection(event.channels[0], time.monotonic())
-        for outcome in self._rules.feed(event, now_ns):
+            self._listening.detection(heard, event.channels[0], "clipped" in body["data"]["quality"], now_ns)
+        for outcome in self._rules.feed(replace(event, source=heard.source), now_ns):
             self._put(outcome)
 
     def _asked_in_vain(self) -> dict[str, str] | None:
         """Who asks for which name that no cluster has -> the same with what there is; None where it cannot be told."""
+        if self._alerts.sources:  # their models and names lie elsewhere
+            return None
         known = names_in_use(self._config, self._state_dir, self._folder)
         if known is None:
             return None
@@ -325,16 +282,16 @@ class AlertProcess:
             self._book.alert(self._stored(outcome, alert_text.actions_of(outcome.told, every)))
 
     def _stored(self, alert: Alert, actions: Sequence[str]) -> NewAlert:
-        return alert_text.stored(alert, self._config.site, self._zone, self._health.report(alert.at_ns), actions)
+        return alert_text.stored(alert, self._config.site, self._zone, self._listening.report(alert.at_ns), actions)
 
     def _states(self) -> dict[str, bytes]:
-        return self._rules.changes() | self._watches.changes()
+        return self._rules.changes() | self._listening.changes()
 
     def _poll(self, now_s: float) -> None:
         self._polled_s = now_s
         now_ns = time.time_ns()
         self._look_at_people()
-        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
+        self._listening.poll(now_s)
         for told in self._rules.poll(now_ns):
             self._put(told)
         try:
@@ -345,11 +302,28 @@ class AlertProcess:
                 self._journal.trim(now_ns)
         except AlertJournalError as error:
             self._notice(str(error))
-        self._follow_daemon()
+        if not self._journal.lasting and now_s - self._moved_s >= MOVE_SECONDS:
+            self._moved_s = now_s
+            self._move_into_file()
+
+    def _move_into_file(self) -> None:
+        """Out of memory, once the folder takes it."""
+        if not self._book.keep():
+            return
+        try:
+            damage = self._journal.make_lasting(time.time_ns())
+        except AlertJournalError as error:
+            _log.warning("%s; %s", error, IN_MEMORY)
+            return
+        self._metrics.journal_failing.set(0)
+        self._notifier.status("the journal of alerts is in its file again")
+        _log.warning("%s can be written again: what was told meanwhile is in it", self._state_dir / FILE)
+        if damage:
+            self._tell_of_journal(*told_of_damage(damage))
 
     def _watch(self, now_s: float) -> None:
         self._watched_s = now_s
-        for told in self._watches.poll(time.time_ns(), now_s, self._subscriber.heard_s, self._probe.facts):
+        for told in self._listening.silences(time.time_ns(), now_s):
             self._put(told)
 
     def _look_at_people(self) -> None:
@@ -360,7 +334,7 @@ class AlertProcess:
             return
         for alert in answered:
             self._rules.acknowledge(alert)
-            self._watches.acknowledge(alert)
+            self._listening.acknowledge(alert)
         if windows is not None:
             self._rules.announce(windows)
 
@@ -403,21 +377,12 @@ class AlertProcess:
         alert = Alert(identity, _UNDELIVERED, "undelivered", now_ns, title, cause)
         return self._stored(alert, [name for name in others if name != action and name in self._actions])
 
-    def _follow_daemon(self) -> None:
-        """A daemon that listens elsewhere since its restart is followed there."""
-        where = self._probe.where
-        if (where["publish"], where["replay"]) == self._where or self._book.size:
-            return
-        heard_s, place = self._subscriber.heard_s, self._journal.place()
-        self._subscriber.close()
-        self._subscriber = self._subscribe()
-        self._subscriber.heard_s = heard_s
-        _log.info("the daemon listens on %s now; going on after %s", self._where[0], place)
-
 
 def run(config: Config, state_dir: Path, folder: Path) -> int:
     """The process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if config.alerts.sources:
+        state_dir.mkdir(parents=True, exist_ok=True)
     if not state_dir.is_dir():
         raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
     process = AlertProcess(config, state_dir, folder)

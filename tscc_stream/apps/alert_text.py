@@ -69,6 +69,8 @@ def text(document: Mapping[str, Any], round_: int = 0) -> str:
         lines.append(f"Onset:    {cause['onset_local']} ({cause['onset']})")
     lines.append(f"Alert:    {document['at_local']} ({document['at']})")
     lines.append(f"Sensors:  {_sensors(document['sensor_health'])}")
+    if source := cause.get("source"):
+        lines.append(f"Source:   {source}")
     if channels := cause.get("channels"):
         more = f" and {len(channels) - SHOWN_CHANNELS} more" if len(channels) > SHOWN_CHANNELS else ""
         lines.append(f"Channels: {', '.join(channels[:SHOWN_CHANNELS])}{more}")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from tscc_stream.apps.alert_cooldown import Cooldown
@@ -32,11 +32,12 @@ class _Watch:
     """One watch and what it remembers.
 
     told: subjects that went out in alerts and last still. open: an alert has not been followed by its end yet. unsure:
-    it was so when the process started, and nothing was learned since that says whether it still is.
+    it was so when the process started, and nothing was learned since that says whether it still is. source: the
+    publisher that is watched, where there are several.
     """
 
-    def __init__(self, config: WatchConfig, hours: Hours, state: bytes | None) -> None:
-        self.config, self.hours = config, hours
+    def __init__(self, config: WatchConfig, hours: Hours, state: bytes | None, source: str) -> None:
+        self.config, self.hours, self.source = config, hours, source
         self.cooldown, self.told, self.gaps = Cooldown(), list[str](), list[str]()
         self.open = False
         if state is not None:
@@ -51,13 +52,27 @@ class _Watch:
         document = {"cooldown": self.cooldown.as_dict(), "told": self.told, "gaps": self.gaps, "open": self.open}
         return json.dumps(document).encode()
 
+    def alert(
+        self, kind: Literal["silence", "over"], key: str, title: str, cause: Mapping[str, Any], now_ns: int
+    ) -> Alert:
+        """About this watch's source."""
+        identity = self.identity(kind, key)
+        if not self.source:
+            return Alert(identity, self.config, kind, now_ns, title, cause)
+        return Alert(identity, self.config, kind, now_ns, f"{self.source}: {title}", {**cause, "source": self.source})
+
+    def identity(self, kind: Literal["silence", "over"], key: str) -> str:
+        """Of an alert about this watch's source."""
+        return alert_id(self.config.name, kind, f"{self.source} {key}" if self.source else key)
+
     def concerns(self, channel: str) -> bool:
         patterns = self.config.channels
         return not patterns or any(fnmatchcase(channel, pattern) for pattern in patterns)
 
 
 class Watches:
-    """All watches of a site. states: what `changes` gave in the process before; started_s: monotonic.
+    """All watches of a site, or of one publisher of several (source). states: what `changes` gave in the process
+    before; started_s: monotonic.
 
     What the daemon said of streams and links outlives a restart in `states`; how long it has been silent does not: that
     is counted in monotonic time from the start on.
@@ -70,9 +85,12 @@ class Watches:
         zone: ZoneInfo,
         started_s: float,
         states: Mapping[str, bytes] | None = None,
+        source: str = "",
     ) -> None:
         states = states or {}
-        self._watches = [_Watch(one, Hours.of(one, shifts, zone), states.get(_key(one.name))) for one in alerts.watches]
+        self._watches = [
+            _Watch(one, Hours.of(one, shifts, zone), states.get(_key(one.name)), source) for one in alerts.watches
+        ]
         self._started_s = started_s
         stale = alerts.stale_after_seconds
         self._stale_ns = None if stale is None else seconds_to_ns(stale)
@@ -108,10 +126,11 @@ class Watches:
 
     def _data(self, data: Mapping[str, Any]) -> None:
         subject = str(data.get("sid") or data["server"])
-        if data["state"] != "SILENT":
+        if data["state"] == "OK":
             self._silent.pop(subject, None)
         elif len(self._silent) < MOST_SUBJECTS:
-            self._silent[subject] = _no_data(subject, data["age_s"])
+            said = _old_data if data["state"] == "OLD" else _no_data
+            self._silent[subject] = said(subject, data["age_s"])
 
     def _link(self, server: str, data: Mapping[str, Any], now_ns: int) -> None:
         if data["connected"]:
@@ -231,12 +250,11 @@ class Watches:
                 watch.cooldown.hold(_gap_key(gap))
             return []
         keys = [_gap_key(gap) for gap in fresh] or [watch.cooldown.held_uid]
-        identity = alert_id(watch.config.name, "silence", keys[-1])
-        held = watch.cooldown.tell(watch.config, identity, now_ns)
+        held = watch.cooldown.tell(watch.config, watch.identity("silence", keys[-1]), now_ns)
         sentences = [_gap_sentence(gap) for gap in fresh[:SHOWN]]
         title = sentences[0] if len(fresh) == 1 and not held else f"{len(fresh) + held} losses of data"
         cause = {"uids": keys[:SHOWN], "sentences": sentences, "held_before": held}
-        return [Alert(identity, watch.config, "silence", now_ns, title, cause)]
+        return [watch.alert("silence", keys[-1], title, cause, now_ns)]
 
     def _is_new(self, watch: _Watch, gap: GapEntry, now_ns: int) -> bool:
         return (
@@ -259,9 +277,8 @@ def _turn(watch: _Watch, conditions: dict[str, str] | None, now_ns: int) -> list
     if watch.open and not conditions:
         watch.told, watch.open, watch.dirty = [], False, True
         watch.cooldown.over()
-        identity = alert_id(watch.config.name, "over", watch.cooldown.alert)
         cause = {"uids": [], "after_alert": watch.cooldown.alert}
-        return [Alert(identity, watch.config, "over", now_ns, "over", cause)]
+        return [watch.alert("over", watch.cooldown.alert, "over", cause, now_ns)]
     if lasting != watch.told:
         watch.told, watch.dirty = lasting, True
     return []
@@ -270,16 +287,20 @@ def _turn(watch: _Watch, conditions: dict[str, str] | None, now_ns: int) -> list
 def _silence(watch: _Watch, conditions: dict[str, str], now_ns: int) -> Alert:
     sentences = [conditions[subject] for subject in sorted(conditions)]
     title = sentences[0] if len(sentences) == 1 else f"{len(sentences)} at once: {sentences[0]}"
-    identity = alert_id(watch.config.name, "silence", f"{now_ns} {' '.join(sorted(conditions)[:SHOWN])}")
-    watch.cooldown.tell(watch.config, identity, now_ns)
+    key = f"{now_ns} {' '.join(sorted(conditions)[:SHOWN])}"
+    watch.cooldown.tell(watch.config, watch.identity("silence", key), now_ns)
     cause = {"uids": [], "sentences": sentences[:SHOWN], "subjects": sorted(conditions)[:SHOWN]}
-    return Alert(identity, watch.config, "silence", now_ns, title, cause)
+    return watch.alert("silence", key, title, cause, now_ns)
 
 
 def _no_data(subject: str, age_s: float | None) -> str:
     if age_s is None:
         return f"{name_of(subject)}: no data since the daemon started"
     return f"{name_of(subject)}: no data for {age_s:.0f} s"
+
+
+def _old_data(subject: str, age_s: float) -> str:
+    return f"{name_of(subject)}: only data older than what was already seen for {age_s:.0f} s"
 
 
 def _daemon(after_s: float, quiet_s: float, facts: Facts) -> dict[str, str]:

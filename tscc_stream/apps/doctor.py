@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from tscc_stream import activation, aside, config
 from tscc_stream.activation import ActivationError
-from tscc_stream.apps import doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
+from tscc_stream.apps import doctor_bridge, doctor_links, doctor_machine, doctor_ports, doctor_site, doctor_state
 from tscc_stream.apps.doctor_site import Site
 from tscc_stream.apps.finding import Check, Finding, fail, ok, warn
 from tscc_stream.package import PackageError, PackageSpec
@@ -30,18 +30,26 @@ _COLOURS: Final = {"ok": "\x1b[32m", "warn": "\x1b[33m", "fail": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
 
 
-def examine(file: Path | None, seconds: float = SECONDS) -> Iterator[Finding]:
-    """Findings as they come. file: the site's configuration; None: the machine alone. seconds: for each check."""
+def examine(
+    file: Path | None,
+    seconds: float = SECONDS,
+    made: Callable[[config.Config], config.Config] = lambda settings: settings,
+) -> Iterator[Finding]:
+    """Findings as they come. file: the site's configuration; None: the machine alone. seconds: for each check.
+
+    made: what is made of the configuration: one shard's out of all shards'.
+    """
     if file is None:
         yield from _all(doctor_machine.checks(), seconds)
         yield _next()
         return
     try:
-        settings = config.load(file)
+        settings = made(config.load(file))
     except config.ConfigError as error:
         yield from _all(doctor_machine.checks(), seconds)
         todo = f"correct it; tscc-stream check-config {file} says whether it is good"
-        yield from (fail("config", f"{file}: {mistake}", todo) for mistake in error.mistakes)
+        told = (one if one.startswith(f"{file}:") else f"{file}: {one}" for one in error.mistakes)
+        yield from (fail("config", one, todo) for one in told)
         return
     yield from _site(settings, file, seconds)
 
@@ -56,14 +64,24 @@ def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Findi
     running, told = _running(settings, seconds)
     site = Site(settings, file, running)
     spec = _spec(site, seconds)
-    links = _Beside(doctor_links.checks(settings, spec), seconds)  # they wait for the network meanwhile
+    beside = [*doctor_links.checks(settings, spec), *doctor_bridge.checks(settings)]
+    links = _Beside(beside, seconds)  # they wait for the network meanwhile
     yield from _all(doctor_machine.checks(settings.inference.device), seconds)
-    yield ok("config", f"{file}: good ({len(settings.seedlink)} SeedLink server(s))")
+    yield _good(settings, file)
     yield from told
     state = doctor_state.StateFolder(site.state_dir, settings.retention)
     here = (*doctor_state.checks(state), *doctor_ports.checks(settings, running), *doctor_site.checks(site))
     yield from _all(here, seconds)
     yield from links.findings()
+
+
+def _good(settings: config.Config, file: Path) -> Finding:
+    if settings.shard is not None and settings.shard.one is None:
+        todo = f"look at each of them: --shard 1 to {settings.shard.count}"
+        return warn(
+            "config", f"{file}: is for {settings.shard.count} shards, and no daemon of it runs as it stands", todo
+        )
+    return ok("config", f"{file}: good ({len(settings.seedlink)} SeedLink server(s))")
 
 
 def _running(settings: config.Config, seconds: float) -> tuple[dict[str, object], list[Finding]]:

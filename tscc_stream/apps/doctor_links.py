@@ -24,6 +24,8 @@ from tscc_stream.seedlink.frames import FrameError
 from tscc_stream.seedlink.held_streams import held_streams
 from tscc_stream.seedlink.info import Answer, Info
 from tscc_stream.seedlink.streams import parse_pattern
+from tscc_stream.shard import Shard
+from tscc_stream.sharded import own_streams
 from tscc_stream.source_id import name_of, to_nslc
 from tscc_stream.stages.condition import bandpass
 from tscc_stream.windows import plan_windows
@@ -65,11 +67,16 @@ def checks(config: Config, spec: PackageSpec | None) -> list[Check]:
     """One per server, fallbacks included. spec: of the model, where it could be read."""
     if not config.seedlink:
         return [Check("seedlink", _none)]
+    own = [own for entry in config.seedlink if (own := own_streams(entry, _shard(config))) is not None]
     return [
         Check(f"seedlink {server}", partial(_one, config, entry, server, spec))
-        for entry in config.seedlink
+        for entry in own
         for server in (entry.server, *entry.fallbacks)
     ]
+
+
+def _shard(config: Config) -> Shard | None:
+    return None if config.shard is None else config.shard.one
 
 
 def _none() -> list[Finding]:
@@ -94,12 +101,14 @@ def server_of(config: Config, entry: SeedLinkConfig, spec: PackageSpec | None) -
         yield fail(name, f"{entry.server}: {error.strerror or error}", _TODO["network"])
         return
     held = held_streams(answer)
-    wanted = {sid: end_ns for sid, end_ns in held.items() if _wants(entry, sid)}
+    shard = _shard(config)
+    matching = {sid: end_ns for sid, end_ns in held.items() if _wants(entry, sid)}
+    wanted = {sid: end_ns for sid, end_ns in matching.items() if shard is None or shard.holds_sid(sid)}
     if not wanted and held:
         yield ok(name, _greeting(answer, entry))
-        yield _no_match(entry, list(held))
+        yield _none_of_the_shard(entry, shard, len(matching)) if matching else _no_match(entry, list(held))
         return
-    heard = _listen(entry, len(wanted))
+    heard = _listen(entry, len(wanted), shard)
     if heard.lost is not None and not heard.rates:
         todo = "look at user and password_file, and at what the server's own log says of this client"
         yield fail(name, heard.lost.text, todo)
@@ -138,7 +147,12 @@ def _no_match(entry: SeedLinkConfig, held: list[str]) -> Finding:
     return fail(f"streams {entry.server}", found, "correct streams of this entry: NET_STA:LOCCHA, * and ? allowed")
 
 
-def _listen(entry: SeedLinkConfig, expected: int) -> _Heard:
+def _none_of_the_shard(entry: SeedLinkConfig, shard: Shard | None, matching: int) -> Finding:
+    found = f"{matching} streams match, and all of them are other shards' than {shard}"
+    return warn(f"streams {entry.server}", found, "nothing is wrong with few stations; else use fewer shards")
+
+
+def _listen(entry: SeedLinkConfig, expected: int, shard: Shard | None) -> _Heard:
     """Data as they come, until each expected stream has sent, for LISTEN_SECONDS at most."""
     heard, enough = _Heard(), threading.Event()
 
@@ -154,7 +168,7 @@ def _listen(entry: SeedLinkConfig, expected: int) -> _Heard:
         if expected and len(heard.rates) >= expected:
             enough.set()
 
-    reader = SeedLinkReader(entry, emit, agent="tscc-stream doctor")
+    reader = SeedLinkReader(entry, emit, agent="tscc-stream doctor", shard=shard)
     thread = threading.Thread(target=reader.run, name="doctor", daemon=True)
     thread.start()
     enough.wait(LISTEN_SECONDS)
@@ -169,15 +183,20 @@ def _streams(
     """How many, at which rates; and patterns for which there is none."""
     name, seen = f"streams {entry.server}", wanted.keys() | heard.rates.keys()
     if not seen:
-        todo = "look at streams of this entry, and whether the server has data (slinktool -Q HOST:PORT)"
-        yield fail(name, f"the server names no stream, and nothing came for {some(list(entry.streams))}", todo)
+        found = f"the server has no data yet: it names no stream, and nothing came for {some(list(entry.streams))}"
+        todo = (
+            "try again in a minute, as after a start of the server; if that stays so, look at streams of this entry, "
+            "and whether the recorders send (slinktool -Q HOST:PORT)"
+        )
+        yield warn(name, found, todo)
         return
     rates = Counter(f"{rate:g} Hz" for rate in heard.rates.values())
     untold = len(seen) - len(heard.rates)
     at = ", ".join(f"{count} at {rate}" for rate, count in rates.most_common(5)) or "no rate seen"
     found = f"{len(seen)} match" + (f" of {len(held)}" if held else "") + f": {at}"
     found += f"; {untold} sent nothing within {LISTEN_SECONDS:g} s" if untold else ""
-    empty = [one for one in entry.streams if not any(parse_pattern(one).matches(sid) for sid in seen)]
+    every = seen | held.keys()  # a pattern for other shards' stations is no mistake
+    empty = [one for one in entry.streams if not any(parse_pattern(one).matches(sid) for sid in every)]
     if empty:
         yield warn(name, f"{found}; none matches {some(empty)}", "correct these patterns, or take them out")
     elif not heard.rates:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import ssl
 import stat
 import subprocess
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,13 +17,17 @@ from zoneinfo import ZoneInfo
 
 from tscc_stream import activation, credentials, package
 from tscc_stream.activation import ActivationError
+from tscc_stream.apps.doctor_state import JOURNAL, holder_of
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
 from tscc_stream.config import Config
+from tscc_stream.edges.daemon_view import DaemonView, Login, SecretViewError, ViewError
 from tscc_stream.package import Package, PackageError
 
 SYSTEMD: Final = Path("/run/systemd/system")
-ANSWER_SECONDS: Final = 5.0
+SYSTEMCTL_SECONDS: Final = 5.0
 MANY_RESTARTS: Final = 3
+FRESH_SECONDS: Final = 7 * 86_400.0
+"""A daemon that wrote within this time, and does not run, is missed."""
 _SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|headers|users)_file|tls_key", re.IGNORECASE)
 _FILE_KEY: Final = re.compile(r"(ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
 
@@ -193,7 +195,7 @@ def service(site: Site) -> Finding:
         return ok(name, "systemd does not run here; something else must start the daemon again when it fails")
     asked = ["systemctl", "show", site.unit, "--property=" + ",".join(_PROPERTIES)]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return warn(name, f"systemctl does not answer: {error}", f"try it by hand: systemctl status {site.unit}")
     return judge(site.unit, dict(line.partition("=")[::2] for line in done.stdout.splitlines()))
@@ -226,61 +228,62 @@ def daemon(site: Site) -> Finding:
     """What a running daemon says of itself."""
     name = "daemon"
     if not site.running:
-        return ok(name, "does not run")
-    said = fetched(site, "/healthz")
+        return _gone(site)
     who = f"process {site.running['pid']}"
-    if isinstance(said, str):
-        return fail(name, f"{who} runs, but does not answer: {said}", "restart it: systemctl restart tscc-stream")
-    if said.status in (401, 429):
-        return ok(name, f"{who} runs, and wants a password for its health")
-    return _judged(name, who, said)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Of the daemon's HTTP endpoint."""
-
-    status: int
-    body: bytes
-
-
-def fetched(site: Site, path: str, most: int = 16 << 20) -> Answer | str:
-    """What the running daemon answers, or why it does not. Its certificate is not checked: it is this machine."""
-    scheme = "http" if site.config.metrics.tls_key is None else "https"
-    trusting = ssl.create_default_context()
-    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    request = urllib.request.Request(f"{scheme}://{_reachable(str(site.running['metrics']))}{path}")  # noqa: S310  # an http address of our own making
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting))
     try:
-        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
-            return Answer(answer.status, answer.read(most))
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, error.read(most))
-    except (OSError, ValueError) as error:
-        return str(error)
+        healthy, health = view(site).judged(str(site.running["metrics"]))
+    except SecretViewError as error:
+        return ok(name, f"{who} runs, and does not say how it is: {error}")
+    except ViewError as error:
+        todo = f"restart it: systemctl restart {site.unit}; if that stays so, is something else on metrics.bind?"
+        return fail(name, f"{who} runs, but does not answer: {error}", todo)
+    return _judged(name, who, health, healthy=healthy)
 
 
-def _reachable(address: str) -> str:
-    host, _, number = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what others may reach, so can we
-    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+def view(site: Site) -> DaemonView:
+    """The running daemon's own words, asked for as the alert process asks."""
+    monitor = site.config.alerts.monitor
+    return DaemonView(site.config.metrics, Login(monitor.user, monitor.password_file, "alerts.monitor."))
 
 
-def _judged(name: str, who: str, said: Answer) -> Finding:
-    try:
-        health = json.loads(said.body)
-        state = str(health["state"])
-    except (ValueError, KeyError, TypeError):
-        return fail(
-            name, f"{who}: answers {said.status}, but not with its health", "is something else on metrics.bind?"
-        )
-    if said.status != 200:
+def _gone(site: Site) -> Finding:
+    """One that wrote its journal not long ago should run still: it was killed, or stopped and forgotten."""
+    name, journal = "daemon", site.state_dir.absolute() / JOURNAL
+    if (pid := holder_of(journal.with_name(f"{JOURNAL}.lock"))) is not None:
+        return ok(name, f"process {pid} runs; what it says of itself was not looked at")
+    files = (journal, journal.with_name(f"{JOURNAL}-wal"), site.state_dir / activation.ENDPOINTS_FILE)
+    wrote_s = max((path.stat().st_mtime for path in files if path.exists()), default=None)
+    if wrote_s is None:
+        return ok(name, f"does not run, and has not run with {site.state_dir.absolute()} yet")
+    ago_s = max(0.0, time.time() - wrote_s)
+    found = f"does not run; it wrote to {journal.parent} last {_span(ago_s)} ago"
+    if ago_s > FRESH_SECONDS:
+        return ok(name, found)
+    todo = (
+        f"journalctl -u {site.unit} -n 50 says why it ended; systemctl start {site.unit}, or tscc-stream run, starts it"
+    )
+    return warn(name, found, todo)
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _judged(name: str, who: str, health: Mapping[str, Any], *, healthy: bool) -> Finding:
+    state = str(health["state"])
+    if not healthy:
         why = health.get("reason") or ", ".join(health.get("stalled", [])) or state
         return fail(name, f"{who}: {state}: {why}", "docs/alarms.md, TsccUnhealthy; the log says more (journalctl -u)")
     away = [server for server, link in health.get("servers", {}).items() if link != "connected"]
     silent = int(health.get("silent_channels", 0))
     found = f"{who}: {state}, {health.get('channels', 0)} channels, {silent} silent"
+    old = int(health.get("old_channels", 0))
+    if old:
+        what = f"{found}; {old} send data older than what was already seen"
+        return warn(name, what, "was the SeedLink server started again, or put back? does it play a recording?")
     if away:
         return warn(name, f"{found}; not connected: {some(away)}", "see the lines of this server above")
     if silent:

@@ -18,12 +18,12 @@ from tscc_stream.edges.obspy_formats import Meaning, quakeml
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
+from tscc_stream.spreadsheet import harmless
 from tscc_stream.stages.publish import iso_time
 
 MOST_QUAKEML = 200_000
 """Messages in one QuakeML document, which is held in memory whole (about 10 kB each)."""
 COLUMNS = (*CSV_COLUMNS, "name", "verdict", "agrees", "judged_by", "judged_at", "peak_velocity_m_s")
-_FORMULA = ("=", "+", "-", "@")
 _NOT_REAL = "not existing"
 
 
@@ -79,20 +79,9 @@ def write_csv(site: SiteJournal, wanted: Wanted, out: IO[str], update: Update) -
     count = 0
     for one in site.chosen(wanted, update):
         row = csv_row(one.body, one.sid) | _columns(site, one)
-        writer.writerow({name: _harmless(cell) for name, cell in row.items()})
+        writer.writerow(harmless(row))
         count += 1
     return count
-
-
-def _harmless(cell: object) -> object:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it; a number stays one."""
-    if not isinstance(cell, str) or not cell.lstrip().startswith(_FORMULA):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
 
 
 def _columns(site: SiteJournal, one: Stored) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from html import escape
 from importlib import resources
 
@@ -27,6 +26,8 @@ MOST_CHANNELS = 60
 WELL = 0.999
 """Share of time with usable data from which a channel counts as well."""
 _SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#393b79")
+_FIXED = "&nbsp;"
+"""Between a number and its unit: no line ends there."""
 _ALIKE = 45.0  # of 442 between black and white: colours as near are taken for one another
 _HEAD = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -92,10 +93,11 @@ def _clock(facts: Facts, at_ns: int) -> str:
 
 
 def colours(facts: Facts) -> dict[str, str]:
-    """Name -> colour, the most frequent first. One that looks like another's gives way to a spare one."""
+    """Name -> colour in every section, the most frequent first. One that looks like another's gives way to a spare."""
     every: Counter[str] = Counter(facts.counts)
     for day in facts.compared:
         every.update(dict.fromkeys(day, 0))
+    every.update(dict.fromkeys(facts.labels, 0))
     given: dict[str, str] = {}
     for name, _ in every.most_common():
         colour = facts.labels[name].colour
@@ -175,15 +177,19 @@ def _without_people(facts: Facts) -> str:
 
 
 def _clusters(facts: Facts) -> str:
-    shades = colours(facts)
     if not facts.detections and not any(facts.compared):
         return "<h2>Clusters</h2><p>No detection.</p>"
+    there = facts.counts.keys() | {name for day in facts.compared for name in day}
+    shades = {name: colour for name, colour in colours(facts).items() if name in there}
     legend = "".join(f"<li>{_name(name, colour)}</li>" for name, colour in shades.items())
     onsets = {
         name: np.array([one.onset_ns for one in facts.detections if one.name == name], np.int64) for name in shades
     }
     hours = _by_hour(facts, shades)
     compared = f" Diamonds: last {len(facts.compared)} days, middle and range." if facts.compared else ""
+    if not facts.detections:
+        usual = "<p>No detection in this time.</p>"
+        return f"<h2>Clusters</h2>{_without_people(facts)}{usual}{_counts_table(facts, shades)}"
     return (
         f'<h2>Clusters</h2>{_without_people(facts)}<ul class="legend">{legend}</ul><div class="pair">'
         f"<figure><figcaption>Detections over time.</figcaption>"
@@ -221,7 +227,8 @@ def _counts_table(facts: Facts, shades: dict[str, str]) -> str:
     total = [sum(day.values()) for day in facts.compared]
     middle, spread = (f"{np.median(total):g}", f"{min(total)} to {max(total)}") if total else ("", "")
     rows.append(("<b>all</b>", "", f"<b>{len(facts.detections)}</b>", middle, spread))
-    heads = ("what", "QuakeML type", "now", "usual", "range")[: 5 if facts.compared else 3]
+    count = "so far" if facts.come_to_ns < facts.span.ns[1] else "number"
+    heads = ("what", "QuakeML type", count, "usual", "range")[: 5 if facts.compared else 3]
     shown = [row[: len(heads)] for row in rows]
     return _table(heads, shown, ("", "narrow-hides", "n", "n", "n")) + _comparison(facts)
 
@@ -262,8 +269,8 @@ def _thumb(facts: Facts, one: Thumbnail) -> str:
 def _network_events(facts: Facts) -> str:
     if not facts.events:
         return "<h2>Network events</h2><p>None.</p>"
-    names = Counter(one.name for one in facts.events)
-    rows = [(_name(name, facts.labels[name].colour), str(count)) for name, count in names.most_common()]
+    names, shades = Counter(one.name for one in facts.events), colours(facts)
+    rows = [(_name(name, shades[name]), str(count)) for name, count in names.most_common()]
     return f"<h2>Network events</h2>{_table(('what', 'number'), rows, ('', 'n'))}"
 
 
@@ -275,7 +282,7 @@ def _largest(facts: Facts) -> str:
     rows = [
         (
             _clock(facts, one.onset_ns),
-            _name(one.name, shades.get(one.name, facts.labels[one.name].colour)),
+            _name(one.name, shades[one.name]),
             _text(amplitude(one)),
             _text(one.channel or f"{len(one.channels)} channels"),
             _text(_said(one)),
@@ -306,7 +313,7 @@ def _sensors(facts: Facts) -> str:
     heads = ("channel", "with data", "usable", "over the span", "why", "clipped")
     if not rows:
         return f"<h2>Sensors</h2><p>{text}</p>"
-    table = _table(heads, rows, ("t", "n narrow-hides", "n", "narrow-hides", "", "n"))
+    table = _table(heads, rows, ("t", "n narrow-hides", "n", "strips narrow-hides", "why", "n"))
     return (
         f'<h2>Sensors</h2><p>{text}{listed}</p>{table}<p class="soft">Red: no data. Orange: data that cannot be used '
         "(flat, invalid). Clipped: detections at the recorder's limit.</p>"
@@ -322,7 +329,7 @@ def _sensor(facts: Facts, one: ChannelHealth, clipped: int) -> tuple[str, ...]:
         f"{100 * one.with_data:.1f} %",
         f"<span{kind}>{100 * one.usable:.1f} %</span>",
         report_figures.strip(one.breaks, facts.span.ns),
-        _text(why),
+        why,
         str(clipped or ""),
     )
 
@@ -339,13 +346,16 @@ def _cause(one: ChannelHealth, cause: str, count: int) -> str:
     lasted = one.seconds(cause)
     times = f", {count} times" if count > 1 else ""
     timed = f" {_duration(lasted)}" if cause in LOST or cause in UNUSABLE or cause == SILENT else ""
-    return f"{words.get(cause, cause)}{timed}{times}"
+    return f"{_text(words.get(cause, cause))}{timed}{times}"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return str(timedelta(seconds=round(seconds)))
+    """As HTML."""
+    if seconds < 120:
+        return f"{seconds:.3g}{_FIXED}s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    whole = [f"{hours}{_FIXED}h"] if hours else []
+    return " ".join([*whole, f"{minutes}{_FIXED}min"] if minutes else whole)
 
 
 def _alerts(facts: Facts) -> str:
@@ -404,9 +414,10 @@ def _precision(facts: Facts) -> str:
     found = facts.precision()
     if not found:
         return '<p class="soft">Nobody has confirmed or corrected a detection of this time.</p>'
+    shades = colours(facts)
     rows = [
         (
-            _name(name, facts.labels[name].colour) if name in facts.labels else _text(name),
+            _name(name, shades[name]) if name in shades else _text(name),
             f"{one.agreed} of {one.judged}",
             f"{100 * one.low:.0f} to {100 * one.high:.0f} %",
         )

@@ -10,6 +10,7 @@ import msgspec
 from pydantic import ValidationError
 
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.mistakes import first
 from tscc_stream.package import PackageSpec
 from tscc_stream.progress import Update
 from tscc_stream.sampling import NS_PER_SECOND
@@ -64,5 +65,5 @@ def specs(reader: JournalReader) -> dict[str, PackageSpec]:
         return {sha256: PackageSpec.model_validate_json(document) for sha256, document in reader.models().items()}
     except ValidationError as error:
         raise JournalError(
-            f"journal {reader.path}: a stored model.json is not valid: {error.errors()[0]['msg']}"
+            f"journal {reader.path}: a stored model.json is not valid: {first(error, 'file')}"
         ) from error

@@ -31,11 +31,13 @@ from typing import Any, Final
 from tscc_stream import __version__, activation, config, credentials
 from tscc_stream.activation import ActivationError
 from tscc_stream.apps import doctor, redact
-from tscc_stream.apps.doctor_site import Answer, Site, fetched, served
+from tscc_stream.apps.doctor_site import Site, served, view
 from tscc_stream.apps.finding import Finding
 from tscc_stream.config import ConfigError
+from tscc_stream.edges.daemon_view import DaemonView, ViewError
 from tscc_stream.edges.journal_salvage import connect_read_only
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.writable import why_not
 
 MOST_BYTES: Final = 8 << 20
 """Of one part, before it is packed."""
@@ -216,8 +218,8 @@ def _log(site: Site | None, log: Path | None) -> str:
 def _of_site(bundle: Bundle, site: Site) -> None:
     """What only a configuration that holds leads to."""
     journal = site.state_dir / "journal.sqlite"
-    bundle.gather("metrics.txt", lambda: _fetched(site, "/metrics"))
-    bundle.gather("healthz.json", lambda: _fetched(site, "/healthz"))
+    bundle.gather("metrics.txt", lambda: _asked(site, DaemonView.metrics))
+    bundle.gather("healthz.json", lambda: _asked(site, lambda said, at: json.dumps(said.health(at))))
     bundle.gather("journal.json", lambda: _journal(journal))
     bundle.gather("gaps.jsonl", lambda: _gaps(journal))
     bundle.gather("state.txt", lambda: "\n".join([*_listing(site.state_dir), ""]))
@@ -230,15 +232,13 @@ def _reading(site: Site, name: str) -> Callable[[], str]:
     return lambda: (served(site).folder / name).read_text(encoding="utf-8")
 
 
-def _fetched(site: Site, path: str) -> str:
+def _asked(site: Site, ask: Callable[[DaemonView, str], str]) -> str:
     if not site.running:
         raise SupportError("no daemon runs")
-    said = fetched(site, path)
-    if not isinstance(said, Answer):
-        raise SupportError(said)
-    if said.status in (401, 429):
-        raise SupportError("the daemon wants a password for it")
-    return said.body.decode("utf-8", "replace")
+    try:
+        return ask(view(site), str(site.running["metrics"]))
+    except ViewError as error:
+        raise SupportError(str(error)) from error
 
 
 def _journal(path: Path) -> str:
@@ -296,6 +296,6 @@ def _pack(bundle: Bundle, out: Path) -> None:
                 packed.addfile(entry, io.BytesIO(data))
         fresh.replace(out)
     except OSError as error:
-        raise SupportError(f"{out}: cannot be written: {error.strerror}") from error
+        raise SupportError(f"{out}: cannot be written: {why_not(out.absolute().parent) or error.strerror}") from error
     finally:
         fresh.unlink(missing_ok=True)

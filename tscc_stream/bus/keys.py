@@ -18,6 +18,7 @@ from zmq.utils import z85
 
 from tscc_stream import credentials
 from tscc_stream.credentials import CredentialError
+from tscc_stream.writable import why_not
 
 CHARACTERS = 40
 _EXPECTED = f"a CURVE key of {CHARACTERS} characters, as `tscc-stream bus-key` writes it"
@@ -148,7 +149,7 @@ def _write_new(path: Path, text: str, mode: int) -> None:
     except FileExistsError as error:
         raise CredentialError(f"{path}: is there already, and a key is never overwritten") from error
     except OSError as error:
-        raise CredentialError(f"{path}: cannot be written: {error.strerror}") from error
+        raise CredentialError(f"{path}: cannot be written: {why_not(path.parent) or error.strerror}") from error
     try:
         with open(handle, "w", encoding="ascii", errors="replace") as file:  # noqa: PTH123  # opened so that it is new
             file.write(text)

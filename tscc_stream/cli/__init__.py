@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Final, NoReturn
 
 from tscc_stream import __version__
@@ -16,12 +17,15 @@ from tscc_stream.cli.command import PROGRAM, UsageError
 
 GROUPS: Final = {
     "alerts": ("alert",),
+    "bridge": ("bridge",),
     "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
     "journal": ("journal",),
     "gaps": ("gaps",),
+    "fleet": ("coincide",),
     "report": ("report",),
     "ops": ("doctor", "support-bundle"),
     "recordings": ("classify", "serve", "simulate"),
+    "scan": ("scan",),
     "models": ("train", "dataset", "model"),
     "evaluation": ("evaluate",),
     "people": ("console",),
@@ -71,11 +75,25 @@ def _complain(sentence: str) -> None:
 def _sentences(error: Exception) -> tuple[str, ...]:
     if mistakes := _mistakes(error):
         return mistakes
-    text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+        return (_of_file(error, Path(os.fsdecode(error.filename))),)
+    text = " ".join(str(error).split())
     ours = type(error).__module__.startswith("tscc_stream")
     return (text if ours and text else f"{type(error).__name__}: {text} (--debug shows where)",)
+
+
+def _of_file(error: OSError, path: Path) -> str:
+    """What is wrong with a file or folder, and where it can be told what to do."""
+    if isinstance(error, FileNotFoundError) and not path.absolute().parent.is_dir():
+        return f"{path}: there is no folder {path.absolute().parent}; make it first, or name another"
+    words = {
+        FileNotFoundError: "no such file or folder",
+        IsADirectoryError: "is a folder; expected a file",
+        NotADirectoryError: "lies below a file; expected a folder there",
+        PermissionError: f"user {os.geteuid()} has no right to it",
+        FileExistsError: "is there already",
+    }
+    return f"{path}: {words.get(type(error), error.strerror)}"
 
 
 def _mistakes(error: Exception) -> tuple[str, ...]:

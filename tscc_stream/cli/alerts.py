@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, journal_in, needs_config
 
 if TYPE_CHECKING:
     from tscc_stream.config import Config
@@ -29,8 +29,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("alert", help="tell people: run, test, replay, list, ack, suppress")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for add_one in (_add_run, _add_test, _add_replay, _add_list, _add_ack, _add_suppress):
-        action = add_one(actions)
-        action.add_argument("--config", type=Path, required=True, metavar="FILE")
+        needs_config(add_one(actions))
 
 
 def _add_run(actions: Commands) -> argparse.ArgumentParser:
@@ -155,9 +154,7 @@ def _replay(options: argparse.Namespace) -> int:
     from tscc_stream.edges.people import FILE, PeopleFile  # noqa: PLC0415  # loaded where it is needed
 
     settings, state_dir = _settings(options)
-    journal = state_dir / "journal.sqlite"
-    if not journal.is_file():
-        raise UsageError(f"journal {journal}: no such file; expected the state folder of a daemon that has run")
+    journal = journal_in(state_dir)
     seq, since_ns = _since(options.since)
     windows = []
     if (state_dir / FILE).is_file():

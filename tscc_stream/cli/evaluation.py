@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from tscc_stream import package, progress
-from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of, whole
 from tscc_stream.sampling import time_ns_of
 
 _FORMS = "--model with --data, --model with --stream and --truth, or --representations with --labels"
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     arrays.add_argument("--labels", type=Path, metavar="Y.npy", help="class of each, [n]")
     arrays.add_argument("--assignments", type=Path, metavar="P.npy", help="cluster of each, [n]")
     parser.add_argument("--report", type=Path, metavar="DIR", help="report.json, report.md and figures")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=whole, default=0, metavar="S")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tscc_stream.cli.command import Commands, UsageError, add_command
-from tscc_stream.cli.site_models import state_dir_of
+from tscc_stream.cli.command import Commands, UsageError, add_command, journal_in, needs_site, site_of
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.gap_causes import LOST
 from tscc_stream.sampling import NS_PER_SECOND
@@ -30,9 +29,7 @@ def add(commands: Commands) -> None:
         "gaps --config config.yaml --since 2026-11-26 --lost",
         _gaps,
     )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--state-dir", type=Path, metavar="DIR", help="of the daemon, which may be running")
-    where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir")
+    needs_site(parser)
     parser.add_argument("--since", metavar="TIME", help="gaps that end later, UTC: 2026-11-26 or 2026-11-26T06:00:00")
     parser.add_argument("--channel", default="*", metavar="PATTERN", help="over NET.STA.LOC.CHA, * and ? allowed")
     parser.add_argument("--lost", action="store_true", help="only missing data, no flat or invalid ones")
@@ -40,11 +37,8 @@ def add(commands: Commands) -> None:
 
 
 def _gaps(options: argparse.Namespace) -> int:
-    state_dir, _ = state_dir_of(options)
-    path = state_dir / "journal.sqlite"
-    if not path.is_file():
-        raise UsageError(f"journal {path}: no such file; expected the state folder of a daemon that has run")
-    reader = JournalReader(path)
+    settings, _ = site_of(options)
+    reader = JournalReader(journal_in(Path(settings.state_dir)))
     try:
         entries = reader.gaps(_time_ns(options.since))
     finally:

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tscc_stream import config, progress
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import (
+    PROGRAM,
+    Commands,
+    UsageError,
+    add_command,
+    journal_in,
+    needs_site,
+    positive,
+    sequence,
+    site_of,
+)
 
 if TYPE_CHECKING:
     from tscc_stream.apps.journal_formats import SiteJournal, Wanted
-
-FILE = "journal.sqlite"
 
 
 def add(commands: Commands) -> None:
@@ -24,9 +32,7 @@ def add(commands: Commands) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     made = [add_one(actions) for add_one in (_add_check, _add_export, _add_backup, _add_compact)]
     for action in made:
-        where = action.add_mutually_exclusive_group(required=True)
-        where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir")
-        where.add_argument("--state-dir", type=Path, metavar="DIR")
+        needs_site(action)
 
 
 def _add_check(actions: Commands) -> argparse.ArgumentParser:
@@ -38,7 +44,7 @@ def _add_check(actions: Commands) -> argparse.ArgumentParser:
         _check,
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=60.0, metavar="S", help="for SQLite's own check, at most (default 60)"
+        "--seconds", type=positive, default=60.0, metavar="S", help="for SQLite's own check, at most (default 60)"
     )
     return parser
 
@@ -58,7 +64,7 @@ def _add_export(actions: Commands) -> argparse.ArgumentParser:
         help="json (default): every message; the others: detections and network events, with people's verdicts; mseed: "
         "the stored windows (in the model's band and at its rate, not raw), as an SDS archive",
     )
-    parser.add_argument("--since", type=_sequence, default=0, metavar="SEQ", help="begin after this one (default 0)")
+    parser.add_argument("--since", type=sequence, default=0, metavar="SEQ", help="begin after this one (default 0)")
     parser.add_argument("--topic", default="", metavar="PREFIX", help="json only; for example detection. or network.")
     span = parser.add_argument_group("not for json")
     span.add_argument("--from", dest="from_time", metavar="TIME", help="onsets from then on; UTC, or with an offset")
@@ -92,28 +98,11 @@ def _add_compact(actions: Commands) -> argparse.ArgumentParser:
     )
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected more than 0")
-    return number
-
-
-def _sequence(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return number
-
-
 def _place(options: argparse.Namespace) -> tuple[Path, config.RetentionConfig | None]:
     """The journal, and what the site keeps of it, where that is said."""
-    settings = None if options.config is None else config.load(options.config)
-    folder = options.state_dir if settings is None else Path(settings.state_dir)
-    path = folder / FILE
-    if not path.is_file():
-        raise UsageError(f"journal {path}: no such file; the daemon makes it when it first starts")
-    return path, None if settings is None else settings.retention
+    settings, _ = site_of(options)
+    path = journal_in(Path(settings.state_dir))
+    return path, None if options.config is None else settings.retention
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -167,9 +156,7 @@ def _export_events(options: argparse.Namespace, path: Path) -> int:
     from tscc_stream.apps import journal_formats  # noqa: PLC0415  # loaded where it is needed
 
     wanted = journal_formats.Wanted(options.since, _span_ns(options), options.cluster)
-    settings, base = config_of(options)
-    if options.config is None:
-        settings = settings.model_copy(update={"state_dir": str(options.state_dir)})
+    settings, base = site_of(options)
     site = journal_formats.SiteJournal(path, settings, base)
     try:
         count = _write_events(options, site, wanted)

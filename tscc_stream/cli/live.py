@@ -10,9 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tscc_stream import logs
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import (
+    PROGRAM,
+    Commands,
+    UsageError,
+    add_command,
+    add_shard,
+    config_of,
+    count,
+    made_of,
+    needs_config,
+    real,
+    sequence,
+    whole,
+)
 
 if TYPE_CHECKING:
+    from tscc_stream.client_merged import Source
     from tscc_stream.config import Config
     from tscc_stream.package import Package
 
@@ -25,7 +39,8 @@ def add(commands: Commands) -> None:
 
 def _add_run(commands: Commands) -> None:
     parser = add_command(commands, "run", "the daemon", "run --config config.yaml", _run)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    needs_config(parser)
+    add_shard(parser)
     parser.add_argument(
         "--log-format", choices=logs.FORMS, help=f"of the lines on stderr (default: {logs.VARIABLE}, else text)"
     )
@@ -45,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
     try:
-        return run(settings, folder, options.config)
+        return run(settings, folder, options.config, made_of(options))
     except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
         raise config.ConfigError([f"model: {error}"]) from error
 
@@ -54,8 +69,8 @@ def _add_demo(commands: Commands) -> None:
     parser = add_command(
         commands, "demo", "recordings of real earthquakes through a real daemon", "demo --simulate 8 --speed 10", _demo
     )
-    parser.add_argument("--simulate", type=int, metavar="N", help="N channels of a simulated mine instead")
-    parser.add_argument("--speed", type=float, default=10.0, metavar="X", help="times real time (default 10)")
+    parser.add_argument("--simulate", type=whole, metavar="N", help="N channels of a simulated mine instead")
+    parser.add_argument("--speed", type=real, default=10.0, metavar="X", help="times real time (default 10)")
     parser.add_argument("--jsonl", action="store_true", help="one message per line on stdout and nothing else there")
     parser.add_argument("--keep-running", action="store_true", help="keep the daemon up until Ctrl-C")
 
@@ -74,16 +89,34 @@ def _add_tail(commands: Commands) -> None:
         "tail --connect tcp://127.0.0.1:5556 --replay tcp://127.0.0.1:5557 --since 0",
         _tail,
     )
-    parser.add_argument("--connect", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.bind")
-    parser.add_argument("--replay", required=True, metavar="tcp://HOST:PORT", help="the daemon's publish.replay_bind")
+    parser.add_argument("--connect", metavar="tcp://HOST:PORT", help="the daemon's publish.bind")
+    parser.add_argument("--replay", metavar="tcp://HOST:PORT", help="the daemon's publish.replay_bind")
     parser.add_argument(
-        "--since", type=int, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=tcp://HOST:PORT,tcp://HOST:PORT",
+        help="instead of both, once for each of several daemons: connect, replay, and with --key the daemon's public "
+        "key or its file; their messages are merged in time",
+    )
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=1.0,
+        metavar="S",
+        help="of several daemons: longest that a message waits for an earlier one of another (default 1)",
+    )
+    parser.add_argument(
+        "--since", type=sequence, metavar="SEQ", help="begin after this one; 0: with the first; default: now"
     )
     parser.add_argument("--topic", default="", metavar="PREFIX", help="for example detection. or network.")
     parser.add_argument("--jsonl", action="store_true", help="one message per line, with epoch and seq")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages of the topic")
+    parser.add_argument("--count", type=count, metavar="N", help="end after so many messages of the topic")
     parser.add_argument(
-        "--position", type=Path, metavar="FILE", help="go on after a restart where it stood; goes before --since"
+        "--position",
+        type=Path,
+        metavar="FILE",
+        help="go on after a restart where it stood; goes before --since; of several daemons: a folder",
     )
     parser.add_argument(
         "--server-key", metavar="KEY|FILE", help="the daemon's public key, where the bus is secured; with --key"
@@ -91,17 +124,21 @@ def _add_tail(commands: Commands) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="the subscriber's secret key, as `bus-key` writes it")
 
 
-def _sequence(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+def _seconds(text: str) -> float:
+    number = real(text)
+    if not 0 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 to 3600")
     return number
 
 
 def _tail(options: argparse.Namespace) -> int:
+    if options.source:
+        return _tail_many(options)
     from tscc_stream.bus.keys import CurveKeys  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.tail import tail  # noqa: PLC0415  # loaded where it is needed
 
+    if options.connect is None or options.replay is None:
+        raise UsageError("tail: expected --connect and --replay, or --source once for each of several daemons")
     if (options.server_key is None) != (options.key is None):
         raise UsageError("tail: --server-key and --key belong together")
     return tail(
@@ -116,6 +153,37 @@ def _tail(options: argparse.Namespace) -> int:
         curve=None if options.key is None else CurveKeys(options.server_key, options.key),
         position=options.position,
     )
+
+
+def _tail_many(options: argparse.Namespace) -> int:
+    from tscc_stream.tail import tail_many  # noqa: PLC0415  # loaded where it is needed
+
+    if options.connect is not None or options.replay is not None or options.server_key is not None:
+        raise UsageError("tail: expected no --connect, --replay or --server-key beside --source, which says them all")
+    return tail_many(
+        [_source(text, options.key) for text in options.source],
+        since=options.since,
+        topic=options.topic,
+        patience_seconds=options.patience,
+        jsonl=options.jsonl,
+        count=options.count,
+        out=sys.stdout,
+        notice=lambda text: print(f"{PROGRAM}: {text}", file=sys.stderr),
+        positions=options.position,
+    )
+
+
+def _source(text: str, key: Path | None) -> Source:
+    """`north=tcp://a:5556,tcp://a:5557`, and the daemon's public key behind another comma where there is a key."""
+    from tscc_stream.bus.keys import CurveKeys  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.client_merged import Source  # noqa: PLC0415  # loaded where it is needed
+
+    name, _, addresses = text.partition("=")
+    parts = addresses.split(",")
+    if len(parts) != (2 if key is None else 3) or not all(parts):
+        server_key = "" if key is None else ",SERVER_KEY"
+        raise UsageError(f"tail: --source {text}: expected NAME=tcp://HOST:PORT,tcp://HOST:PORT{server_key}")
+    return Source(name, parts[0], parts[1], None if key is None else CurveKeys(parts[2], key))
 
 
 def _add_bus_key(commands: Commands) -> None:
@@ -147,6 +215,7 @@ def _add_check_config(commands: Commands) -> None:
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE")
     parser.add_argument("--example", action="store_true", help="print the shipped configuration, to start from")
+    add_shard(parser)
 
 
 def _check_shadow(settings: Config, folder: Path, served: Package) -> None:
@@ -172,7 +241,7 @@ def _check_config(options: argparse.Namespace) -> int:
         return 0
     if options.file is None:
         raise UsageError("check-config: expected FILE or --example")
-    settings = config.load(options.file)
+    settings = made_of(options)(config.load(options.file))
     try:
         folder = package.find(settings.model, options.file.resolve().parent)
         served = package.load_live(folder)
@@ -181,11 +250,29 @@ def _check_config(options: argparse.Namespace) -> int:
         raise config.ConfigError([f"model: {error}"]) from error
     for warning in settings.metrics.warnings():
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    what = f"model {folder.name}, state_dir {settings.state_dir}"
     if not settings.seedlink:
-        print(f"{options.file}: good for files; `run` needs at least one entry under seedlink")
+        print(f"{options.file}: good for files ({what}); `run` needs at least one entry under seedlink")
         return 0
-    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), model {folder.name})")
+    print(f"{options.file}: good ({len(settings.seedlink)} SeedLink server(s), {what})")
+    for line in _shards(settings):
+        print(line)
     return 0
+
+
+def _shards(settings: Config) -> list[str]:
+    """Where each shard keeps its state and listens: of this one, or of all that the file is for."""
+    from tscc_stream.sharded import for_shard  # noqa: PLC0415  # loaded where it is needed
+
+    if settings.shard is None:
+        return []
+    one, count = settings.shard.one, settings.shard.count
+    every = [settings] if one is not None else [for_shard(settings, index) for index in range(1, count + 1)]
+    return [
+        f"shard {each.shard and each.shard.one}: {each.state_dir}, publish {each.publish.bind}, "
+        f"replay {each.publish.replay_bind}, metrics {each.metrics.bind}"
+        for each in every
+    ]
 
 
 def _add_http_user(commands: Commands) -> None:

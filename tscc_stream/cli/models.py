@@ -8,11 +8,11 @@ import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tscc_stream import package, progress
 from tscc_stream.cli import site_models
-from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import PROGRAM, Commands, UsageError, add_command, config_of, count, real, whole
 
 
 def add(commands: Commands) -> None:
@@ -30,12 +30,18 @@ def _add_train(commands: Commands) -> None:
         "train --data mine.npz --out models/mine --clusters 4",
         _train,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz")
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE.npz|PARQUET",
+        help="npz is held in memory; Parquet, a file or a folder of them, is read as training goes on",
     )
     parser.add_argument(
-        "--calibrate-every", type=int, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
+        "--calibration", type=Path, metavar="FILE.npz|PARQUET", help="default: the last fifth of --data by time"
+    )
+    parser.add_argument(
+        "--calibrate-every", type=whole, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -49,10 +55,10 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument(
         "--clusters", type=_number_or_auto, metavar="K|auto", help="auto: chosen by label-free measures"
     )
-    parser.add_argument("--epochs-pretrain", type=int, metavar="N")
-    parser.add_argument("--epochs-finetune", type=int, metavar="N")
-    parser.add_argument("--batch-size", type=int, metavar="B")
-    parser.add_argument("--repr-dims", type=int, metavar="D")
+    parser.add_argument("--epochs-pretrain", type=whole, metavar="N")
+    parser.add_argument("--epochs-finetune", type=whole, metavar="N")
+    parser.add_argument("--batch-size", type=whole, metavar="B")
+    parser.add_argument("--repr-dims", type=whole, metavar="D")
     parser.add_argument("--distance", choices=("euclidean", "mahalanobis"), help="to the centres")
     parser.add_argument("--head", choices=("centres", "mixture"), help="k-means, or Gaussians of full covariance")
     parser.add_argument(
@@ -62,48 +68,66 @@ def _add_train(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="any other setting, as in the package's model.json: --set contrast_share=0.3",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=whole, default=0, metavar="S")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
     parser.add_argument("--licence", default="not stated", help="the data's licence, for the card")
     parser.add_argument("--runs", type=Path, default=Path("training"), metavar="DIR", help="where run folders go")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that train together, each on a graphics card of its own"
+    )
+    parser.add_argument(
+        "--wait-seconds", type=float, default=600.0, metavar="S", help="that a process waits for the others"
+    )
 
 
 def _number_or_auto(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else int(text)
+    try:
+        return "auto" if text == "auto" else count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected auto, or a whole number, 1 or more") from error
 
 
 def _train(options: argparse.Namespace) -> int:
-    from tscc_stream.learn.commands import train_model  # noqa: PLC0415 torch takes seconds
+    from tscc_stream.learn import many  # noqa: PLC0415 torch takes seconds
 
-    trained = train_model(
-        options.data,
-        options.out,
-        calibration=options.calibration,
-        calibrate_every=options.calibrate_every,
-        recipe=options.recipe,
-        init=None if options.init is None else package.find(str(options.init)),
-        clusters=options.clusters,
-        epochs_pretrain=options.epochs_pretrain,
-        epochs_finetune=options.epochs_finetune,
-        batch_size=options.batch_size,
-        repr_dims=options.repr_dims,
-        seed=options.seed,
-        device=options.device,
-        distance=options.distance,
-        head=options.head,
-        provenance=options.provenance,
-        licence=options.licence,
-        command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
-        runs=options.runs,
-        finer=dict(_finer(text) for text in options.set),
-    )
+    if options.processes < 1 or not options.wait_seconds > 0.0:
+        raise UsageError("train: expected --processes of 1 or more and --wait-seconds above 0")
+    trained = many.train(_wanted(options), options.processes, options.wait_seconds)
+    if trained is None:  # another process has written the package
+        return 0
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
     if options.init is not None:
         from tscc_stream.learn.identity import carry_labels  # noqa: PLC0415  # loaded where it is needed
 
         print(carry_labels(package.load(package.find(str(options.init))), trained, options.data))
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of train_model."""
+    return {
+        "data": options.data,
+        "out": options.out,
+        "calibration": options.calibration,
+        "calibrate_every": options.calibrate_every,
+        "recipe": options.recipe,
+        "init": None if options.init is None else package.find(str(options.init)),
+        "clusters": options.clusters,
+        "epochs_pretrain": options.epochs_pretrain,
+        "epochs_finetune": options.epochs_finetune,
+        "batch_size": options.batch_size,
+        "repr_dims": options.repr_dims,
+        "seed": options.seed,
+        "device": options.device,
+        "distance": options.distance,
+        "head": options.head,
+        "provenance": options.provenance,
+        "licence": options.licence,
+        "command": f"{PROGRAM} {shlex.join(sys.argv[1:])}",
+        "runs": options.runs,
+        "finer": dict(_finer(text) for text in options.set),
+    }
 
 
 def _finer(text: str) -> tuple[str, object]:
@@ -140,19 +164,25 @@ def _add_dataset(commands: Commands) -> None:
     build.add_argument(
         "--labels", choices=("verdicts",), help="of a journal: only windows of which a person said what they are, as y"
     )
-    build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    build.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.npz|PARQUET",
+        help="Parquet, which need not fit into memory: a name in .parquet, or one without an ending for a folder",
+    )
     build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
-    build.add_argument("--random", type=int, default=0, metavar="N", help="windows at random times besides")
+    build.add_argument("--random", type=whole, default=0, metavar="N", help="windows at random times besides")
     build.add_argument("--from-time", metavar="ISO8601")
     build.add_argument("--to-time", metavar="ISO8601")
-    build.add_argument("--seed", type=int, default=0, metavar="S", help="of the random times")
+    build.add_argument("--seed", type=whole, default=0, metavar="S", help="of the random times")
     shape = build.add_argument_group("window (default: that of the configuration's model)")
-    shape.add_argument("--rate", type=float, metavar="HZ")
-    shape.add_argument("--samples", type=int, default=500, metavar="N")
-    shape.add_argument("--onset-sample", type=int, default=100, metavar="K")
-    shape.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
-    shape.add_argument("--corners", type=int, default=4, metavar="N")
-    shape.add_argument("--warmup", type=float, default=0.5, metavar="S", help="seconds before the window")
+    shape.add_argument("--rate", type=real, metavar="HZ")
+    shape.add_argument("--samples", type=whole, default=500, metavar="N")
+    shape.add_argument("--onset-sample", type=whole, default=100, metavar="K")
+    shape.add_argument("--band", type=real, nargs=2, metavar=("LOW", "HIGH"), help="Hz")
+    shape.add_argument("--corners", type=whole, default=4, metavar="N")
+    shape.add_argument("--warmup", type=real, default=0.5, metavar="S", help="seconds before the window")
     shape.add_argument(
         "--components",
         nargs="+",
@@ -187,7 +217,7 @@ def _build(options: argparse.Namespace) -> int:
             len(options.components),
             tuple(options.components),
         )
-    data = build_dataset(
+    count = build_dataset(
         options.paths,
         options.out,
         settings,
@@ -197,12 +227,12 @@ def _build(options: argparse.Namespace) -> int:
         to_time=options.to_time,
         seed=options.seed,
     )
-    print(f"{options.out}: {len(data)} windows")
+    print(f"{options.out}: {count} windows")
     return 0
 
 
 def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
-    from tscc_stream.learn import dataset, from_journal  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.learn import dataset, from_journal, stored  # noqa: PLC0415  # loaded where it is needed
 
     if options.state_dir is None and options.config is None:
         raise UsageError("dataset build --from journal: expected --state-dir DIR or --config FILE")
@@ -210,7 +240,7 @@ def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
         data = from_journal.read((options.state_dir or configured) / "journal.sqlite", update)
     if options.labels == "verdicts":
         data = dataset.by_verdict(data)
-    dataset.save(data, options.out)
+    stored.save(data, options.out)
     said = 0 if data.verdict is None else sum(data.verdict != "")
     print(f"{options.out}: {len(data)} windows" + (f", people said what {said} of them are" if said else ""))
     return 0
@@ -227,7 +257,7 @@ def _add_model(commands: Commands) -> None:
         actions, "label", "name a cluster", 'model label models/rutford --cluster 1 --name "icequake"', _label
     )
     label.add_argument("model", metavar="DIR")
-    label.add_argument("--cluster", type=int, metavar="K")
+    label.add_argument("--cluster", type=whole, metavar="K")
     label.add_argument("--name")
     label.add_argument("--colour", metavar="#RRGGBB")
     label.add_argument("--notes")
@@ -342,6 +372,7 @@ def _label_from_site(options: argparse.Namespace) -> int:
 
 
 def _label_one(options: argparse.Namespace) -> int:
+    from tscc_stream import names  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges.obspy_formats import event_types  # noqa: PLC0415 obspy takes a second
 
     loaded = package.load(package.find(options.model))
@@ -353,11 +384,13 @@ def _label_one(options: argparse.Namespace) -> int:
     known = event_types()
     if options.event_type is not None and options.event_type not in known:
         raise UsageError(f"--event-type {options.event_type}: expected one of QuakeML's: {', '.join(known)}")
-    before = loaded.labels.get(options.cluster, package.Label(name=options.name))
+    before = {} if (there := loaded.labels.get(options.cluster)) is None else there.model_dump()
     try:
-        label = package.Label.model_validate({**before.model_dump(), **changed})
-    except ValueError as error:
+        label = names.label_of({**before, **changed})
+    except names.NameRefusedError as error:
         raise UsageError(f"model label: {error}") from error
     package.write_labels(loaded.folder, {**loaded.labels, options.cluster: label})
     print(f"{loaded.folder}: cluster {options.cluster} is now {label.name}")
+    if same := names.told_same_name(loaded, options.cluster, label.name):
+        print(f"{PROGRAM}: warning: {same}", file=sys.stderr)
     return 0

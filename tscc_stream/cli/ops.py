@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tscc_stream.cli.command import Commands, add_command
+from tscc_stream.cli.command import Commands, add_command, add_shard, made_of, positive
 
 
 def add(commands: Commands) -> None:
@@ -25,17 +25,11 @@ def _add_doctor(commands: Commands) -> None:
         _doctor,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the site's; without it, the machine alone")
+    add_shard(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
-        "--seconds", type=_positive, default=10.0, metavar="S", help="for each check at most (default 10)"
+        "--seconds", type=positive, default=10.0, metavar="S", help="for each check at most (default 10)"
     )
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected more than 0")
-    return number
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -43,7 +37,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     findings = []
-    for finding in doctor.examine(options.config, options.seconds):
+    for finding in doctor.examine(options.config, options.seconds, made_of(options)):
         findings.append(finding)
         if not options.json:
             print(doctor.line(finding, colour=colour), flush=True)

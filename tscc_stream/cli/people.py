@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 
-from tscc_stream.cli.command import Commands, add_command, config_of
+from tscc_stream.cli.command import Commands, add_command, add_shard, config_of, needs_config
 
 
 def add(commands: Commands) -> None:
@@ -16,8 +15,9 @@ def add(commands: Commands) -> None:
         commands, "console", "the web console: live wall, events, clusters, health", "console --config site.yaml",
         _console,
     )  # fmt: skip
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    needs_config(parser)
     parser.add_argument("--bind", metavar="HOST:PORT", help="instead of console.bind")
+    add_shard(parser)
 
 
 def _console(options: argparse.Namespace) -> int:

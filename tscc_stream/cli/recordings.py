@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tscc_stream import progress
-from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of, real, whole
 
 
 def add(commands: Commands) -> None:
@@ -51,7 +51,7 @@ def _add_serve(commands: Commands) -> None:
     )
     parser.add_argument("--once", action="store_true", help="end when everything was played and read")
     parser.add_argument("--wait-for-client", action="store_true", help="begin with the first client's request for data")
-    parser.add_argument("--ring-mib", type=float, default=256.0, metavar="X", help="MiB of records that are kept")
+    parser.add_argument("--ring-mib", type=real, default=256.0, metavar="X", help="MiB of records that are kept")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -83,10 +83,10 @@ def _add_simulate(commands: Commands) -> None:
         "simulate --channels 8 --seconds 600 --rate 500 --seed 101 --out mine/",
         _simulate,
     )
-    parser.add_argument("--channels", type=int, required=True, metavar="N")
-    parser.add_argument("--seconds", type=float, required=True, metavar="S")
-    parser.add_argument("--rate", type=float, required=True, metavar="HZ")
-    parser.add_argument("--seed", type=int, required=True, metavar="K")
+    parser.add_argument("--channels", type=whole, required=True, metavar="N")
+    parser.add_argument("--seconds", type=real, required=True, metavar="S")
+    parser.add_argument("--rate", type=real, required=True, metavar="HZ")
+    parser.add_argument("--seed", type=whole, required=True, metavar="K")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
@@ -103,6 +103,10 @@ def _simulate(options: argparse.Namespace) -> int:
                 seed=options.seed,
                 on_channel=update,
             )
-        except (ValueError, OSError) as error:
+        except FileExistsError as error:
+            raise UsageError(
+                f"simulate: --out {options.out}: is a file; expected a folder, or a name for one"
+            ) from error
+        except ValueError as error:
             raise UsageError(f"simulate: {error}") from error
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tscc_stream import progress
-from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import Commands, UsageError, add_command, config_of, journal_in, needs_config
 
 if TYPE_CHECKING:
     from tscc_stream.apps.shifts import Span
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "report shift --config site.yaml --shift night --out night.html",
         _shift,
     )
-    shift.add_argument("--config", type=Path, metavar="FILE", required=True)
+    needs_config(shift)
     shift.add_argument("--shift", metavar="NAME", help="of the configuration's shifts; the latest that has begun")
     shift.add_argument("--date", metavar="YYYY-MM-DD", help="on which the shift began, instead")
     shift.add_argument("--from", dest="from_time", metavar="TIME", help="on the site's clock, or with an offset")
@@ -43,9 +43,7 @@ def _shift(options: argparse.Namespace) -> int:
     settings, base = config_of(options)
     state_dir, now_ns = Path(settings.state_dir), time.time_ns()
     span = _span(options, settings, now_ns)
-    path = state_dir / "journal.sqlite"
-    if not path.is_file():
-        raise UsageError(f"journal {path}: no such file; the daemon makes it when it first starts")
+    path = journal_in(state_dir)
     if not options.out.parent.is_dir():
         raise UsageError(f"--out {options.out}: expected a folder that is there, {options.out.parent} is not")
     site = SiteJournal(path, settings, base, without_people=True)

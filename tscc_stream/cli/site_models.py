@@ -6,14 +6,14 @@ import argparse
 import os
 import signal
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tscc_stream import activation, config, package
+from tscc_stream import activation, package
 from tscc_stream.activation import ActivationError
-from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+from tscc_stream.cli.command import Commands, UsageError, add_command, needs_site, site_of
+from tscc_stream.config import Config
+from tscc_stream.edges.daemon_view import DaemonView, Login
 
 ANSWER_SECONDS = 120.0
 """How long a daemon may take to load, check and warm up a model."""
@@ -44,9 +44,7 @@ def add(actions: Commands) -> None:
     what.add_argument("--off", action="store_true", help="try none")
     what.add_argument("--report", action="store_true", help="how often the two agreed so far")
     for parser in (activate, rollback, shadow):
-        where = parser.add_mutually_exclusive_group(required=True)
-        where.add_argument("--state-dir", type=Path, metavar="DIR")
-        where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir, and model to return to")
+        needs_site(parser)
         parser.add_argument("--no-signal", action="store_true", help="only write; a running daemon is not told")
     carry = add_command(
         actions,
@@ -69,18 +67,14 @@ def _add_precision(actions: Commands) -> None:
         "model precision --config site.yaml",
         _precision,
     )
-    where = precision.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", type=Path, metavar="FILE", help="whose state_dir")
-    where.add_argument("--state-dir", type=Path, metavar="DIR")
+    needs_site(precision)
 
 
 def _precision(options: argparse.Namespace) -> int:
     """Per model and cluster, out of the verdicts whose detections the journal still holds."""
     from tscc_stream.apps.judged import of_site  # noqa: PLC0415  # loaded where it is needed
 
-    settings, base = config_of(options)
-    if options.config is None:
-        settings = settings.model_copy(update={"state_dir": str(options.state_dir)})
+    settings, base = site_of(options)
     found, gone = of_site(settings, base)
     if not found and not gone:
         print("nobody has confirmed or corrected a detection yet")
@@ -106,12 +100,9 @@ def _carry_labels(options: argparse.Namespace) -> int:
 
 def state_dir_of(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The state folder, and the configuration's model where a configuration was given."""
-    if options.config is None:
-        state_dir, configured = Path(options.state_dir), None
-    else:
-        settings = config.load(options.config)
-        state_dir = Path(settings.state_dir)
-        configured = package.find(settings.model, options.config.resolve().parent)
+    settings, folder = site_of(options)
+    state_dir = Path(settings.state_dir)
+    configured = None if options.config is None else package.find(settings.model, folder)
     if not state_dir.is_dir():
         raise UsageError(f"state folder {state_dir}: no such folder; the daemon makes it when it first starts")
     return state_dir, configured
@@ -162,7 +153,7 @@ def _rollback(options: argparse.Namespace) -> int:
 def _shadow(options: argparse.Namespace) -> int:
     state_dir, _ = state_dir_of(options)
     if options.report:
-        return _report(state_dir)
+        return _report(site_of(options)[0])
     made = None if options.off else _installed(options)
     ask = _Asking(state_dir, options)
     activation.set_shadow(state_dir, None if made is None else made.sha256[:12])
@@ -211,12 +202,14 @@ def _hang_up(pid: int) -> None:
         raise ActivationError(f"the daemon (process {pid}) cannot be told: {error.strerror}") from error
 
 
-def _report(state_dir: Path) -> int:
+def _report(settings: Config) -> int:
     """Agreement per pair of clusters, out of the running daemon's metrics."""
-    where = activation.endpoints(state_dir)
+    where = activation.endpoints(Path(settings.state_dir))
     if not where:
-        raise ActivationError(f"{state_dir}: no daemon runs there whose candidate could be reported on")
-    counts, skipped = _counts(_metrics(where["metrics"]))
+        raise ActivationError(f"{settings.state_dir}: no daemon runs there whose candidate could be reported on")
+    monitor = settings.alerts.monitor
+    view = DaemonView(settings.metrics, Login(monitor.user, monitor.password_file, "alerts.monitor."))
+    counts, skipped = _counts(view.metrics(where["metrics"]))
     if not counts and not skipped:
         print("no window was classified by a candidate yet")
         return 0
@@ -226,14 +219,6 @@ def _report(state_dir: Path) -> int:
         print(f"{live:>8} {shadow:>10} {count:>8} {100 * count / total:>6.1f}%")
     print(f"{total} windows by both, {skipped} skipped for want of time")
     return 0
-
-
-def _metrics(address: str) -> str:
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            return str(answer.read().decode())
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise ActivationError(f"http://{address}/metrics: cannot be read: {error}") from error
 
 
 def _counts(text: str) -> tuple[dict[tuple[str, str], int], int]:

@@ -3,15 +3,20 @@
 An alert, its deliveries, what rules remember and the place in the daemon's messages go in one transaction, so that a
 process that is killed at any moment neither loses an alert nor makes one twice. Deliveries wait in the file: a restart
 goes on with them. Several connections may have the file open; `hold` keeps a second alert process out.
+
+Where the file cannot be written, the process has the same in memory until it can (`in_memory`, `make_lasting`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +24,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tscc_stream.edges import alert_makeshift
 from tscc_stream.ownership import give_to_owner_of_folder
+from tscc_stream.seldom import Seldom
+from tscc_stream.writable import of_database
+
+_log = logging.getLogger(__name__)
 
 FILE = "alerts.sqlite"
 APPLICATION_ID = 0x54534341  # "TSCA"
@@ -91,12 +101,17 @@ _SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
-
+STARTED = "process started"
+"""Name of a state of this file's own: when, in ns."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class AlertJournalError(RuntimeError):
     """What the file cannot do, in one sentence."""
+
+
+class AlertJournalHeldError(AlertJournalError):
+    """Another alert process has the file."""
 
 
 class AlertJournalUnfitError(AlertJournalError):
@@ -187,18 +202,19 @@ class Place:
 
 
 _DELIVERY = "number, alert, action, round, made_ns, state, attempts, next_ns, outcome"
+_AlertRow = tuple[int, str, int, str, str, str, str, str]
+_seldom, _telling = Seldom(), threading.Lock()
 _ALERT = "number, id, at_ns, rule, kind, severity, title, document"
 
 
 class AlertJournal:
-    """The file, made where there is none unless read_only. For one thread at a time.
+    """The file, made where there is none unless read_only. For one thread at a time; in memory for several.
 
-    Raises AlertJournalError where it cannot be opened, or is something else.
+    lasting: whether it is the file. Raises AlertJournalError where it cannot be opened, or is something else.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
-        self._lock = -1
+        self._begin(path)
         with self._explained("open"):
             if read_only:
                 where = f"file:{quote(str(path.absolute()))}?mode=ro"
@@ -206,6 +222,7 @@ class AlertJournal:
             else:
                 give_to_owner_of_folder(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.text_factory = _text
             self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         try:
             with self._explained("open"):
@@ -218,11 +235,70 @@ class AlertJournal:
             self.close()
             raise
 
+    def _begin(self, path: Path) -> None:
+        self._path = path
+        self._lock = -1
+        self.lasting = True
+        self._turns, self._users = threading.RLock(), 1
+
+    @classmethod
+    def in_memory(cls, path: Path, now_ns: int) -> tuple[AlertJournal, str]:
+        """What stands in for a file that cannot be written, with what waits in it; keeps other processes out where
+        that can be done. Second: what of the file could not be read, in words. Raises AlertJournalHeldError.
+        """
+        journal = cls.__new__(cls)
+        journal._begin(path)
+        journal.lasting = False
+        journal._lock = _lock_if_possible(path)
+        journal._db = alert_makeshift.made(_SCHEMA, now_ns)
+        journal._db.text_factory = _text
+        return journal, alert_makeshift.fill(journal._db, path, (APPLICATION_ID, SCHEMA_VERSION))
+
+    def make_lasting(self, now_ns: int) -> str:
+        """Out of memory into the file, with all that was told meanwhile; threads go on with it as it is.
+
+        What was damaged there, as `of_the_process` says it. Raises AlertJournalError, and then stays in memory.
+        """
+        with self._turns:
+            if self._lock >= 0:
+                os.close(self._lock)  # it is taken again at once
+                self._lock = -1
+            try:
+                file, told = self._carried_over(now_ns)
+            except AlertJournalError:
+                self._lock = _lock_if_possible(self._path)
+                raise
+            self._db.close()
+            self._db, self._lock, self.lasting = file._db, file._lock, True
+        return told
+
+    def _carried_over(self, now_ns: int) -> tuple[AlertJournal, str]:
+        file, told = AlertJournal.of_the_process(self._path, now_ns)
+        try:
+            with file._transaction():
+                alert_makeshift.carry_over(self._db, file._db)
+        except AlertJournalError:
+            file.close()
+            raise
+        return file, told
+
+    def for_thread(self) -> AlertJournal:
+        """For another thread, which closes it: a connection of its own to the file; out of memory, this one."""
+        with self._turns:
+            if self.lasting:
+                return AlertJournal(self._path)
+            self._users += 1
+            return self
+
     def close(self) -> None:
-        self._db.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        with self._turns:
+            self._users -= 1
+            if self._users > 0:
+                return
+            self._db.close()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def __enter__(self) -> AlertJournal:
         return self
@@ -236,7 +312,8 @@ class AlertJournal:
 
     @classmethod
     def of_the_process(cls, path: Path, now_ns: int) -> tuple[AlertJournal, str]:
-        """Held, and looked at as a whole; a damaged file is put aside under a name with the time and a new one begun.
+        """Held, looked at as a whole, and written to; a damaged file is put aside under a name with the time and a new
+        one begun.
 
         Second: what was damaged and where it lies now, in words; empty where it is well. now_ns: wall time.
         """
@@ -244,12 +321,28 @@ class AlertJournal:
         try:
             damage = _damage(path)
             told = f"{damage}; it is kept as {_put_aside(path, now_ns)}" if damage else ""
-            journal = cls(path)
+            journal = cls._written(path, now_ns, told)
         except BaseException:
             os.close(lock)
             raise
         journal._lock = lock  # of its own class
         return journal, told
+
+    @classmethod
+    def _written(cls, path: Path, now_ns: int, damage: str) -> AlertJournal:
+        """Better refused now than with the first alert. damage: of the file before, put aside; told with an error."""
+        try:
+            journal = cls(path)
+            try:
+                journal.commit(states={STARTED: str(now_ns).encode()})
+            except AlertJournalError:
+                journal.close()
+                raise
+        except AlertJournalError as error:
+            if damage:
+                raise AlertJournalError(f"{error}; the one before was damaged ({damage})") from error
+            raise
+        return journal
 
     def commit(
         self,
@@ -354,10 +447,10 @@ class AlertJournal:
             )
 
     def get(self, alert: str) -> StoredAlert | None:
-        """One alert with its deliveries."""
+        """One alert with its deliveries; None where there is none, or it cannot be read."""
         with self._explained("read"):
             row = self._db.execute(f"SELECT {_ALERT} FROM alert WHERE id = ?", (alert,)).fetchone()  # noqa: S608  # names of columns
-        return None if row is None else self._stored(row)
+        return None if row is None else next(self._readable([row]), None)
 
     def beginning_with(self, letters: str, most: int = 10) -> list[str]:
         """Ids that begin so."""
@@ -370,14 +463,14 @@ class AlertJournal:
         query = f"SELECT {_ALERT} FROM alert WHERE number < ? AND at_ns >= ? ORDER BY number DESC LIMIT ?"  # noqa: S608  # names of columns
         with self._explained("read"):
             rows = self._db.execute(query, (2**63 - 1 if before is None else before, since_ns, most)).fetchall()
-        return [self._stored(row) for row in rows]
+        return list(self._readable(rows))
 
     def between(self, span_ns: tuple[int, int], most: int) -> list[StoredAlert]:
         """Alerts made within a span, without its end, with their deliveries, oldest first."""
         query = f"SELECT {_ALERT} FROM alert WHERE at_ns >= ? AND at_ns < ? ORDER BY at_ns, number LIMIT ?"  # noqa: S608  # names of columns
         with self._explained("read"):
             rows = self._db.execute(query, (*span_ns, most)).fetchall()
-        return [self._stored(row) for row in rows]
+        return list(self._readable(rows))
 
     def attempts(self, delivery: int) -> list[Attempt]:
         """Every try of a delivery, in order."""
@@ -423,13 +516,31 @@ class AlertJournal:
             ):
                 self._db.execute(statement)
 
-    def _stored(self, row: tuple[int, str, int, str, str, str, str, str]) -> StoredAlert:
+    def _readable(self, rows: Iterable[_AlertRow]) -> Iterator[StoredAlert]:
+        """A row that cannot be read, as somebody edited it, is left out and told, and takes nothing else away."""
+        for row in rows:
+            try:
+                yield self._stored(row)
+            except (ValueError, TypeError, RecursionError) as error:
+                self._tell_unreadable(row[0], error)
+
+    def _stored(self, row: _AlertRow) -> StoredAlert:
         number, identity, at_ns, rule, kind, severity, title, document = row
+        "".join((identity, rule, kind, severity, title, document)).encode()
+        known = json.loads(document)
+        if not isinstance(known, dict) or not isinstance(known.get("sensor_health", {}), dict):
+            raise TypeError("expected a JSON object")
         query = f"SELECT {_DELIVERY} FROM delivery WHERE alert = ? ORDER BY number"  # noqa: S608  # names of columns
         with self._explained("read"):
             deliveries = tuple(Delivery(*one) for one in self._db.execute(query, (identity,)))
-            known = json.loads(document)
         return StoredAlert(number, identity, at_ns, rule, kind, severity, title, known, deliveries)
+
+    def _tell_unreadable(self, number: int, why: object) -> None:
+        what = f"{self._path}: alert {number}"
+        with _telling:
+            due = _seldom.due(what, time.monotonic())
+        if due:
+            _log.error("%s cannot be read, and is left out: %.300s", what, why)
 
     def _prepare(self) -> None:
         with self._transaction():
@@ -458,27 +569,53 @@ class AlertJournal:
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
         try:
-            yield
+            with self._turns:
+                yield
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise AlertJournalUnfitError(f"{self._path}: cannot {doing}: {error}") from error
         except (sqlite3.Error, OSError) as error:
-            raise AlertJournalError(f"{self._path}: cannot {doing}: {error}") from error
+            raise AlertJournalError(f"{self._path}: cannot {doing}: {of_database(error, self._path)}") from error
 
 
 def _lock(journal: Path) -> int:
     path = journal.with_name(journal.name + ".lock")
     lock = -1
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_to_owner_of_folder(path)
+        lock = _opened(path)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if lock >= 0:
             os.close(lock)
         if isinstance(error, BlockingIOError):
-            raise AlertJournalError(f"{journal}: another `tscc-stream alert run` uses it") from error
-        raise AlertJournalError(f"{path}: cannot be locked: {error.strerror}") from error
+            raise AlertJournalHeldError(f"{journal}: another `tscc-stream alert run` uses it") from error
+        raise AlertJournalError(f"{path}: cannot be locked: {of_database(error, path)}") from error
     return lock
+
+
+def _lock_if_possible(journal: Path) -> int:
+    """-1 where there is nothing to lock: then nobody else is kept out. Raises AlertJournalHeldError."""
+    try:
+        return _lock(journal)
+    except AlertJournalHeldError:
+        raise
+    except AlertJournalError:
+        return -1
+
+
+def _opened(path: Path) -> int:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        if not path.is_file():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a lock holds on a read-only disk as well
+    give_to_owner_of_folder(path)
+    return lock
+
+
+def _text(of_file: bytes) -> str:
+    """So that SQLite hands a damaged text over, and only its row is left out."""
+    return of_file.decode(errors="surrogateescape")
 
 
 def _damage(path: Path) -> str:
@@ -511,5 +648,5 @@ def _put_aside(path: Path, now_ns: int) -> str:
             if part.exists():
                 part.rename(path.with_name(aside + end))
     except OSError as error:
-        raise AlertJournalError(f"{path}: is damaged, and cannot be put aside: {error.strerror}") from error
+        raise AlertJournalError(f"{path}: is damaged, and cannot be put aside: {of_database(error, path)}") from error
     return aside

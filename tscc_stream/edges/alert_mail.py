@@ -14,6 +14,7 @@ from tscc_stream.config_alerts import MailConfig
 from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import CredentialError
 from tscc_stream.deadline import Deadline
+from tscc_stream.edges.alert_exchange import one_line, trusting, why
 
 
 class MailError(RuntimeError):
@@ -52,8 +53,7 @@ def send(config: MailConfig, message: EmailMessage) -> str:
         except smtplib.SMTPResponseException as error:
             raise MailError(f"SMTP {error.smtp_code} {_text(error.smtp_error)}") from error
         except (OSError, smtplib.SMTPException, ValueError) as error:
-            late = deadline.passed or isinstance(error, TimeoutError)
-            raise MailError(f"no answer within {config.timeout_seconds:g} s" if late else _reason(error)) from error
+            raise MailError(why(error, deadline, config.timeout_seconds)) from error
     taken = len(config.recipients) - len(refused)
     return f"taken for {taken}" + (f"; refused: {_named(refused)}" if refused else "")
 
@@ -65,7 +65,7 @@ def _exchange(config: MailConfig, message: EmailMessage, deadline: Deadline) -> 
         link.connect(host, port)
         link.ehlo_or_helo_if_needed()
         if config.tls == "starttls":
-            link.starttls(context=_context(config))
+            link.starttls(context=trusting(config.ca_file))
             deadline.guard(link.sock)
             link.ehlo()
         if config.user is not None and config.password_file is not None:
@@ -82,10 +82,8 @@ class _Plain(smtplib.SMTP):
     deadline: Deadline
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        link = socket.create_connection((host, port), timeout)
-        self.deadline.guard(link)
         self._host = host  # whom STARTTLS expects
-        return link
+        return self.deadline.connected((host, port), timeout)
 
 
 class _Encrypted(_Plain):
@@ -94,38 +92,18 @@ class _Encrypted(_Plain):
     context: ssl.SSLContext
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        link = super()._get_socket(host, port, timeout)
-        encrypted = self.context.wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
-        self.deadline.guard(encrypted)
-        encrypted.do_handshake()
-        return encrypted
+        return self.deadline.connected((host, port), timeout, self.context)
 
 
 def _link(config: MailConfig, deadline: Deadline) -> smtplib.SMTP:
     name = socket.gethostname()  # smtplib would ask the name service who we are: mines have none
     if config.tls == "tls":
         encrypted = _Encrypted(local_hostname=name, timeout=config.timeout_seconds)
-        encrypted.deadline, encrypted.context = deadline, _context(config)
+        encrypted.deadline, encrypted.context = deadline, trusting(config.ca_file)
         return encrypted
     plain = _Plain(local_hostname=name, timeout=config.timeout_seconds)
     plain.deadline = deadline
     return plain
-
-
-def _context(config: MailConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if config.ca_file is not None:
-        try:
-            context.load_verify_locations(config.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise MailError(f"ca_file {config.ca_file}: expected certificates as PEM ({error.strerror})") from error
-    return context
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason}"
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named(refused: dict[str, tuple[int, bytes]]) -> str:
@@ -133,5 +111,4 @@ def _named(refused: dict[str, tuple[int, bytes]]) -> str:
 
 
 def _text(answer: bytes | str) -> str:
-    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
-    return "".join(one if one.isprintable() else " " for one in text)[:200].strip()
+    return one_line(answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer)

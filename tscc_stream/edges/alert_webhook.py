@@ -9,7 +9,6 @@ import http.client
 import json
 import re
 import socket
-import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from tscc_stream import credentials
 from tscc_stream.config_alerts import WebhookConfig
 from tscc_stream.credentials import CredentialError
 from tscc_stream.deadline import Deadline
+from tscc_stream.edges.alert_exchange import one_line, trusting, why
 
 MOST_BYTES = 2_000
 """Of an answer that are read."""
@@ -47,50 +47,22 @@ def post(config: WebhookConfig, document: Mapping[str, Any], key: str) -> str:
             answer = link.getresponse()
             text = answer.read(MOST_BYTES).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise WebhookError(_sentence(error, config, deadline)) from error
+            raise WebhookError(why(error, deadline, config.timeout_seconds)) from error
         finally:
             link.close()
-    said = f"HTTP {answer.status} {_one_line(answer.reason)}"
+    said = f"HTTP {answer.status} {one_line(answer.reason)}"
     if not 200 <= answer.status < 300:
-        shown = "" if config.headers_file else _one_line(text)  # it may repeat what it was sent
+        shown = "" if config.headers_file else one_line(text)  # it may repeat what it was sent
         raise WebhookError(f"{said}: {shown}".rstrip(": "))
     return said
-
-
-def _sentence(error: Exception, config: WebhookConfig, deadline: Deadline) -> str:
-    if deadline.passed or isinstance(error, TimeoutError):
-        return f"no answer within {config.timeout_seconds:g} s"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason}"
-    return _one_line(str(error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:200].strip()
 
 
 def _open(config: WebhookConfig, deadline: Deadline) -> socket.socket:
     """A connection, encrypted where the address says so."""
     parts = urlsplit(config.url)
     host = parts.hostname or ""
-    link = socket.create_connection((host, parts.port or _PORTS[parts.scheme]), config.timeout_seconds)
-    deadline.guard(link)
-    if parts.scheme == "http":
-        return link
-    encrypted = _context(config).wrap_socket(link, server_hostname=host, do_handshake_on_connect=False)
-    deadline.guard(encrypted)
-    encrypted.do_handshake()
-    return encrypted
-
-
-def _context(config: WebhookConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if config.ca_file is not None:
-        try:
-            context.load_verify_locations(config.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise WebhookError(f"ca_file {config.ca_file}: expected certificates as PEM ({error.strerror})") from error
-    return context
+    tls = trusting(config.ca_file) if parts.scheme == "https" else None
+    return deadline.connected((host, parts.port or _PORTS[parts.scheme]), config.timeout_seconds, tls)
 
 
 def _secret_headers(config: WebhookConfig) -> dict[str, str]:

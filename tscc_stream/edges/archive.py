@@ -204,6 +204,25 @@ def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
     return _Indexer().run([Path(path) for path in paths])
 
 
+def files_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, bool]]:
+    """The files that `index` would read, in its order, and whether each was given itself. Raises ArchiveError."""
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ArchiveError(f"{path}: no such file or folder")
+        if not path.is_dir():
+            yield path, True
+            continue
+        yield from ((file, False) for file in sorted(path.rglob("*")) if file.is_file())
+
+
+def index_files(files: Iterable[tuple[Path, bool]], spool: Path) -> ArchiveIndex:
+    """The records of some files as `files_of` gives them, none perhaps; others than miniSEED are packed into `spool`.
+
+    Raises ArchiveError where a file that was given itself is no recording.
+    """
+    return _Indexer(spool).some(files)
+
+
 def index_of(records: Iterable[Record]) -> ArchiveIndex:
     """The same of records that are in memory. Raises ArchiveError where there is none, or one fits no format."""
     return _Indexer().hold(records)
@@ -354,7 +373,10 @@ def _one_by_one(archive: ArchiveIndex, run: Int64Array) -> Iterator[Record]:
 
 
 class _Indexer:
-    def __init__(self) -> None:
+    """spool: where other formats are packed; an unnamed temporary file without it."""
+
+    def __init__(self, spool: Path | None = None) -> None:
+        self._spool_path = spool
         self._files: list[Path] = []
         self._sids: dict[str, int] = {}
         self._columns = _Columns()
@@ -365,9 +387,14 @@ class _Indexer:
         self._spool: IO[bytes] | None = None
 
     def run(self, paths: list[Path]) -> ArchiveIndex:
-        for path in paths:
-            self._add_path(path)
+        for path, given in files_of(paths):
+            self._add_file(path) if given else self._add_file_of_folder(path)
         return self._sealed(", ".join(str(path) for path in paths))
+
+    def some(self, files: Iterable[tuple[Path, bool]]) -> ArchiveIndex:
+        for path, given in files:
+            self._add_file(path) if given else self._add_file_of_folder(path)
+        return self._whole()
 
     def hold(self, records: Iterable[Record]) -> ArchiveIndex:
         try:
@@ -377,25 +404,18 @@ class _Indexer:
         return self._sealed("the traces")
 
     def _sealed(self, named: str) -> ArchiveIndex:
-        if self._spool is not None:
-            self._spool.flush()
-            self._add_rows_of(Path("(other formats)"), self._spool)
-        self._add_held()
-        rows = self._columns.sealed()
-        if not len(rows["start_ns"]):
+        found = self._whole()
+        if not len(found):
             reasons = "; ".join(self._faults.texts[:3])
             raise ArchiveError(f"{named}: no recording found{': ' if reasons else ''}{reasons}")
-        return ArchiveIndex(self._files, list(self._sids), rows, self._spool, self._faults)
+        return found
 
-    def _add_path(self, path: Path) -> None:
-        if not path.exists():
-            raise ArchiveError(f"{path}: no such file or folder")
-        if not path.is_dir():
-            self._add_file(path)
-            return
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                self._add_file_of_folder(file)
+    def _whole(self) -> ArchiveIndex:
+        if self._spool is not None:
+            self._spool.flush()
+            self._add_rows_of(self._spool_path or Path("(other formats)"), self._spool)
+        self._add_held()
+        return ArchiveIndex(self._files, list(self._sids), self._columns.sealed(), self._spool, self._faults)
 
     def _add_file_of_folder(self, path: Path) -> None:
         try:
@@ -491,8 +511,13 @@ class _Indexer:
     def _pack(self, records: Iterable[Record]) -> None:
         for record in records:
             if self._spool is None:
-                self._spool = tempfile.TemporaryFile(prefix="tscc-stream-")  # noqa: SIM115 lives as long as the index
+                self._spool = self._opened()
             self._spool.writelines(_packed(record))
+
+    def _opened(self) -> IO[bytes]:
+        if self._spool_path is not None:
+            return self._spool_path.open("w+b")
+        return tempfile.TemporaryFile(prefix="tscc-stream-")  # lives as long as the index
 
 
 def _packed(record: Record) -> list[bytes]:

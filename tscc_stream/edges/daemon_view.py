@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,6 +59,10 @@ class DaemonView:
 
     def health(self, address: str) -> dict[str, Any]:
         """The document of /healthz, healthy or not. address: HOST:PORT. Raises ViewError."""
+        return self.judged(address)[1]
+
+    def judged(self, address: str) -> tuple[bool, dict[str, Any]]:
+        """Whether the daemon calls itself healthy, and the document. Raises ViewError."""
         status, body = self._get(address, "/healthz")
         try:
             document = json.loads(body)
@@ -67,7 +70,7 @@ class DaemonView:
             raise ViewError(f"{address}/healthz: HTTP {status}, expected JSON") from error
         if not isinstance(document, dict) or "state" not in document:
             raise ViewError(f"{address}/healthz: HTTP {status}, not that of tscc-stream")
-        return document
+        return status == http.client.OK, document
 
     def metrics(self, address: str) -> str:
         """The text of /metrics. Raises ViewError."""
@@ -85,7 +88,7 @@ class DaemonView:
         link = http.client.HTTPConnection(host, port)
         with Deadline(self._seconds) as deadline:
             try:
-                link.sock = self._open(host, port, deadline)
+                link.sock = deadline.connected((host, port), self._seconds, self._trusting())
                 link.request("GET", path, headers=self._login.headers())
                 answer = link.getresponse()
                 status, body = answer.status, answer.read(MOST_BYTES)
@@ -100,17 +103,6 @@ class DaemonView:
                 f"{section}password_file"
             )
         return status, body
-
-    def _open(self, host: str, port: int, deadline: Deadline) -> socket.socket:
-        context = self._trusting()
-        link = socket.create_connection((host, port), self._seconds)
-        deadline.guard(link)
-        if context is None:
-            return link
-        encrypted = context.wrap_socket(link, do_handshake_on_connect=False)
-        deadline.guard(encrypted)
-        encrypted.do_handshake()
-        return encrypted
 
     def _trusting(self) -> ssl.SSLContext | None:
         """Exactly the certificate that the daemon is configured with; None: it does not encrypt."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tscc_stream.stages.journal import JournalBlockedError, JournalDamagedError, JournalError
+from tscc_stream.writable import of_database
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from other databases by it
@@ -107,7 +108,9 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _explanation(error, path, f"journal {path}: cannot {doing}: {error}") from error
+        cannot_open = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN
+        why = of_database(error, path) if cannot_open else error
+        raise _explanation(error, path, f"journal {path}: cannot {doing}: {why}") from error
     except OSError as error:
         raise JournalBlockedError(f"journal {path}: cannot {doing}: {error.strerror}") from error
 

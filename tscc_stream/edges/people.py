@@ -12,8 +12,8 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from tscc_stream.ownership import give_to_owner_of_folder
 from tscc_stream.seldom import Seldom
+from tscc_stream.writable import of_database
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,14 @@ _seldom, _telling = Seldom(), threading.Lock()
 
 class PeopleError(RuntimeError):
     """What the file cannot do, in one sentence."""
+
+
+class ChangedError(PeopleError):
+    """Somebody else said something on the subject since; said: their last word, None where it cannot be read."""
+
+    def __init__(self, subject: str, said: Said | None) -> None:
+        super().__init__(f"{subject:.80}: something else was said of it since")
+        self.subject, self.said = subject, said
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,34 @@ class PeopleFile:
                 ).lastrowid
                 or 0
             )
+
+    def say_where_unchanged(
+        self,
+        kind: str,
+        documents: Mapping[str, dict[str, Any]],
+        who: str,
+        at_ns: int,
+        unchanged: Callable[[str, Said | None], bool],
+    ) -> int:
+        """All of it by subject, or nothing; the last number. unchanged: whether the last word on a subject is what its
+        speaker knew. Raises ChangedError where it is not, and PeopleError.
+        """
+        number = 0
+        with self._explained("write"):
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for subject, document in documents.items():
+                last = self.on(kind, subject)
+                if not unchanged(subject, last):
+                    raise ChangedError(subject, last)
+                number = self.say(kind, subject, document, who, at_ns)
+        except PeopleError:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+        with self._explained("write"):
+            self._db.execute("COMMIT")
+        return number
 
     def head(self) -> int:
         """The last number; 0: nothing was said yet."""
@@ -178,7 +215,7 @@ class PeopleFile:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise PeopleError(f"{self._path}: cannot {doing}: {error}") from error
+            raise PeopleError(f"{self._path}: cannot {doing}: {of_database(error, self._path)}") from error
 
 
 class PeopleThere:

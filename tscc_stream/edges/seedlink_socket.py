@@ -27,6 +27,7 @@ from typing import Final, Literal, NoReturn
 
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.edges.seedlink_dial import Dialer, LinkError, password_of, why
+from tscc_stream.edges.seedlink_held import Held, HeldQuestion
 from tscc_stream.edges.seedlink_probe import RingGuard
 from tscc_stream.messages import Record, RecordBatch
 from tscc_stream.record_decoder import RecordDecoder
@@ -34,6 +35,7 @@ from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Position, Step
 from tscc_stream.seedlink.server_choice import ServerChoice
 from tscc_stream.seedlink.streams import parse_pattern
+from tscc_stream.shard import Shard
 from tscc_stream.stages.acquire import Connected, Event, Notice, Rejected, SeedLinkSession, SessionError
 
 READ_BYTES: Final = 256 << 10
@@ -45,7 +47,7 @@ HOLD_NS: Final = 20_000_000  # how often a reader without room looks for some
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
     """What one read brought, in its order. position: where to go on after all of it. unwanted: records that no
-    pattern asks for.
+    pattern asks for; elsewhere: those of other shards' stations.
 
     server: the configured one; position.server is the one that sent it. entry: tells readers of one server apart.
     """
@@ -55,6 +57,7 @@ class Arrival:
     unwanted: int
     position: Position
     entry: str = ""
+    elsewhere: int = 0
 
     @property
     def batches(self) -> tuple[RecordBatch, ...]:
@@ -113,7 +116,7 @@ class _Stopped(Exception):  # noqa: N818 - not an error: the way out of any wait
 class SeedLinkReader:
     """Reads one server until stopped. Raises ValueError for a stream pattern that can match nothing.
 
-    room: whether what is read can be taken; asked before each read.
+    room: whether what is read can be taken; asked before each read. shard: whose stations are handed on; None: all.
     """
 
     def __init__(
@@ -128,18 +131,19 @@ class SeedLinkReader:
         backoff: Backoff | None = None,
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
+        shard: Shard | None = None,
     ) -> None:
         for pattern in config.streams:
             parse_pattern(pattern)
         self._config, self._emit, self._heartbeat, self._room = config, emit, heartbeat, room
-        self._agent, self._newest = agent, newest
+        self._agent, self._newest, self._shard = agent, newest, shard
         self._entry = entry or config.server
         position = (position or Position()).not_after(time.time_ns())  # this machine's clock may have been ahead, too
         self._position = position if position.server else replace(position, server=config.server)
         self._choice = ServerChoice((config.server, *config.fallbacks))
         self._backoff = backoff or Backoff(random.Random())  # noqa: S311 - jitter, no secret
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._decoder = RecordDecoder()
+        self._decoder = RecordDecoder(None if shard is None else shard.holds_sid)
         self._unsent = bytearray()
         self._broken: LinkError | None = None
         self._stop = threading.Event()
@@ -151,6 +155,7 @@ class SeedLinkReader:
         self._wake.setblocking(False)
         self._dialer = Dialer(config, self._turn, self._wake)
         self._ring = RingGuard(config, self._stop.is_set, newest)
+        self._held = HeldQuestion(config, self._stop.is_set, newest)
 
     @property
     def position(self) -> Position:
@@ -171,6 +176,14 @@ class SeedLinkReader:
     def ring_left(self) -> float | None:
         """Share of the server's ring that is left, where it was asked during a wait; from any thread."""
         return self._ring.left
+
+    def ask_held(self) -> None:
+        """Ask the server that is connected what it holds; `held` has the answer some time later."""
+        self._held.ask(self._choice.server)
+
+    def held(self) -> Held | None:
+        """What the server says it holds, once for each question; None where it has not answered (yet)."""
+        return self._held.take()
 
     def stop(self) -> None:
         """End `run` soon, from any thread; a call of `emit` under way is not interrupted."""
@@ -243,6 +256,7 @@ class SeedLinkReader:
                 agent=self._agent,
                 newest=self._newest,
                 decoder=self._decoder,
+                shard=self._shard,
             )
         except ValueError as error:
             raise LinkError("auth", str(error)) from error
@@ -350,14 +364,15 @@ class SeedLinkReader:
     def _hand_on(self, events: list[Event], session: SeedLinkSession) -> None:
         items = tuple(event for event in events if isinstance(event, RecordBatch | Rejected))
         unwanted, session.unwanted = session.unwanted, 0
+        elsewhere, session.elsewhere = session.elsewhere, 0
         for event in events:
             self._tell(event)
         self._position = session.position
-        if items or unwanted:
+        if items or unwanted or elsewhere:
             self._data_came = True
             self._backoff.reset()
             self._choice.worked()
-            self._emit(Arrival(self._config.server, items, unwanted, self._position, self._entry))
+            self._emit(Arrival(self._config.server, items, unwanted, self._position, self._entry, elsewhere))
         for event in events:
             if isinstance(event, SessionError):
                 raise LinkError(event.reason, event.text)

@@ -16,6 +16,7 @@ from tscc_stream import verdicts
 from tscc_stream.edges.sqlite import JournalReader, StoredWindow
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape, shape_of
 from tscc_stream.messages import Float32Array
+from tscc_stream.mistakes import first
 from tscc_stream.package import PackageSpec
 from tscc_stream.progress import Update, silent
 from tscc_stream.source_id import to_nslc
@@ -57,7 +58,7 @@ def _shape(path: Path, document: bytes) -> WindowShape:
     try:
         return shape_of(PackageSpec.model_validate_json(document))
     except ValidationError as error:
-        raise DataSetError(f"journal {path}: a stored model.json is not valid: {error.errors()[0]['msg']}") from error
+        raise DataSetError(f"journal {path}: a stored model.json is not valid: {first(error, 'file')}") from error
 
 
 def _said(reader: JournalReader, state_dir: Path) -> dict[str, Verdict]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tscc_stream.learn.clusters import HeadKind
 from tscc_stream.learn.network import REPRESENTATION
+from tscc_stream.mistakes import expected
 from tscc_stream.package import Normalisation
 
 Distance = Literal["euclidean", "mahalanobis"]
@@ -135,5 +136,5 @@ def settings_of(values: Mapping[str, object]) -> Settings:
     try:
         return TypeAdapter(Settings).validate_python(values)
     except ValidationError as error:
-        said = [f"{row['loc'][0]}: {row['msg']}, not {row['input']!r}" for row in error.errors()]
+        said = [f"{row['loc'][0]}: {expected(row)}, not {row['input']!r:.80}" for row in error.errors()]
         raise TrainingError(f"settings: {'; '.join(said)}") from error

@@ -47,6 +47,7 @@ from tscc_stream.seedlink.frames import (
 from tscc_stream.seedlink.position import Form, Position, Server, Step, step_of
 from tscc_stream.seedlink.streams import StreamFilter, Subscription, parse_pattern, subscriptions
 from tscc_stream.seedlink.tracker import SKIP_AFTER, Reset, Tracker
+from tscc_stream.shard import Shard
 
 _PIPELINE = 32  # commands of version 4 under way at once; version 3 waits for each reply
 _INFO_LIMIT = 16 << 20  # bytes of one INFO STATIONS answer; 10,000 stations take about 2 MiB
@@ -142,6 +143,7 @@ NEGOTIATION: Final[dict[State, _Turn]] = {
 }
 _ONE_SEQUENCE = ("ringserver", "tscc-stream")  # number all packets in one go, and check the time of the last one
 _INFORMS = (State.CAPABILITIES, State.STATIONS)
+_NOBODYS, _OTHERS, _OURS = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class _Ask:
 class SeedLinkSession:
     """One connection. newest: the newest protocol version to speak. decoder: what former sessions' has learnt.
 
+    shard: whose stations are taken; None takes all. Records of the others' are dropped unread, and counted.
     Raises ValueError for a stream pattern or credentials that cannot go over the wire.
     """
 
@@ -170,9 +173,10 @@ class SeedLinkSession:
         agent: str = "tscc-stream",
         newest: Literal[3, 4] = 4,
         decoder: RecordDecoder | None = None,
+        shard: Shard | None = None,
     ) -> None:
-        self._config, self._newest = config, newest
-        self._decoder = decoder or RecordDecoder()
+        self._config, self._newest, self._shard = config, newest, shard
+        self._decoder = decoder or RecordDecoder(None if shard is None else shard.holds_sid)
         self._patterns = tuple(parse_pattern(text) for text in config.streams)
         self._filter = StreamFilter(self._patterns)
         self._words = {"agent": agent, "user": config.user or "", "password": password}
@@ -181,8 +185,9 @@ class SeedLinkSession:
         self._timeout_ns = seconds_to_ns(config.timeout_seconds)
         self._keepalive_ns = seconds_to_ns(config.keepalive_seconds)
         self.unwanted = 0  # records that the server sent and no pattern asks for
+        self.elsewhere = 0  # and those of other shards' stations
         self._sids: Sequence[str] = ()
-        self._wanted: AnyArray = np.zeros(0, np.bool_)  # of each of `_sids`
+        self._whose: AnyArray = np.zeros(0, np.int8)  # of each of `_sids`: _NOBODYS, _OTHERS or _OURS
         self._tracker = Tracker(position, config.start)
         self._clock_ns: int | None = None
         self._hello = Hello("", "", frozenset(), frozenset())
@@ -461,11 +466,15 @@ class SeedLinkSession:
             matching = [station for station in known if fnmatchcase(station, wild.station)]
             if not matching:
                 events.append(Notice("station", f"the server has no station that matches {wild.station}"))
-            for station in matching:
+            for station in self._ours(matching):
                 self._ask(replace(wild, station=station))
         self._to_expand = []
         self._state = State.SUBSCRIBE
         self._subscribe(events)
+
+    def _ours(self, stations: list[str]) -> list[str]:
+        """Those of this shard; all where none is, so that there is a connection."""
+        return [station for station in stations if self._shard is None or self._shard.holds(station)] or stations
 
     # Packets
 
@@ -518,7 +527,10 @@ class SeedLinkSession:
             self._begun_again(found[1], events)
             return
         self._tracker.advance(rejected.station, rejected.sequence, _start_of(payload), self._clock_ns)
-        events.append(rejected)
+        if self._shard is not None and rejected.station and not self._shard.holds(rejected.station):
+            self.elsewhere += 1
+        else:
+            events.append(rejected)
 
     def _on_batch(self, batch: RecordBatch, sequences: list[int], events: list[Event]) -> None:
         """Records that came under one number each."""
@@ -528,23 +540,29 @@ class SeedLinkSession:
             batch = batch.part(0, found[0])
         count = len(batch)
         self._tracker.advance_all(stations[:count], sequences[:count], batch.start_ns.tolist(), self._clock_ns)
-        wanted = self._wants(batch)
-        kept = int(np.count_nonzero(wanted))
-        self.unwanted += count - kept
+        whose = self._whose_are(batch)
+        unwanted, elsewhere, kept = np.bincount(whose, minlength=3).tolist()
+        self.unwanted += unwanted
+        self.elsewhere += elsewhere
         if kept:
-            events.append(batch if kept == count else batch.only(wanted))
+            events.append(batch if kept == count else batch.only(whose == _OURS))
         if found is not None:
             self._begun_again(found[1], events)
 
-    def _wants(self, batch: RecordBatch) -> AnyArray:
-        """Whether each record is asked for."""
+    def _whose_are(self, batch: RecordBatch) -> AnyArray:
+        """Whether each record is asked for, and is this shard's."""
         if batch.sids is not self._sids:
-            self._sids, self._wanted = batch.sids, np.zeros(0, np.bool_)
-        new = [self._filter.wants(sid) for sid in batch.sids[len(self._wanted) :]]
+            self._sids, self._whose = batch.sids, np.zeros(0, np.int8)
+        new = [self._whose_is(sid) for sid in batch.sids[len(self._whose) :]]
         if new:
-            self._wanted = np.concatenate((self._wanted, new))
-        wanted: AnyArray = self._wanted[batch.channel]
-        return wanted
+            self._whose = np.concatenate((self._whose, np.array(new, np.int8)))
+        whose: AnyArray = self._whose[batch.channel]
+        return whose
+
+    def _whose_is(self, sid: str) -> int:
+        if not self._filter.wants(sid):
+            return _NOBODYS
+        return _OURS if self._shard is None or self._shard.holds_sid(sid) else _OTHERS
 
     def _begun_again(self, reset: Reset, events: list[Event]) -> None:
         self._tracker.forget_sequences()

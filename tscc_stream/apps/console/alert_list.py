@@ -20,6 +20,7 @@ from tscc_stream.apps.console.event_documents import Document, time_of
 from tscc_stream.apps.console.site import Site
 from tscc_stream.edges.alert_journal import FILE, AlertJournal, StoredAlert
 from tscc_stream.edges.people import Said
+from tscc_stream.mistakes import first
 
 MOST = 100
 _OF_EVENTS = ("event", "more", "digest")
@@ -87,7 +88,7 @@ class AlertList:
         try:
             said = Answer.model_validate_json(await request.body())
         except ValidationError as error:
-            return JSONResponse({"error": f"alert: {error.errors()[0]['msg']}"}, 422)
+            return JSONResponse({"error": first(error, "alert")}, 422)
         return await run_in_threadpool(self._acknowledge, said, who(request.scope))
 
     def _acknowledge(self, said: Answer, name: str) -> Response:

@@ -8,15 +8,14 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tscc_stream import names
-from tscc_stream.apps.alert_events import UNKNOWN
 from tscc_stream.apps.console.access import who
 from tscc_stream.apps.console.cluster_charts import DASHES, hours_chart, spectrum_chart
 from tscc_stream.apps.console.cluster_families import FamilyPages
@@ -24,18 +23,16 @@ from tscc_stream.apps.console.cluster_view import PERIODS, View, look, period_of
 from tscc_stream.apps.console.detections import Detections, Rows
 from tscc_stream.apps.console.gallery import Shown, border, per_hour_of_day, typical
 from tscc_stream.apps.console.journal_windows import band_passed_at
-from tscc_stream.apps.console.site import NotThereError
+from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.spectra import MOST_WINDOWS, Spectrum, mean_spectrum
 from tscc_stream.apps.console.trace_picture import picture
 from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.obspy_formats import event_types
-from tscc_stream.edges.people import Said
+from tscc_stream.edges.people import ChangedError, Said
 from tscc_stream.package import Label
 
 MOST_CHANNELS = 12
 """Channels of a cluster that are named, those with most members."""
-MOST_NOTES = 2_000
-"""Letters."""
 _COLOURS = frozenset("0123456789abcdefABCDEF")
 _A_DAY = "private, max-age=86400"
 
@@ -87,7 +84,8 @@ class ClusterPages:
     def cluster(self, request: Request) -> Response:
         view, cluster = self._look(request), request.path_params["cluster"]
         if cluster not in view.clusters:
-            return PlainTextResponse(f"no cluster {cluster}: this model has {len(view.clusters)}, from 0\n", 404)
+            last = len(view.clusters) - 1
+            raise HTTPException(404, f"There is no cluster {cluster}: this model has those from 0 to {last}.")
         with self._site.people() as people:
             history = [_told(view, said) for said in names.history(people, view.package.sha256, cluster)]
         members = view.members(cluster)
@@ -101,6 +99,8 @@ class ClusterPages:
             most_channels=MOST_CHANNELS,
             event_types=event_types(),
             history=history,
+            seen=history[0]["number"] if history else 0,
+            same=names.told_same_name(view.package, cluster, view.names[cluster]),
             from_package=view.package.labels.get(cluster),
             **self._common(view),
         )
@@ -181,40 +181,43 @@ class ClusterPages:
     async def name(self, request: Request) -> Response:
         """Give a cluster of the live model a name; the daemon takes it over by itself."""
         try:
-            label = _label(json.loads(await request.body()))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "name"
-            return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
+            label, seen = _label(json.loads(await request.body()))
         except RecursionError:
             return JSONResponse({"error": "expected an object; this is nested too deep"}, 400)
         except (ValueError, TypeError) as error:
             return JSONResponse({"error": str(error)}, 400)
-        return await run_in_threadpool(self._give, request.path_params["cluster"], label, who(request.scope))
+        return await run_in_threadpool(self._give, request.path_params["cluster"], label, seen, who(request.scope))
 
-    def _give(self, cluster: int, label: Label, user: str) -> Response:
+    def _give(self, cluster: int, label: Label, seen: int | None, user: str) -> Response:
         package = self._site.package()
         if not 0 <= cluster < package.spec.clusters:
             return JSONResponse({"error": f"cluster {cluster}: expected 0 to {package.spec.clusters - 1}"}, 404)
         if label.event_type not in event_types():
             return JSONResponse({"error": f"event type {label.event_type!r:.60}: expected one of QuakeML's"}, 400)
         with self._site.people() as people:
-            names.give(people, package.sha256, cluster, label, user, time.time_ns())
-        return JSONResponse({"cluster": cluster, "name": label.name, "sha256": package.sha256})
+            try:
+                number = names.give(people, package.sha256, cluster, label, user, time.time_ns(), seen)
+            except ChangedError as error:
+                return JSONResponse({"error": _told_change(self._site, error)}, 409)
+        same = names.told_same_name(package, cluster, label.name)
+        return JSONResponse(
+            {"cluster": cluster, "name": label.name, "sha256": package.sha256, "seen": number, "same": same}
+        )
 
 
-def _label(document: object) -> Label:
-    """Raises ValidationError and ValueError."""
-    if not isinstance(document, dict):
-        raise ValueError("expected an object with name, colour, event_type and notes")  # noqa: TRY004  # one kind of mistake
-    label = Label.model_validate(document)
-    if not label.name.strip() or not label.name.isprintable():
-        raise ValueError("name: expected printable letters")
-    if label.name.strip().lower() == UNKNOWN:
-        raise ValueError(f"name: {UNKNOWN} is what belongs to no cluster; expected another name")
-    if len(label.notes) > MOST_NOTES:
-        raise ValueError(f"notes: expected at most {MOST_NOTES} letters")
-    return label.model_copy(update={"name": label.name.strip()})
+def _told_change(site: Site, error: ChangedError) -> str:
+    if error.said is None:
+        return "this cluster's name changed since the page was shown; look and name again"
+    called = str(error.said.document.get("name"))
+    return f"{error.said.who} named it {called!r} at {site.local(error.said.at_ns):%H:%M}; look and name again"
+
+
+def _label(document: object) -> tuple[Label, int | None]:
+    """The label, and the number of the last name that the page showed. Raises ValueError."""
+    seen = document.pop("seen", None) if isinstance(document, dict) else None
+    if seen is not None and (not isinstance(seen, int) or not 0 <= seen < 2**63):
+        raise ValueError("seen: expected the number of the last name that was shown, 0 for none")
+    return names.label_of(document), seen
 
 
 def _shown(view: View, one: Shown) -> dict[str, Any]:
@@ -240,4 +243,4 @@ def counts(amplitude: float) -> str:
 
 
 def _told(view: View, said: Said) -> dict[str, Any]:
-    return {"who": said.who, "when": view.when(said.at_ns), "label": said.document}
+    return {"number": said.number, "who": said.who, "when": view.when(said.at_ns), "label": said.document}

@@ -52,13 +52,14 @@ class DaemonWatch:
     def states(self, now_ns: int, now_s: float) -> dict[str, DataState]:
         """Of every channel that the daemon reads, by source id, as far as it says."""
         said = self.said
-        return {
-            sid: data_state.of_daemon(
-                now_ns / 1e9 - newest_s, None if (moved := said.moved_s[sid]) is None else now_s - moved,
-                self._stale_seconds,
-            )
-            for sid, newest_s in said.newest_s.items()
-        }  # fmt: skip
+        found = {}
+        for sid, newest_s in said.newest_s.items():
+            age_s, moved_s = now_ns / 1e9 - newest_s, said.moved_s[sid]
+            unmoved_s = None if moved_s is None else now_s - moved_s
+            found[sid] = data_state.of_daemon(age_s, unmoved_s, self._stale_seconds)
+            if data_state.is_old(said.health, sid):
+                found[sid] = DataState("OLD", age_s)
+        return found
 
     def _look_at_health(self) -> None:
         said = self.said

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tscc_stream.apps.console.event_names import Names
 from tscc_stream.edges.console_cache_events import Choice, EventIndex
+from tscc_stream.mistakes import LOCAL_TIME, expected
 
 KEYS = (
     "span", "begin", "end", "name", "channel", "kind", "votes", "membership", "unknown", "unjudged", "quality",
@@ -20,7 +21,6 @@ KEYS = (
 """Of a filter in an address; the page's own keys are others."""
 SPANS = {"1h": 3600, "8h": 8 * 3600, "24h": 24 * 3600, "7d": 7 * 24 * 3600, "30d": 30 * 24 * 3600}
 _NS = 1_000_000_000
-_LOCAL = r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?$"
 
 
 class ChoiceError(ValueError):
@@ -33,8 +33,8 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     span: Literal["", "1h", "8h", "24h", "7d", "30d"] = ""
-    begin: Annotated[str, Field(pattern=_LOCAL)] | None = None
-    end: Annotated[str, Field(pattern=_LOCAL)] | None = None
+    begin: Annotated[str, Field(pattern=LOCAL_TIME)] | None = None
+    end: Annotated[str, Field(pattern=LOCAL_TIME)] | None = None
     name: Annotated[str, Field(max_length=80)] = ""
     channel: Annotated[str, Field(max_length=100)] = ""
     kind: Literal["", "network", "detection"] = ""
@@ -51,8 +51,8 @@ def asked(query: Mapping[str, str]) -> Asked:
     try:
         return Asked.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ChoiceError(f"filter {first['loc'][0]}={first['input']!s:.60}: {first['msg']}") from error
+        found = error.errors()[0]
+        raise ChoiceError(f"filter {found['loc'][0]}={found['input']!s:.60}: {expected(found)}") from error
 
 
 def choice_of(ask: Asked, index: EventIndex, names: Names, zone: ZoneInfo) -> Choice:

@@ -52,21 +52,39 @@ def _verdict(said: Said) -> Verdict:
     return Verdict(said.subject, str(document.get("name")), document.get("agrees") is True, said.who, said.at_ns)
 
 
-def judge(site: Site, judged: list[Judged], name: str, who: str) -> None:
-    """Each of them is what `name` says. Raises PeopleError."""
-    with site.people() as people:
-        for one in judged:
-            document = {"name": name, "agrees": name == one.name, "cluster": one.cluster}
-            people.say(KIND, one.uid, document, who, time.time_ns())
+Seen = Mapping[str, str]
+"""By uid, when the verdict that a page shows was given, ns since 1970; empty where it shows none."""
 
 
-def take_back(site: Site, judged: list[Judged], who: str) -> None:
-    """The verdict before the last holds again; who has given none is left alone. Raises PeopleError."""
+def judge(site: Site, judged: list[Judged], name: str, who: str, seen: Seen | None = None) -> None:
+    """Each of them is what `name` says.
+
+    seen: what whoever says it has seen; None: whatever was said before. Raises ChangedError where another verdict
+    holds, and then nothing is said; and PeopleError.
+    """
+    documents = {one.uid: {"name": name, "agrees": name == one.name, "cluster": one.cluster} for one in judged}
     with site.people() as people:
-        for one in judged:
-            said = _history(people, one.uid)
-            if said and not is_withdrawn(said[-1]):
-                people.say(KIND, one.uid, _before(said, one), who, time.time_ns())
+        _say(people, documents, who, seen)
+
+
+def take_back(site: Site, judged: list[Judged], who: str, seen: Seen | None = None) -> None:
+    """The verdict before the last holds again; who has given none is left alone. seen, raises: as `judge`."""
+    with site.people() as people:
+        said = {one.uid: _history(people, one.uid) for one in judged}
+        documents = {
+            one.uid: _before(said[one.uid], one)
+            for one in judged
+            if said[one.uid] and not is_withdrawn(said[one.uid][-1])
+        }
+        _say(people, documents, who, seen)
+
+
+def _say(people: PeopleFile, documents: Mapping[str, dict[str, Any]], who: str, seen: Seen | None) -> None:
+    def unchanged(uid: str, last: Said | None) -> bool:
+        holds = "" if last is None or is_withdrawn(last) else str(last.at_ns)
+        return seen is None or seen.get(uid, "") == holds
+
+    people.say_where_unchanged(KIND, documents, who, time.time_ns(), unchanged)
 
 
 def _before(said: list[Said], one: Judged) -> dict[str, Any]:

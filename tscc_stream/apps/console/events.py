@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -23,12 +24,15 @@ from tscc_stream.apps.console.event_documents import MOST_MEMBERS, Document, Doc
 from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
 from tscc_stream.apps.console.event_traces import thumbnails, traces
 from tscc_stream.apps.console.event_upkeep import EventUpkeep, embedding_of, share_embedded
-from tscc_stream.apps.console.site import NotThereError
+from tscc_stream.apps.console.event_verdicts import Judged
+from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.web import Console
 from tscc_stream.apps.response import ResponseError, Responses
 from tscc_stream.edges.console_cache_events import Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
-from tscc_stream.verdicts import KIND
+from tscc_stream.edges.people import ChangedError
+from tscc_stream.mistakes import first
+from tscc_stream.verdicts import KIND, is_withdrawn
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,8 @@ class Saying(BaseModel):
     ]
     action: Literal["judge", "undo"] = "judge"
     name: Annotated[str, Field(max_length=80)] = ""
+    seen: Annotated[dict[str, Annotated[str, Field(max_length=20)]], Field(max_length=MOST_AT_ONCE)] | None = None
+    """As event_verdicts.Seen."""
 
 
 class _NoSuchEventError(LookupError):
@@ -114,8 +120,14 @@ class Events:
         return self._console.page(request, "events")
 
     def event_page(self, request: Request) -> Response:
-        """The frame of one event."""
-        return self._console.page(request, "event", page="events", uid=request.path_params["uid"][:64])
+        """The frame of one event that is there."""
+        uid = request.path_params["uid"][:64]
+        with look(self._site) as now:
+            try:
+                _stored(now, uid)
+            except _NoSuchEventError as error:
+                raise HTTPException(404, str(error)) from error
+        return self._console.page(request, "event", page="events", uid=uid)
 
     def rows(self, request: Request) -> Document:
         """One page of the list."""
@@ -230,9 +242,7 @@ class Events:
         try:
             saying = Saying.model_validate_json(await request.body())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "verdict"
-            return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+            return JSONResponse({"error": first(error, "verdict")}, 422)
         return await run_in_threadpool(self._say, saying, who(request.scope))
 
     def _say(self, saying: Saying, name: str) -> Response:
@@ -241,14 +251,33 @@ class Events:
             judged = documents.judged(saying.uids)
             if refused := _refused(saying, {one.uid for one in judged}, documents, {one.name for one in judged}):
                 return JSONResponse({"error": refused}, 422)
-            if saying.action == "undo":
-                event_verdicts.take_back(self._site, judged, name)
-            else:
-                event_verdicts.judge(self._site, judged, saying.name, name)
+            error = self._write(saying, judged, name)
             catch_up(self._site, now)
             verdicts = now.verdicts.of(saying.uids)
             answered = {uid: verdict_of(self._site, verdicts.get(uid)) for uid in saying.uids}
-            return JSONResponse({"verdicts": answered, "precision": documents.precision()})
+            answer = {"verdicts": answered, "precision": documents.precision()}
+            return JSONResponse({**answer, "error": error} if error else answer, 409 if error else 200)
+
+    def _write(self, saying: Saying, judged: list[Judged], name: str) -> str:
+        """Who said something else meanwhile; empty where nobody did."""
+        try:
+            if saying.action == "undo":
+                event_verdicts.take_back(self._site, judged, name, saying.seen)
+            else:
+                event_verdicts.judge(self._site, judged, saying.name, name, saying.seen)
+        except ChangedError as error:
+            return _told_change(self._site, error, saying)
+        return ""
+
+
+def _told_change(site: Site, error: ChangedError, saying: Saying) -> str:
+    which = "this event" if len(saying.uids) == 1 else f"one of these events ({error.subject[:12]})"
+    if error.said is None:
+        return f"the verdict on {which} changed since the page showed it; look and judge again"
+    when = f"{site.local(error.said.at_ns):%H:%M}"
+    if is_withdrawn(error.said):
+        return f"{error.said.who} took the verdict on {which} back at {when}; look and judge again"
+    return f"{error.said.who} said of {which}: {error.said.document.get('name')!r} at {when}; look and judge again"
 
 
 def _refused(saying: Saying, there: set[str], documents: Documents, names_now: set[str]) -> str:

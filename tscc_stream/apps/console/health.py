@@ -69,8 +69,8 @@ class HealthPages:
         """Everything that changes, but the ledger of gaps."""
         seen, site = self._watch.seen, self._site
         found = health_facts.in_journal(site, health_facts.data_now_ns(seen))
-        parts = health_facts.parts(site, seen, found, self._console.feed.refused)
         sensors = health_facts.sensors(site, seen, found)
+        parts = health_facts.parts(site, seen, found, self._console.feed.refused, sensors)
         return JSONResponse(
             {
                 "at": f"{site.local(time.time_ns()):%H:%M:%S}",

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def data_now_ns(seen: Seen) -> int:
     return round((newest_s or time.time()) * NS_PER_SECOND)
 
 
-def parts(site: Site, seen: Seen, found: InJournal, refused: str) -> list[Part]:
-    """refused: why the console's subscriber was, empty where it was not."""
+def parts(site: Site, seen: Seen, found: InJournal, refused: str, sensors: Sequence[Sensor]) -> list[Part]:
+    """refused: why the console's subscriber was, empty where it was not. sensors: as the page lists them."""
     now, health = seen.now if seen.health is not None else None, seen.health
     waiting = rates(seen.earlier, now, "tscc_seedlink_waiting_seconds_total", "server") if now else {}
     disk = shutil.disk_usage(site.state_dir if site.state_dir.is_dir() else Path.cwd())
@@ -92,7 +93,9 @@ def parts(site: Site, seen: Seen, found: InJournal, refused: str) -> list[Part]:
     return [
         judgement.daemon(health, seen.away, _since(site, seen, found), seen.secret, found.told == "stopping"),
         *judgement.links(health),
-        judgement.channels(health, now.value("tscc_channels_quarantined") if now else math.nan),
+        judgement.channels(
+            health, now.value("tscc_channels_quarantined") if now else math.nan, Counter(one.word for one in sensors)
+        ),
         judgement.queues(
             now.by("tscc_queue_depth", "stage") if now else {},
             now.value("tscc_spilled_windows") if now else 0.0,
@@ -177,7 +180,9 @@ def sensors(site: Site, seen: Seen, found: InJournal) -> list[Sensor]:
     """The worst first; empty where the daemon does not say."""
     if seen.now is None:
         return []
-    known = Known(time.time(), time.monotonic(), site.stale_seconds, seen.moved_s, found.clipped, found.gaps)
+    known = Known(
+        time.time(), time.monotonic(), site.stale_seconds, seen.moved_s, found.clipped, found.gaps, seen.health
+    )
     return table(seen.earlier, seen.now, known)
 
 

@@ -80,6 +80,10 @@ def links(health: Mapping[str, Any] | None) -> list[Part]:
         elif data.get("state") == "SILENT":
             do = "the server answers but sends nothing: look at the recorders behind it"
             found.append(Part(name, "BAD", f"connected, but silent for {_span(age)}", do))
+        elif data.get("state") == "OLD":
+            what = f"connected, but its data are older than what was already seen, for {_span(age)}"
+            do = "nothing new is detected: was the server started again, or put back? does it replay a recording?"
+            found.append(Part(name, "BAD", what, do))
         elif data.get("state") == "LATE":
             found.append(
                 Part(name, "LOOK", f"connected, the last data {_span(age)} old", "wait; it may be a slow link")
@@ -89,12 +93,12 @@ def links(health: Mapping[str, Any] | None) -> list[Part]:
     return found or [Part("links", "UNKNOWN", "no server yet")]
 
 
-def channels(health: Mapping[str, Any] | None, quarantined: float) -> Part:
-    """All of them together."""
+def channels(health: Mapping[str, Any] | None, quarantined: float, words: Mapping[str, int] | None = None) -> Part:
+    """All of them together. words: how many have each word in the table of sensors."""
     if health is None:
         return Part("channels", "UNKNOWN", "only the running daemon knows")
     count, silent = int(health.get("channels", 0)), int(health.get("silent_channels", 0))
-    left_out = 0 if math.isnan(quarantined) else int(quarantined)
+    left_out, old = 0 if math.isnan(quarantined) else int(quarantined), int(health.get("old_channels", 0))
     if not count:
         return Part(
             "channels",
@@ -102,11 +106,19 @@ def channels(health: Mapping[str, Any] | None, quarantined: float) -> Part:
             "none has sent yet",
             "do the stream patterns in the configuration fit? tscc-stream doctor",
         )
-    if silent or left_out:
+    if silent or left_out or old:
         found = [f"{silent} of {count} silent"] if silent else []
+        found += [f"{old} of {count} send data older than what was already seen"] if old else []
         found += [f"{left_out} left out because they break again and again"] if left_out else []
         what = ", ".join(found)
-        return Part("channels", "BAD" if 2 * silent >= count else "LOOK", what, "see Sensors below, and the Live page")
+        return Part(
+            "channels", "BAD" if 2 * (silent + old) >= count else "LOOK", what, "see Sensors below, and the Live page"
+        )
+    unwell = {word: number for word, number in (words or {}).items() if word != "OK"}
+    if unwell:
+        named = ", ".join(f"{number} {word}" for word, number in unwell.items())
+        what = f"all {count} send, but {sum(unwell.values())} not OK: {named}"
+        return Part("channels", "LOOK", what, "see Sensors below: the words are explained there")
     return Part("channels", "OK", f"all {count} send")
 
 

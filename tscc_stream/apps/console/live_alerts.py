@@ -46,6 +46,11 @@ def _of_daemon(said: Said) -> list[str]:
             age_s = data.get("age_s")
             lasting = "and has sent nothing yet" if age_s is None else f"and sends nothing, for {age_s:.0f} s"
             found.append(f"{server} is connected {lasting}")
+        elif data.get("state") == "OLD":
+            found.append(
+                f"{server} has only data older than what was already seen, for {data.get('age_s', 0):.0f} s: "
+                "nothing new is detected. Was it started again, or put back?"
+            )
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tscc_stream.apps.console.data_state import WORDS, Word, of_daemon
+from tscc_stream.apps.console.data_state import WORDS, Word, is_old, of_daemon
 from tscc_stream.apps.console.readings import Readings, rates
 from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
@@ -34,7 +35,7 @@ class Sensor:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known beside /metrics. moved_s: as HealthWatch has it; clipped: detections by source id; gaps: of the
-    last day.
+    last day; health: /healthz.
     """
 
     wall_s: float
@@ -43,6 +44,7 @@ class Known:
     moved_s: Mapping[str, float | None]
     clipped: Mapping[str, int]
     gaps: Sequence[GapEntry]
+    health: Mapping[str, Any] | None = None
 
 
 def table(earlier: Readings | None, now: Readings, known: Known) -> list[Sensor]:
@@ -58,6 +60,7 @@ def table(earlier: Readings | None, now: Readings, known: Known) -> list[Sensor]
         unmoved_s = None if moved_s is None else known.now_s - moved_s
         clipped = known.clipped.get(sid, 0)
         of_time = of_daemon(age_s, unmoved_s, known.stale_s).word
+        of_time = "OLD" if is_old(known.health, sid) else of_time
         word = _word(of_time, sid in left_out, flat.get(sid, (0, False))[1], clipped)
         rows.append(
             Sensor(

@@ -92,14 +92,13 @@ class Site:
         mine = next((label.colour for label in labels if label is not None and label.name == name), None)
         return mine or next((term.colour for term in self.vocabulary if term.name == name), "#8d99ae")
 
-    def endpoints(self) -> dict[str, Any]:
+    def endpoints(self) -> dict[str, str]:
         """Where the daemon said last that it listens; the configuration's addresses where it said nothing yet."""
-        publish, metrics = self.config.publish, self.config.metrics
         try:
             said: dict[str, Any] = json.loads((self.state_dir / activation.ENDPOINTS_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             said = {}
-        return {"publish": publish.bind, "replay": publish.replay_bind, "metrics": metrics.bind, **said}
+        return activation.addresses(said, self.config.publish, self.config.metrics)
 
     @property
     def stale_seconds(self) -> float:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from tscc_stream.config import AssembleConfig
+from tscc_stream.data_age import NEWER_NS
 from tscc_stream.messages import AnyArray, Float32Array, Float64Array, Record
 from tscc_stream.sampling import exact_rate, offset_ns, samples_in
 from tscc_stream.stages.assemble import FEWEST_FLAT_SAMPLES, LARGEST_VALID, RATE_TOLERANCE
@@ -26,7 +27,8 @@ BEHIND_RECORDS = 3
 class Trace:
     """Of one channel. newest_ns: time of the newest sample (None before the first); heard_s: when a record came last
     (monotonic seconds); record_seconds: what the last record lasted. ahead_seconds: of a record dated in the future,
-    which was left out.
+    which was left out. heard_ns: time of the last sample of the last record; old_since_s: since when all records lay
+    before what was already seen (monotonic; None: the last did not).
     """
 
     def __init__(self, config: AssembleConfig) -> None:
@@ -40,6 +42,8 @@ class Trace:
         self.heard_s = -math.inf
         self.record_seconds = 0.0
         self.ahead_seconds = 0.0
+        self.heard_ns = self._seen_ns = 0
+        self.old_since_s: float | None = None
 
     @property
     def clip_counts(self) -> float | None:
@@ -60,6 +64,7 @@ class Trace:
         self.heard_s, self.ahead_seconds = now_s, 0.0
         values = record.samples
         self.record_seconds = values.size / record.sample_rate_hz
+        self._compare(record, now_s)
         if self.newest_ns is None or abs(record.sample_rate_hz - self.rate_hz) > RATE_TOLERANCE * self.rate_hz:
             self._begin(record)
         number = samples_in(record.start_ns - self._origin_ns, self.rate_hz)
@@ -77,6 +82,14 @@ class Trace:
             self._watch(values[max(0, self._next - number) :], number == self._next, number, record)
         self._write(number, values)
         return True
+
+    def _compare(self, record: Record, now_s: float) -> None:
+        """Whether it brings anything newer than all before it."""
+        self.heard_ns = record.start_ns + offset_ns(record.samples.size - 1, record.sample_rate_hz)
+        if self.heard_ns > self._seen_ns + NEWER_NS:
+            self._seen_ns, self.old_since_s = self.heard_ns, None
+        elif self.old_since_s is None:
+            self.old_since_s = now_s
 
     def take_changed(self) -> int | None:
         """First sample that was written since the last call; None where none was."""

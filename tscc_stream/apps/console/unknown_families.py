@@ -19,7 +19,7 @@ from tscc_stream.apps.console.cluster_view import View
 from tscc_stream.apps.console.detections import Rows
 from tscc_stream.apps.console.embeddings import Embeddings
 from tscc_stream.apps.console.families import MOST, ORDINARY, Family, grouped, usual_distance
-from tscc_stream.edges.people import PeopleFile, Said
+from tscc_stream.edges.people import ChangedError, PeopleFile, Said
 from tscc_stream.messages import Float32Array
 from tscc_stream.verdicts import WITHDRAWN, Verdict
 
@@ -127,10 +127,24 @@ class FamilyBook:
 
 
 def name(people: PeopleFile, family: Candidate, word: str, who: str) -> None:
-    """That verdict on every member. Raises PeopleError."""
-    now = time.time_ns()
-    for uid in family.uids:
-        people.say(verdicts.KIND, uid, {"name": word, "agrees": False, "cluster": None, "family": family.key}, who, now)
+    """That verdict on every member, none of whom anybody had judged. Raises FamilyGoneError where somebody has by now,
+    and PeopleError.
+    """
+    document = {"name": word, "agrees": False, "cluster": None, "family": family.key}
+    documents = dict.fromkeys(family.uids, document)
+    try:
+        people.say_where_unchanged(verdicts.KIND, documents, who, time.time_ns(), _nobody_judged)
+    except ChangedError as error:
+        if error.said is None:
+            raise FamilyGoneError("a member of this family was judged since it was shown: look again") from error
+        name_now = error.said.document.get("name")
+        raise FamilyGoneError(
+            f"{error.said.who} said of a member of this family: {name_now!r}, since it was shown: look again"
+        ) from error
+
+
+def _nobody_judged(_uid: str, last: Said | None) -> bool:
+    return last is None or verdicts.is_withdrawn(last)
 
 
 def take_name_back(people: PeopleFile, key: str, who: str) -> int:

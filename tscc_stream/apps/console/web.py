@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -29,6 +30,7 @@ from tscc_stream.activation import ActivationError
 from tscc_stream.apps.console.access import Guarded, who
 from tscc_stream.apps.console.feed import Feed, TooManyPagesError
 from tscc_stream.apps.console.punctual import PunctualProtocol
+from tscc_stream.apps.console.refusal import Refusals
 from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
@@ -85,6 +87,15 @@ class Console:
         }
         return HTMLResponse(self._templates.get_template(f"{name}.html").render({**common, **values}))
 
+    def refusal(self, request: Request, status: int, title: str, sentence: str) -> Response:
+        """A page that says what cannot be done; it belongs to the one that its address begins with."""
+        of = request.url.path.split("/")[1]
+        page = self.page(
+            request, "refusal", page=of if of in PAGES else "", status=status, title=title, sentence=sentence
+        )
+        page.status_code = status
+        return page
+
     async def stream(self, request: Request) -> Response:
         """Server-sent events of what the daemon publishes: `message` (seq, topic, body) and `alive`."""
         try:
@@ -110,10 +121,6 @@ class Console:
         return StreamingResponse(events(), media_type="text/event-stream")
 
 
-async def _sentence(_request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 503)
-
-
 def application(console: Console, doorkeeper: Doorkeeper | None, *, local: bool) -> ASGIApp:
     """All pages, guarded."""
     from tscc_stream.apps.console import clusters, events, health, live  # noqa: PLC0415  # they are made with a Console
@@ -136,7 +143,10 @@ def application(console: Console, doorkeeper: Doorkeeper | None, *, local: bool)
         for one in running:
             one.stop()
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=dict.fromkeys(_EXPECTED, _sentence))
+    refusals = Refusals(console.refusal)
+    handlers: dict[Any, Any] = dict.fromkeys(_EXPECTED, refusals.not_now)
+    handlers |= {HTTPException: refusals.http, Exception: refusals.broken}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return Guarded(app, doorkeeper, local=local)
 
 

@@ -10,6 +10,18 @@ let waiting = null;
 
 function say(state, text) { said.className = state; said.textContent = text; }
 
+function showSame(text) {
+  const same = document.getElementById("same");
+  same.hidden = !text; same.querySelector("span").textContent = text;
+}
+
+function lookAgain() {
+  const button = document.createElement("button");
+  button.type = "button"; button.textContent = "Look again";
+  button.onclick = () => location.reload();
+  return button;
+}
+
 form.elements.name.addEventListener("change", () => {
   const word = [...document.getElementById("words").options].find((one) => one.value === form.elements.name.value);
   if (!word) return;
@@ -20,15 +32,21 @@ form.elements.name.addEventListener("change", () => {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const label = Object.fromEntries(["name", "colour", "event_type", "notes"].map((key) => [key, form.elements[key].value]));
+  label.seen = Number(form.dataset.seen);
   waiting = { name: label.name.trim(), at: performance.now() };
   say("dim", "Written down. Waiting for the daemon to take it over…");
   try {
-    await send(`/clusters/${cluster}/name`, label);
+    const told = await send(`/clusters/${cluster}/name`, label);
+    form.dataset.seen = told.seen;
+    showSame(told.same);
     document.getElementById("called").textContent = waiting.name;
     setTimeout(() => {
       if (waiting) say("warn", "Written down, but the daemon has not said yet that it uses it. If it does not run, it will take the name over at its start: see Health.");
     }, 5000);
-  } catch (error) { waiting = null; say("bad", error.message); }
+  } catch (error) {
+    waiting = null; say("bad", error.message);
+    if (error.status === 409) said.append(" ", lookAgain());
+  }
 });
 
 onMessage((message) => {

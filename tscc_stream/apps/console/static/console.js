@@ -40,6 +40,6 @@ setInterval(() => { if (source && performance.now() - lastSign > 12000) show("ba
 export async function send(address, document) {
   const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
   const said = await answer.json().catch(() => ({ error: answer.statusText }));
-  if (!answer.ok) throw new Error(said.error || answer.statusText);
+  if (!answer.ok) throw Object.assign(new Error(said.error || answer.statusText), { status: answer.status, said });
   return said;
 }

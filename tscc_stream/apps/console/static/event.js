@@ -2,7 +2,7 @@
 
 import "/static/console.js";
 import { drawAxis, drawScale, drawSpectrogram, drawThumbnail, drawTrace, amount } from "/static/event_draw.js";
-import { agreedElement, element, helpWith, judge, onKeys, percent, swatch, tell, timeElement, undo, verdictElement, vocabulary, words } from "/static/verdicts.js";
+import { agreedElement, element, helpWith, judge, onKeys, percent, swatch, tell, timeElement, undo, verdictElement, vocabulary, which, words } from "/static/verdicts.js";
 
 const at = (id) => document.getElementById(id);
 const uid = at("event").dataset.uid;
@@ -151,7 +151,7 @@ function showAround(said) {
   const lines = said.neighbours.map((one) => {
     const line = element("li"), link = element("a", "", one.name), seconds = Number(BigInt(one.time.ns) - BigInt(shown.event.time.ns)) / 1e9;
     link.href = addressOf(one.uid);
-    line.append(element("span", "number", `${seconds > 0 ? "+" : "−"}${Math.abs(seconds) < 600 ? Math.abs(seconds).toFixed(1) + " s" : (Math.abs(seconds) / 60).toFixed(0) + " min"}`),
+    line.append(element("span", "number", `${Math.abs(seconds) < 0.05 ? "" : seconds > 0 ? "+" : "−"}${Math.abs(seconds) < 600 ? Math.abs(seconds).toFixed(1) + " s" : (Math.abs(seconds) / 60).toFixed(0) + " min"}`),
       swatch(one.colour, one.kind), link, element("span", "dim", one.channels.length === 1 ? one.channels[0] : `${one.channels.length} channels`));
     return line;
   });
@@ -184,7 +184,12 @@ async function say(work, text, takeBack) {
     showPrecision(answer.precision);
     tell(text, takeBack);
     if (uid in answer.verdicts) showVerdict(answer.verdicts[uid], (await get(`${of(uid, "all")}${filter}`)).history);
-  } catch (error) { complain(error.message); }
+  } catch (error) {
+    if (error.status !== 409) { complain(error.message); return; }
+    take(error.said.verdicts);
+    await load();
+    tell(error.message, null, 30);
+  }
 }
 
 function take(verdicts) {
@@ -192,8 +197,13 @@ function take(verdicts) {
   if (shown && uid in verdicts) showVerdict(verdicts[uid]);
 }
 
-const takeBack = (uids) => say(undo(uids), uids.length === 1 ? "The verdict is taken back." : `${uids.length} verdicts are taken back.`);
-const give = (uids, name) => say(judge(uids, name), uids.length === 1 ? `Verdict: ${name}.` : `${uids.length} verdicts: ${name}.`, () => takeBack(uids));
+const rowsOf = (uids) => uids.map((one) => (one === uid ? shown.event : tiles.find((tile) => tile.row.uid === one).row));
+const takeBackOf = (rows) => say(undo(rows), `The verdict on ${which(rows)} is taken back.`);
+const takeBack = (uids) => takeBackOf(rowsOf(uids));
+function give(uids, name) {
+  const rows = rowsOf(uids);
+  return say(judge(rows, name), `Verdict on ${which(rows)}: ${name}.`, () => takeBackOf(rows));
+}
 
 let people = 0;
 async function follow() {

@@ -1,7 +1,7 @@
 // The list of events: filter in the address, newest first, new ones on top without losing the place.
 
 import { onMessage, send } from "/static/console.js";
-import { element, helpWith, judge, onKeys, percent, swatch, tell, timeElement, undo, verdictElement, words } from "/static/verdicts.js";
+import { element, helpWith, judge, onKeys, percent, swatch, tell, timeElement, undo, verdictElement, which, words } from "/static/verdicts.js";
 
 const form = document.getElementById("filter");
 const list = document.getElementById("rows");
@@ -230,11 +230,15 @@ async function say(work, text, takeBack) {
     for (const [uid, verdict] of Object.entries(answer.verdicts)) showVerdict(uid, verdict);
     showPrecision(answer.precision);
     tell(text, takeBack);
-  } catch (error) { complain(error.message); }
+  } catch (error) {
+    for (const [uid, verdict] of Object.entries(error.said?.verdicts ?? {})) showVerdict(uid, verdict);
+    if (error.status === 409) tell(error.message, null, 30);
+    else complain(error.message);
+  }
 }
 
-const takeBack = (uid) => say(undo([uid]), "The verdict is taken back.");
-const give = (uid, name) => say(judge([uid], name), `Verdict: ${name}.`, () => takeBack(uid));
+const takeBack = (row) => say(undo([row]), `The verdict on ${which([row])} is taken back.`);
+const give = (row, name) => say(judge([row], name), `Verdict on ${which([row])}: ${name}.`, () => takeBack(row));
 
 // ---- keys
 
@@ -261,11 +265,11 @@ onKeys((key) => {
   }
   if (!item) return false;
   const row = rows.get(chosen).row;
-  if (key === "c") give(row.uid, row.name);
-  else if (key === "u") give(row.uid, "unknown");
-  else if (key === "z") takeBack(row.uid);
+  if (key === "c") give(row, row.name);
+  else if (key === "u") give(row, "unknown");
+  else if (key === "z") takeBack(row);
   else if (key === "o") location.href = item.firstElementChild.href;
-  else if (words.has(key)) give(row.uid, words.get(key).name);
+  else if (words.has(key)) give(row, words.get(key).name);
   else return false;
   return true;
 });

@@ -35,12 +35,34 @@ export function verdictElement(verdict) {
   return made;
 }
 
-export const judge = (uids, name) => send("/events/verdict", { uids, action: "judge", name });
-export const undo = (uids) => send("/events/verdict", { uids, action: "undo" });
+// One after the other, each with the verdicts that the page shows then: what somebody else said meanwhile is not overwritten.
+let turn = Promise.resolve();
+function say(rows, what) {
+  const done = turn.then(async () => {
+    const seen = Object.fromEntries(rows.map((row) => [row.uid, row.verdict?.time.ns ?? ""]));
+    const take = (verdicts) => { for (const row of rows) if (row.uid in verdicts) row.verdict = verdicts[row.uid]; };
+    try {
+      const answer = await send("/events/verdict", { uids: rows.map((row) => row.uid), seen, ...what });
+      take(answer.verdicts);
+      return answer;
+    } catch (error) { take(error.said?.verdicts ?? {}); throw error; }
+  });
+  turn = done.catch(() => {});
+  return done;
+}
+export const judge = (rows, name) => say(rows, { action: "judge", name });
+export const undo = (rows) => say(rows, { action: "undo" });
+
+// Which ones a sentence is about: time and channel of one, the number of several.
+export function which(rows) {
+  if (rows.length !== 1) return `${rows.length} events`;
+  const [{ time, channels }] = rows;
+  return `${time.clock.slice(0, 8)} ${channels.length === 1 ? channels[0] : `on ${channels.length} channels`}`;
+}
 
 const toast = document.getElementById("toast");
 let toastEnds = 0;
-export function tell(text, takeBack) {
+export function tell(text, takeBack, seconds = 8) {
   toast.replaceChildren(element("span", "", text));
   if (takeBack) {
     const button = element("button", "", "Undo");
@@ -49,7 +71,7 @@ export function tell(text, takeBack) {
   }
   toast.hidden = false;
   clearTimeout(toastEnds);
-  toastEnds = setTimeout(() => { toast.hidden = true; }, 8000);
+  toastEnds = setTimeout(() => { toast.hidden = true; }, 1000 * seconds);
 }
 
 const help = document.getElementById("help");

@@ -1,0 +1,114 @@
+"""`alert run` over several publishers: events of all of them, places, health and silence of each."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from made_alerts import Receivers, Site, alerting, until
+from made_site import write_settings
+
+from tscc_stream import config
+from tscc_stream.config import ConfigError
+from tscc_stream.edges.alert_journal import FILE, AlertJournal
+
+
+class Fleet(NamedTuple):
+    north: Site
+    south: Site
+    sources: list[dict[str, Any]]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        sites = [stack.enter_context(Site(tmp_path / name)) for name in ("north", "south")]
+        where = [json.loads((tmp_path / name / "endpoints.json").read_text()) for name in ("north", "south")]
+        sources = [
+            {"name": name, "connect": one["publish"], "replay": one["replay"]}
+            for name, one in zip(("north", "south"), where, strict=True)
+        ]
+        yield Fleet(*sites, sources)
+
+
+@pytest.fixture
+def receivers(tmp_path: Path) -> Iterator[Receivers]:
+    with Receivers(tmp_path) as both:
+        yield both
+
+
+def told(receivers: Receivers) -> list[tuple[str, str, str]]:
+    """Source, rule and first uid or kind of each alert."""
+    documents = [one["document"] for one in receivers.got("webhook")]
+    return [(one["cause"]["source"], one["rule"], (one["cause"]["uids"] or [one["kind"]])[0]) for one in documents]
+
+
+def test_events_of_all_publishers_and_the_silence_of_each(tmp_path: Path, fleet: Fleet, receivers: Receivers) -> None:
+    """One is killed amid it all, goes on where it was, and one of the publishers falls silent."""
+    rules = [
+        {"name": "any", "cooldown_seconds": 0.0},
+        {"name": "swarm", "rate": {"count": 3, "seconds": 600.0}, "cooldown_seconds": 0.0},
+    ]
+    watches = [{"name": "silent", "kind": "daemon", "after_seconds": 3.0}]
+    alerts = {"rules": rules, "watches": watches, "sources": fleet.sources, **receivers.actions()}
+    path = write_settings(tmp_path, alerts=alerts, state_dir=str(tmp_path / "centre"))
+    fleet.north.event("before the first start")
+    with alerting(path) as running:
+        until((tmp_path / "centre/alerts.sqlite").exists, "the journal of alerts")
+        running.wait_for("following north, south")
+        until(lambda: _placed(tmp_path, "north") and _placed(tmp_path, "south"), "the places")
+        fleet.north.event("one")
+        until(lambda: told(receivers) == [("north", "any", "one")], "the first alert")
+        fleet.south.network("one-south")
+        until(lambda: len(told(receivers)) == 2, "the second one")
+        running.stop(signal.SIGKILL)
+    fleet.south.detection("weighed", amplitude=70.0)
+    fleet.north.network("weighed")
+    with alerting(path) as running:
+        until(lambda: len(told(receivers)) == 4, "what came meanwhile, and the swarm over both")
+        assert told(receivers)[:2] == [("north", "any", "one"), ("south", "any", "one-south")]
+        assert sorted(told(receivers)[2:]) == [("north", "any", "weighed"), ("north", "swarm", "weighed")]
+        fleet.south.__exit__()
+        until(lambda: len(told(receivers)) == 5, "that one of them is silent")
+        assert told(receivers)[4] == ("south", "silent", "silence")
+        fleet.north.event("two")
+        until(lambda: ("north", "any", "two") in told(receivers), "an event of the other one")
+        assert running.stop() == 0
+    silence, last = (one["document"] for one in receivers.got("webhook")[4:6])
+    assert silence["title"].startswith("silent: south: nothing heard from the daemon for ")
+    assert "Source:   north\n" in last["text"]
+    assert "south: " in last["sensor_health"]["text"]
+
+
+def _placed(tmp_path: Path, source: str) -> bool:
+    """Whether a publisher's place is kept: what comes from then on is told."""
+    with AlertJournal(tmp_path / "centre" / FILE, read_only=True) as journal:
+        return f"source {source} place" in journal.states()
+
+
+@pytest.mark.parametrize(
+    ("alerts", "words"),
+    [
+        ({"sources": [{"name": "a", "connect": "a:1", "replay": "tcp://a:2"}]}, "expected tcp://HOST:PORT"),
+        ({"sources": [{"name": "a", "connect": "tcp://a:1", "replay": "tcp://a:2"}] * 2}, "'a' is given twice"),
+        (
+            {"sources": [{"name": "a", "connect": "tcp://a:1", "replay": "tcp://a:2", "server_key": "key"}]},
+            "server_key: expected bus_keys too",
+        ),
+        (
+            {
+                "sources": [{"name": "a", "connect": "tcp://a:1", "replay": "tcp://a:2"}],
+                "watches": [{"name": "lost", "kind": "gaps"}],
+            },
+            "expected no such watch beside sources",
+        ),
+    ],
+)
+def test_mistakes_of_sources(alerts: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.parse(json.dumps({"alerts": alerts}))

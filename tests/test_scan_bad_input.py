@@ -1,0 +1,201 @@
+"""What goes wrong with a scan is one sentence, and nothing that was done is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+from made_scan import PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
+from made_site import CHANNELS, command, finished, make_archive, write_settings
+
+from tscc_stream.edges.archive import ArchiveError
+from tscc_stream.edges.parquet_windows import StoredWindows
+from tscc_stream.scan.layout import Layout, ScanError, taken
+from tscc_stream.scan.placement import Done, Task
+
+NAME = "FDSN:XX_B__H_H_Z"
+
+
+@pytest.fixture(scope="module")
+def archive_of_four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    return day_files(make_archive(folder / "whole"), folder / "sds", 40.0)
+
+
+def _parts(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.glob("state/parts/*/*.part")}
+
+
+def test_a_part_that_every_worker_dies_of_is_named_and_the_rest_is_scanned(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[Task] = []
+
+    def fails(task: Task) -> Done | None:
+        """Every worker dies of the second part of one channel."""
+        if task.name != NAME:
+            return None
+        tried.append(task)
+        return Done(task, "its process ended by signal SIGSEGV", lost=True) if task != tried[0] else None
+
+    out = tmp_path / "out"
+    status = scan([archive_of_four], out, configured(tmp_path), lambda folder, _: Here(folder, fails=fails))
+    assert status == 1
+    assert len(tried) == 4  # the first part went well, the second was tried three times
+    said = "XX.B..HHZ: not scanned to its end: its process ended by signal SIGSEGV, 3 times"
+    assert said in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["not_to_the_end"]) == ["XX.B..HHZ"]
+    assert {row["sid"] for row in rows_of(out / "detections")} >= {CHANNELS[0], CHANNELS[2], CHANNELS[3]}
+    assert scan([archive_of_four], out, configured(tmp_path)) == 0  # another time it goes on
+    assert_equal(out, reference([archive_of_four], configured(tmp_path)))
+
+
+def test_a_file_that_changed_costs_its_channel_from_there_on(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    scan([site], out, settings)
+    before = _parts(out)
+    changed = next(site.rglob("XX.B..HHZ.D.2"))
+    changed.write_bytes(changed.read_bytes()[: 512 * 3])
+    assert scan([site], out, settings) == 0
+    redone = [path for path, at in _parts(out).items() if before[path] != at]
+    assert 0 < len(redone) < len(list((out / "state/parts").glob("*XX_B*/*.part")))
+    assert {path.parent.name for path in redone} == {"FDSN%3AXX_B__H_H_Z"}
+    assert "XX.B..HHZ: the archive has changed: scanned again from part 3 on" in capsys.readouterr().err
+    assert_equal(out, reference([site], settings))
+
+
+def test_an_archive_that_grew_is_scanned_from_where_it_ended(archive_of_four: Path, tmp_path: Path) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    later = {path: path.read_bytes() for path in sorted(site.rglob("*.D.3"))}
+    for path in later:
+        path.unlink()
+    scan([site], out, settings)
+    before = _parts(out)
+    for path, data in later.items():
+        path.write_bytes(data)
+    assert scan([site], out, settings) == 0
+    assert sum(_parts(out)[path] == at for path, at in before.items()) >= len(CHANNELS) * 3
+    assert_equal(out, reference([site], settings))
+
+
+def test_the_windows_are_those_of_the_rows(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path), windows=True)
+    stored = StoredWindows(out / "windows")
+    assert sorted(stored.read_all(["id"])["id"].tolist()) == sorted(row["id"] for row in rows_of(out / "detections"))
+    assert stored.read_all(["x"])["x"].shape[1:] == (500, 1)
+
+
+def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path))
+    rows = pa.dataset.dataset(out / "detections", format="parquet", partitioning="hive").to_table().to_pylist()
+    assert {(row["year"], row["month"]) for row in rows} == {(row["time"].year, row["time"].month) for row in rows}
+    assert [path.name for path in out.rglob("detections/**/*.parquet")] == ["2023-11-14.parquet"]
+
+
+def _disk_full(tasks: int) -> Iterator[bool]:
+    yield from (False for _ in range(tasks))
+    while True:
+        yield True
+
+
+def test_a_full_disk_ends_the_scan_with_one_sentence_and_keeps_what_was_done(
+    archive_of_four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, settings, full = tmp_path / "out", configured(tmp_path), _disk_full(6)
+    synced = os.fsync
+
+    def fsync(file: int) -> None:
+        synced(file)
+        if "state/parts" in str(Path(f"/proc/self/fd/{file}").readlink()) and next(full):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ScanError, match=r"state/parts/.*\.part: No space left on device"):
+        scan([archive_of_four], out, settings)
+    monkeypatch.undo()
+    kept = _parts(out)
+    assert len(kept) == 6
+    assert not list((out / "state/parts").rglob(".*"))
+    assert scan([archive_of_four], out, settings) == 0
+    assert {path: at for path, at in _parts(out).items() if path in kept} == kept
+    assert_equal(out, reference([archive_of_four], settings))
+
+
+def test_another_model_or_trigger_needs_another_folder(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path))
+    with pytest.raises(ScanError, match="holds a scan with another trigger; expected another folder"):
+        scan([archive_of_four], out, configured(tmp_path, trigger={"trigger_on": 4.0}))
+    with pytest.raises(ScanError, match="another part-hours"):
+        scan([archive_of_four], out, configured(tmp_path), part_hours=1.0)
+    with pytest.raises(ScanError, match=r"holds a scan of .*; expected that archive"):
+        scan([archive_of_four.parent / "whole"], out, configured(tmp_path))
+    assert scan([archive_of_four], out, configured(tmp_path, network=None)) == 0  # of which parts do not depend
+    assert rows_of(out / "network_events") == []
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ScanError, match=r"holds something else \(thesis\.tex\)"):
+        scan([archive_of_four], out, configured(tmp_path))
+    assert [path.name for path in out.iterdir() if path.name != "state"] == ["thesis.tex"]
+    with pytest.raises(ScanError, match="lies within the archive"):
+        scan([archive_of_four], archive_of_four / "out", configured(tmp_path))
+
+
+def test_one_scan_at_a_time(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with taken(Layout(out)), pytest.raises(ScanError, match="another scan works on it"):
+        scan([archive_of_four], out, configured(tmp_path))
+
+
+def test_an_archive_without_recordings(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    with pytest.raises(ArchiveError, match="site: no recording found"):
+        scan([site], tmp_path / "out", configured(tmp_path))
+    (site / "notes.txt").write_text("nothing to hear")
+    with pytest.raises(ArchiveError, match=r"no recording found: .*notes\.txt"):
+        scan([site], tmp_path / "out", configured(tmp_path))
+    with pytest.raises(ScanError, match=r"notes\.txt"):
+        scan([site / "notes.txt"], tmp_path / "other", configured(tmp_path))
+
+
+def test_the_command_says_one_sentence(archive_of_four: Path, tmp_path: Path) -> None:
+    done = finished("scan", tmp_path / "nowhere", "--out", tmp_path / "out", "--config", write_settings(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"tscc-stream: {tmp_path / 'nowhere'}: no such file or folder\n"
+    done = finished("scan", archive_of_four, "--out", tmp_path / "out", "--workers", "many")
+    assert done.stderr == "tscc-stream: --workers many: expected auto or a whole number from 1 to 1024\n"
+    assert done.returncode == 2
+
+
+def test_no_process_outlives_an_interrupted_scan(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = command(
+        "scan", archive_of_four, "--out", out, "--config", write_settings(tmp_path), "--part-hours", PART_HOURS
+    )
+    process = subprocess.Popen(told, stderr=subprocess.PIPE, start_new_session=True)
+    while not list(out.glob("state/parts/*/*.part")):
+        assert process.poll() is None
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30.0)  # which waits until nobody holds its standard error any more
+    assert (process.returncode, said) == (130, b"")

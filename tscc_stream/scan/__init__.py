@@ -1,0 +1,1 @@
+"""`scan`: years of recordings through the pipeline of `classify`, cut by sensor and time, with the same result."""

@@ -1,0 +1,255 @@
+"""Where the records of an archive lie, a batch of files at a time, so that neither memory nor workers ever need all.
+
+A batch is some files of one folder. What is found in it is kept under the digest of their names, sizes and times: rows
+of all records, ordered by source id and start, and beside them a list of its files and of which channels these hold.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tscc_stream.edges import archive
+from tscc_stream.messages import AnyArray, Int64Array
+from tscc_stream.sampling import NS_PER_SECOND
+from tscc_stream.scan.job import digest
+from tscc_stream.scan.layout import Layout, ScanError, write, write_json
+
+FILES_OF_A_BATCH = 64
+BYTES_OF_A_BATCH = 1 << 30
+_ROW = np.dtype(
+    [
+        *(
+            ("sid", "<u4"),
+            ("start_ns", "<i8"),
+            ("file", "<u4"),
+            ("offset", "<u8"),
+            ("length", "<u4"),
+            ("end_ns", "<i8"),
+        ),
+        *(("samples", "<u4"), ("rate", "<f8"), ("encoding", "i1"), ("quality", "i1"), ("data_at", "<u2")),
+    ]
+)
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of the archive. root: which of the paths given it is of; given: it is that path itself. name: below
+    that path; modified_ns: when it was last written.
+    """
+
+    path: str
+    name: str
+    root: int
+    given: bool
+    size: int
+    modified_ns: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Files that are indexed together."""
+
+    digest: str
+    files: list[File]
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """The records of one channel in one file. parts: numbers of the stretches of time in which any starts, with how
+    many seconds of samples; first_ns, end_ns: times of the first and of the last sample.
+    """
+
+    file: int
+    sid: str
+    parts: list[tuple[int, float]]
+    first_ns: int
+    end_ns: int
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What is in a batch. files: as rows count them, the last one perhaps the spool of other formats; roots: of which
+    path given each is; inputs: of each, what tells that it has changed.
+
+    sids: as rows count them, in their order; bounds: their rows [sids + 1]. skipped: how many faults, and the first in
+    words.
+    """
+
+    files: list[str]
+    roots: list[int]
+    inputs: list[str]
+    sids: list[str]
+    bounds: list[int]
+    pieces: list[Piece]
+    skipped: int
+    told: list[str]
+
+
+def batches(paths: list[str], out: Path) -> Iterator[Batch]:
+    """The files under some paths in batches. Raises ArchiveError, and ScanError where the scan would read itself."""
+    for root, path in enumerate(paths):
+        if out.resolve().is_relative_to(Path(path).resolve()) and Path(path).is_dir():
+            raise ScanError(f"--out {out}: lies within the archive {path}; expected a folder outside")
+        files = (_file(file, Path(path), root, given) for file, given in archive.files_of([path]))
+        for _, some in itertools.groupby(files, lambda file: Path(file.path).parent):
+            yield from _split(some)
+
+
+def _file(path: Path, top: Path, root: int, given: bool) -> File:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror}") from error
+    return File(
+        str(path), path.name if given else str(path.relative_to(top)), root, given, stat.st_size, stat.st_mtime_ns
+    )
+
+
+def _split(files: Iterable[File]) -> Iterator[Batch]:
+    batch: list[File] = []
+    for file in files:
+        full = len(batch) >= FILES_OF_A_BATCH or sum(one.size for one in batch) + file.size > BYTES_OF_A_BATCH
+        if batch and full:
+            yield _batch(batch)
+            batch = []
+        batch.append(file)
+    yield _batch(batch)
+
+
+def _batch(files: list[File]) -> Batch:
+    return Batch(digest([[file.path, file.size, file.modified_ns] for file in files]), files)
+
+
+def plan(layout: Layout, batch: Batch) -> bool:
+    """Whether the batch is still to be indexed; then what `run` needs is written down."""
+    if layout.batch(batch.digest, ".json").exists():
+        return False
+    write_json(layout.batch(batch.digest, ".todo"), batch)
+    return True
+
+
+def run(layout: Layout, name: str, part_ns: int) -> None:
+    """Index one batch, unless that is done. part_ns: how long a stretch of time is.
+
+    Raises ArchiveError where a path that was given is no recording.
+    """
+    if layout.batch(name, ".json").exists():
+        return
+    todo = layout.batch(name, ".todo")
+    batch = msgspec.json.decode(todo.read_bytes(), type=Batch)
+    spool = layout.batch(name, ".mseed")
+    found = archive.index_files([(Path(file.path), file.given) for file in batch.files], spool)
+    rows = _rows(found)
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    write(layout.batch(name, ".npy"), buffer.getvalue())
+    write_json(layout.batch(name, ".json"), _contents(batch, found, rows, part_ns))
+    todo.unlink(missing_ok=True)
+
+
+def _contents(batch: Batch, found: archive.ArchiveIndex, rows: AnyArray, part_ns: int) -> Contents:
+    known = {file.path: file for file in batch.files}
+    files, sids = [str(path) for path in found.files], sorted(found.sids)
+    bounds = np.searchsorted(rows["sid"], np.arange(len(sids) + 1)).tolist()
+    return Contents(
+        files,
+        [known.get(path, batch.files[0]).root for path in files],
+        [_identity(known[path]) if path in known else batch.digest for path in files],
+        sids,
+        bounds,
+        _pieces(rows, sids, part_ns),
+        found.faults.count,
+        found.faults.texts,
+    )
+
+
+def _identity(file: File) -> str:
+    """Of a file that was moved together with its archive, the same."""
+    return digest([file.name, file.size, file.modified_ns])
+
+
+def _rows(found: archive.ArchiveIndex) -> AnyArray:
+    """Ordered by source id, then start, then as the files have them."""
+    place = {sid: number for number, sid in enumerate(sorted(found.sids))}
+    numbers = np.array([place[sid] for sid in found.sids], np.uint32)
+    rows = np.zeros(len(found), _ROW)
+    for name in _ROW.names or ():
+        rows[name] = found.rows[name]
+    if len(rows):
+        rows["sid"] = numbers[rows["sid"]]
+    ordered: AnyArray = rows[np.argsort(rows["sid"], kind="stable")]
+    return ordered
+
+
+def _pieces(rows: AnyArray, sids: list[str], part_ns: int) -> list[Piece]:
+    order = np.lexsort((rows["file"], rows["sid"]))  # still by start within each
+    rows = rows[order]
+    changes = (np.diff(rows["sid"].astype(np.int64), prepend=-1) != 0) | (
+        np.diff(rows["file"].astype(np.int64), prepend=-1) != 0
+    )
+    bounds = np.append(np.flatnonzero(changes), len(rows)).tolist()
+    return [_piece(rows[first:last], sids, part_ns) for first, last in itertools.pairwise(bounds)]
+
+
+def _piece(rows: AnyArray, sids: list[str], part_ns: int) -> Piece:
+    starts = rows["start_ns"]
+    numbers, which = np.unique(starts // part_ns, return_inverse=True)
+    seconds = np.bincount(which, rows["samples"] / rows["rate"])
+    parts = list(zip(numbers.tolist(), seconds.tolist(), strict=True))
+    return Piece(int(rows["file"][0]), sids[rows["sid"][0]], parts, int(starts[0]), int(rows["end_ns"].max()))
+
+
+@lru_cache(256)
+def contents(layout: Layout, name: str) -> Contents:
+    """Of a batch that is indexed: the same for ever, as its name says."""
+    return msgspec.json.decode(layout.batch(name, ".json").read_bytes(), type=Contents)
+
+
+def rows_of(layout: Layout, names: list[str], sids: list[str], span_ns: tuple[int, int]) -> archive.ArchiveIndex:
+    """The records of some channels that start within a span (from, and without, to), out of the batches named.
+
+    They are in the order in which `archive.index` would have them.
+    """
+    parts: list[AnyArray] = []
+    files: list[Path] = []
+    order: list[tuple[bool, int, Path]] = []
+    for name in names:
+        inside = contents(layout, name)
+        stored = np.load(layout.batch(name, ".npy"), mmap_mode="r")
+        for sid in sids:
+            if sid in inside.sids:
+                number = inside.sids.index(sid)
+                some = _within(stored[slice(*inside.bounds[number : number + 2])], span_ns)
+                some["sid"] = sids.index(sid)
+                some["file"] += len(files)
+                parts.append(some)
+        files += map(Path, inside.files)
+        spool = str(layout.batch(name, ".mseed"))
+        order += [(path == spool, root, Path(path)) for path, root in zip(inside.files, inside.roots, strict=True)]
+    rows = np.concatenate(parts) if parts else np.zeros(0, _ROW)
+    rank = np.zeros(len(files), np.int64)
+    rank[sorted(range(len(files)), key=order.__getitem__)] = np.arange(len(files))
+    rows = rows[np.lexsort((rows["offset"], rank[rows["file"]], rows["start_ns"]))]
+    columns = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
+    return archive.ArchiveIndex(files, sids, columns, None, archive.Faults())
+
+
+def _within(rows: AnyArray, span_ns: tuple[int, int]) -> AnyArray:
+    begin, end = np.searchsorted(rows["start_ns"], span_ns)
+    return np.array(rows[begin:end])
+
+
+def recorded_ns(found: archive.ArchiveIndex) -> dict[str, int]:
+    """For how long each channel has records, overlaps once."""
+    rows, lasting = found.rows, {}
+    ends: Int64Array = rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)
+    for number, sid in enumerate(found.sids):
+        mine = rows["sid"] == number
+        if mine.any():
+            begin, end = rows["start_ns"][mine], ends[mine]
+            before = np.maximum.accumulate(np.concatenate((begin[:1], end[:-1])))
+            lasting[sid] = int(np.maximum(0, end - np.maximum(begin, before)).sum())
+    return lasting

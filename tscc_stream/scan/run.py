@@ -1,0 +1,185 @@
+"""A scan from its archive to its tables: index, chains, parts wherever they are placed, then everything joined."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from tscc_stream import package
+from tscc_stream.config import Config
+from tscc_stream.edges.archive import ArchiveError
+from tscc_stream.scan import index, join, part_file, plan
+from tscc_stream.scan.job import Job, claim, digest, job_of
+from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
+from tscc_stream.scan.local import Local
+from tscc_stream.scan.part_file import Marker
+from tscc_stream.scan.placement import Done, Placement, Task
+from tscc_stream.scan.schedule import Schedule
+from tscc_stream.scan.summary import Finished, write_summary
+from tscc_stream.scan.telling import telling
+from tscc_stream.source_id import name_of
+
+Place = Callable[[Path, int], Placement]
+"""Makes the placement of a scan's folder, with so many workers."""
+UNIT = "channel-hours"
+FEW_HOURS = 24.0
+"""Of all channels together, up to which an archive is small."""
+_HOUR = 3600.0
+_WAIT_SECONDS = 1.0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a scan is carried out, which changes nothing of what comes of it."""
+
+    workers: int = 1
+    part_hours: float = 24.0
+    windows: bool = False
+
+
+def scan(paths: list[Path], out: Path, config: Config, model: Path, options: Options, place: Place = Local) -> int:
+    """Everything under `paths` into the folder `out`; what was done before is not done again.
+
+    Returns 0, or 1 where a chain could not be scanned to its end, which is said. Raises ScanError, ArchiveError and
+    PackageError with one sentence each.
+    """
+    loaded = package.load_live(model)
+    job = job_of(paths, config, loaded, options.part_hours, windows=options.windows)
+    layout = Layout(out.absolute())
+    _made(layout)
+    with taken(layout):
+        claim(layout, job)
+        return _scan(layout, job, loaded, options.workers, place)
+
+
+def _made(layout: Layout) -> None:
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScanError(f"--out {layout.root}: cannot be made: {error.strerror}") from error
+
+
+def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place: Place) -> int:
+    batches = list(index.batches(job.paths, layout.root))
+    wanting = [batch.digest for batch in batches if index.plan(layout, batch)]
+    with closing(place(layout.root, workers)) as placement:
+        _index(placement, wanting)
+        contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
+        chains = plan.chains(job, loaded.spec.components, contents.items())
+        if not chains:
+            raise ArchiveError(_nothing(job, contents))
+        hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
+        job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
+        write_json(layout.job, job)
+        stopped = _parts(layout, placement, chains)
+    finished = [one for chain in chains for one in _finished(layout, chain)]
+    came = Finished(chains, finished, list(contents.values()), stopped)
+    _join(layout, job, loaded, came)
+    return _told(came)
+
+
+def _index(placement: Placement, wanting: list[str]) -> None:
+    schedule = Schedule({name: [Task("index", name)] for name in wanting})
+    with telling("index") as tell:
+        for count, _ in enumerate(_carried_out(placement, schedule), 1):
+            tell(count, len(wanting), "batches")
+    for why in schedule.stopped.values():
+        raise ScanError(why)
+
+
+def _parts(layout: Layout, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
+    """Those that are not done; chains that go no further, with the reason."""
+    hours: dict[Task, float] = {}
+    lines: dict[str, list[Task]] = {}
+    passed = 0.0
+    for chain in chains:
+        plan.store(layout, chain)
+        have = plan.done(layout, chain)
+        if have < len(chain.parts) and layout.part(chain.name, chain.parts[have].number).exists():
+            _say(f"{name_of(chain.name)}: the archive has changed: scanned again from part {have + 1} on")
+        passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
+        lines[chain.name] = [Task("part", chain.name, part.number) for part in chain.parts[have:]]
+        hours.update(zip(lines[chain.name], (part.seconds / _HOUR for part in chain.parts[have:]), strict=True))
+    total = passed + sum(hours.values())
+    schedule = Schedule(lines)
+    with telling("scan") as tell:
+        tell(passed, total, UNIT)
+        for done in _carried_out(placement, schedule):
+            passed += 0.0 if done.error else hours[done.task]
+            tell(passed, total, UNIT)
+    return schedule.stopped
+
+
+def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
+    """What becomes of each task. Raises ScanError where all others would fail as well."""
+    while not schedule.over:
+        while placement.room and (task := schedule.next()) is not None:
+            placement.submit(task)
+        for done in placement.wait(_WAIT_SECONDS):
+            if done.fatal:
+                raise ScanError(done.error)
+            schedule.hear(done)
+            yield done
+
+
+def _finished(layout: Layout, chain: plan.Chain) -> Iterator[tuple[str, int, Marker]]:
+    """The parts of a chain that are done, up to the first that is not."""
+    for part in chain.parts:
+        marker = part_file.marker(layout.part(chain.name, part.number))
+        if marker is None or marker.key != part.key:
+            return
+        yield chain.name, part.number, marker
+
+
+def _join(layout: Layout, job: Job, loaded: package.Package, came: Finished) -> None:
+    """The tables and the summary, unless they are of these parts already."""
+    config = job.settings().network
+    made_of = {
+        "parts": digest([marker.key for *_, marker in came.parts]),
+        "network": digest(repr(config)),
+        "stopped": digest(came.stopped),
+        "skipped": digest(came.skipped),
+    }
+    if read_json(layout.joined) == made_of and layout.detections.is_dir() and layout.network_events.is_dir():
+        return
+    layout.joined.unlink(missing_ok=True)
+    detections, triggers = join.pieces_of(layout, came.parts)
+    join.join_detections(layout, detections)
+    join.join_network(layout, triggers, config)
+    _only_of(layout, came.parts)
+    write_summary(layout, job, loaded, came)
+    write_json(layout.joined, made_of)
+
+
+def _only_of(layout: Layout, finished: Sequence[tuple[str, int, Marker]]) -> None:
+    """Windows of parts that are none any more go."""
+    wanted = {layout.windows_of(name, number) for name, number, _ in finished}
+    for path in layout.windows.rglob("*.parquet"):
+        if path not in wanted:
+            path.unlink()
+
+
+def _nothing(job: Job, contents: dict[str, index.Contents]) -> str:
+    reasons = "; ".join([text for one in contents.values() for text in one.told][:3])
+    return f"{', '.join(job.paths)}: no recording found{': ' if reasons else ''}{reasons}"
+
+
+def _told(came: Finished) -> int:
+    """What people must know, as `classify` says it."""
+    for name, why in came.left_out:
+        _say(f"channel {name} {why}")
+    skipped, texts = came.skipped
+    for text in texts:
+        _say(f"skipped: {text}")
+    if skipped > len(texts):
+        _say(f"and {skipped - len(texts)} more skipped")
+    for name, why in sorted(came.stopped.items()):
+        _say(f"{name_of(name)}: not scanned to its end: {why}")
+    return 1 if came.stopped else 0
+
+
+def _say(sentence: str) -> None:
+    print(f"tscc-stream: {sentence}", file=sys.stderr)  # noqa: T201 a command's own output
