@@ -110,6 +110,11 @@ class _Pass:
         self._clock, self._after_ns = clock, seconds_to_ns(after_s)
         self.reached_ns = -_NEVER_NS
 
+    def feed(self, trigger: Trigger, uid: str) -> None:
+        """An onset says nothing of what its channel may still send from before it: only `turn` does."""
+        self.coincidence.expect(trigger.sid, self.reached_ns)
+        self.coincidence.feed(trigger, uid)
+
     def turn(self, channels: Mapping[str, None], now_ns: int) -> list[NetworkTrigger]:
         reached_ns = self._clock.reached_ns(now_ns, self._after_ns)
         if reached_ns is None or reached_ns <= self.reached_ns:
@@ -154,9 +159,9 @@ class FleetCoincidence:
         self._clock.came(on_ns, now_ns, wall_ns)
         trigger = Trigger(one.subject, one.data.window.sample_rate_hz, 0, on_ns, 0, off_ns)
         if on_ns >= self._early.reached_ns:
-            self._early.coincidence.feed(trigger, one.id)
+            self._early.feed(trigger, one.id)
         self.counts["late"] += on_ns < self._final.reached_ns
-        self._final.coincidence.feed(trigger, one.id)
+        self._final.feed(trigger, one.id)
         return self._vote.cast(one.id, cluster.id if cluster.known else None, cluster.name, best)
 
     def _known(self, uid: str, sid: str) -> bool:
