@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -42,6 +43,7 @@ COSTS = Costs(
     scrape_bytes={"fixed": 2e4, "channel": 130.0},
     written={"fixed": 1e4, "snapshot_byte": 2.5, "group": 3e4, "window": 5e3},
     pause={"fixed": 0.001, "snapshot_byte": 1e-8},
+    largest={"channel": 1000.0, "sample": 1e6, "window": 60.0},
 )
 
 
@@ -102,6 +104,21 @@ def test_a_fit_with_noise_has_no_negative_cost_and_foretells_about_the_same(nois
     found = fit(shaken)
     assert all(cost >= 0.0 for thread in found.cores.values() for cost in thread.values())
     assert found.all_cores(scale.LARGE) == pytest.approx(COSTS.all_cores(scale.LARGE), rel=0.5)
+
+
+@given(loads)
+def test_work_that_goes_together_and_snapshots_have_an_upper_limit(load: Load) -> None:
+    amounts = COSTS.amounts(load)
+    assert amounts["batch"] <= min(load.records_per_second, COSTS.most_batches)
+    assert amounts["group"] <= min(load.triggers_per_second, COSTS.most_groups)
+    assert amounts["snapshot_byte"] <= 500_000 * (1 + 1e-9)
+    assert COSTS.snapshot_every_seconds(load) >= 2.0
+    assert amounts["snapshot_byte"] * COSTS.snapshot_every_seconds(load) == pytest.approx(COSTS.state_bytes(load))
+
+
+def test_few_things_are_done_one_by_one() -> None:
+    assert COSTS.amounts(Load(1, 1.0, 0.001))["group"] == pytest.approx(0.001, rel=1e-4)
+    assert COSTS.amounts(Load(10_000, 1000.0, 1e5))["batch"] == pytest.approx(COSTS.most_batches, rel=0.01)
 
 
 def test_costs_of_too_few_runs_are_refused() -> None:
@@ -178,6 +195,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         scale_costs.read(tmp_path / "nowhere.json")
 
 
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_plans_of_the_document_are_what_its_costs_say() -> None:
+    costs = scale_costs.read(ROOT / "docs" / "scaling-costs.json")
+    lines = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| | channels | Hz |"))
+    rows = [line.strip("|").split("|") for line in itertools.takewhile(bool, lines[at + 2 :])]
+    assert len(rows) == 4
+    for row in rows:
+        channels, rate, triggers, subscribers, *told = (float(cell.replace(",", "")) for cell in row[1:])
+        found = scale_plan.needs(costs, Load(int(channels), rate, triggers, int(subscribers)))
+        assert found.shards == 1
+        assert not found.gpu_pays
+        expected = [found.cores, found.memory_bytes / 1e9, found.journal_bytes / 1e9, found.written_bytes / 1e6]
+        expected += [found.received_bytes * 8e-6, found.sent_bytes * 8e-6]
+        assert told == pytest.approx(expected, rel=0.05, abs=0.06), row[0]
+
+
 @given(loads, loads)
 def test_more_never_needs_less(one: Load, other: Load) -> None:
     larger = Load(
@@ -228,10 +264,13 @@ def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.C
     assert plan["gpus"] == 0
 
 
-def test_a_gpu_pays_where_the_encoder_takes_cores() -> None:
-    assert not scale_plan.needs(COSTS, Load(1000, 500.0, 1900.0)).gpu_pays
+def test_a_gpu_pays_where_the_encoder_takes_cores_and_what_is_extrapolated_is_called_so() -> None:
+    few = scale_plan.needs(COSTS, Load(1000, 500.0, 200.0))
+    assert not few.gpu_pays
+    assert "extrapolated" not in scale_plan.told(few, "here")
     found = scale_plan.needs(COSTS, Load(1000, 500.0, 2100.0))
     assert found.gpu_pays
+    assert "35 times" in scale_plan.told(found, "here")
     assert "a GPU pays" in scale_plan.told(found, "here")
 
 

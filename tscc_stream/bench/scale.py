@@ -41,6 +41,8 @@ CALIBRATION = (
 )
 LARGE = Load(TIMES * 1000, 1000.0, TIMES * 20.0, 10)
 SECONDS = 15.0
+WINDOW_THREADS = ("front", "inference", "back", "other")
+"""That cut it, classify it, journal and publish its message."""
 Runner = Callable[[Load, float], Spent]
 
 
@@ -97,11 +99,9 @@ def each(costs: Costs) -> Results:
         "sample_ns": (1e9 * _all(costs, SAMPLE), "ns"),
         "batch_us": (1e6 * _all(costs, BATCH), "us"),
         "snapshot_byte_ns": (1e9 * _all(costs, SNAPSHOT), "ns"),
-        "group_ms": (1e3 * _all(costs, GROUP), "ms"),
-        "window_ms": (1e3 * _all(costs, WINDOW), "ms"),
-        "window_encoder_ms": (1e3 * costs.cores["inference"][WINDOW], "ms"),
-        "window_cut_ms": (1e3 * costs.cores["front"][WINDOW], "ms"),
-        "message_ms": (1e3 * costs.cores["back"][WINDOW], "ms"),
+        "window_alone_ms": (1e3 * (_all(costs, GROUP) + _all(costs, WINDOW)), "ms"),
+        "window_in_a_group_ms": (1e3 * _all(costs, WINDOW), "ms"),
+        **{f"window_alone_{thread}_ms": (1e3 * _alone(costs, thread), "ms") for thread in WINDOW_THREADS},
         "delivery_us": (1e6 * costs.cores["other"]["delivery"], "us"),
         "scrape_channel_us": (1e6 * costs.scrape_seconds[CHANNEL], "us"),
         "fixed": (sum(thread["fixed"] for thread in costs.cores.values()), "cores"),
@@ -127,3 +127,8 @@ def _figures(some: dict[str, tuple[float, str]]) -> dict[str, Figure]:
 
 def _all(costs: Costs, term: str) -> float:
     return sum(thread.get(term, 0.0) for thread in costs.cores.values())
+
+
+def _alone(costs: Costs, thread: str) -> float:
+    """Of a window that no other one came with."""
+    return costs.cores[thread].get(GROUP, 0.0) + costs.cores[thread].get(WINDOW, 0.0)

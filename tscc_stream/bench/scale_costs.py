@@ -58,6 +58,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file, by fixed, snapshot_byte, and message and waveform of one detection. message_sent, heartbeat_sent: bytes to one
     subscriber, each. sample_received: bytes. scrape_seconds, scrape_bytes: of one GET of /metrics, by fixed, channel.
     written: bytes to the disk, by terms as in cores. pause: wall seconds of one snapshot, by fixed and snapshot_byte.
+    largest: channels, samples and windows (a second) of the largest of the runs.
     """
 
     cores: dict[str, dict[str, float]]
@@ -73,6 +74,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scrape_bytes: dict[str, float]
     written: dict[str, float]
     pause: dict[str, float]
+    largest: dict[str, float]
 
     def state_bytes(self, load: Load) -> float:
         """Of one snapshot."""
@@ -111,6 +113,11 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         amounts = {FIXED: 1.0, SNAPSHOT: self.state_bytes(load), MESSAGE: detections, WAVEFORM: detections}
         return _told(self.journal, amounts)
 
+    def beyond(self, load: Load) -> float:
+        """How many times larger a load is than the runs that the costs come from."""
+        size = {**_size(load), WINDOW: load.triggers_per_second}
+        return max(size[term] / max(most, 1e-9) for term, most in self.largest.items())
+
     def pause_seconds(self, load: Load) -> float:
         """In which records wait for a snapshot."""
         return _told(self.pause, {FIXED: 1.0, SNAPSHOT: self.state_bytes(load)})
@@ -144,6 +151,11 @@ def fit(runs: Sequence[Spent]) -> Costs:
         scrape_seconds=_solved(channels, [one.scrape_seconds for one in runs]),
         scrape_bytes=_solved(channels, [one.scrape_bytes for one in runs]),
         written={},
+        largest={
+            CHANNEL: float(max(load.channels for load in loads)),
+            SAMPLE: max(load.samples_per_second for load in loads),
+            WINDOW: max(load.triggers_per_second for load in loads),
+        },
         pause=_pause([one for one in runs if one.snapshot_seconds]),
     )
     amounts = [found.amounts(load) for load in loads]
@@ -192,6 +204,7 @@ def _check(costs: Costs) -> None:
         "state": (costs.state, size),
         "written": (costs.written, set(WRITTEN)),
         "pause": (costs.pause, {FIXED, SNAPSHOT}),
+        "largest": (costs.largest, {CHANNEL, SAMPLE, WINDOW}),
         "journal": (costs.journal, {FIXED, SNAPSHOT, MESSAGE, WAVEFORM}),
         "scrape_seconds": (costs.scrape_seconds, channel),
         "scrape_bytes": (costs.scrape_bytes, channel),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tscc_stream.bench.measure import Figure, Results
-from tscc_stream.bench.scale_costs import WINDOW, Costs
+from tscc_stream.bench.scale_costs import Costs
 from tscc_stream.bench.scale_run import Load
 
 MOST_OF_A_CORE = 0.5
@@ -21,6 +21,8 @@ GPU_WINDOWS_PER_SECOND = 75_000.0
 """models/rutford on one H200, float32, graphs, batches of 32, host to host: docs/performance.md, "On a GPU"."""
 GPU_FROM_CORES = 2.0
 """Cores for the encoder alone from which a GPU is worth its machine."""
+MOST_BEYOND = 4.0
+"""`bench scale` shows that costs foretell a run so many times larger; beyond, a plan says what it is."""
 _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 
 
@@ -30,7 +32,7 @@ class Needs:
     take if one daemon had them all. cores: of all shards, on average; encoder_cores: of these, the encoder.
     memory_bytes, journal_bytes: of all shards. written_bytes: to the disk, received_bytes, sent_bytes: on the network,
     a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics; snapshot_every_seconds, and pause_seconds,
-    in which its front thread takes one.
+    in which its front thread takes one. beyond: how many times larger the load is than the runs measured.
     """
 
     load: Load
@@ -48,6 +50,7 @@ class Needs:
     scrape_seconds: float
     snapshot_every_seconds: float
     pause_seconds: float
+    beyond: float
 
     @property
     def busiest(self) -> str:
@@ -73,7 +76,7 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         shards,
         whole,
         shards * sum(threads_of(costs, part).values()),
-        load.triggers_per_second * costs.cores["inference"][WINDOW],
+        shards * costs.thread_cores(part)["inference"],
         shards * costs.memory_bytes(part),
         shards * costs.journal_bytes(part, 0) + days * per_day,
         per_day,
@@ -83,6 +86,7 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         scrape_seconds,
         costs.snapshot_every_seconds(part),
         costs.pause_seconds(part),
+        costs.beyond(load),
     )
 
 
@@ -140,6 +144,8 @@ def told(found: Needs, source: str) -> str:
             f"in which records wait, every {found.snapshot_every_seconds:.0f} s: what a restart reads again",
         ),
     ]
+    if found.beyond > MOST_BEYOND:
+        lines.append(_line("extrapolated", f"{found.beyond:.0f} times", "larger than any run that the costs come from"))
     return "\n".join(lines)
 
 
@@ -157,4 +163,4 @@ def _why(found: Needs) -> str:
 
 def _gpu(found: Needs) -> str:
     pays = f"pays from {GPU_FROM_CORES:g} cores of encoder, for retraining and for archives"
-    return f"the encoder takes {found.encoder_cores:.3f} cores; a GPU {pays}"
+    return f"the encoder takes {found.encoder_cores:.2f} cores; a GPU {pays}"
