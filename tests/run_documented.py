@@ -30,6 +30,7 @@ START_NS = 1_700_000_000 * 10**9
 RATE_HZ, SECONDS = 500.0, 150
 CHANNELS = ("MN.A..GHZ", "MN.B..GHZ", "MN.C..GHZ", "MN.D..GHZ")
 PROGRAM = re.compile(r"(/opt/tscc-stream/bin/)?tscc-stream\s")
+NAMED = re.compile(r"# (\w+\.yaml)\n")
 COMMENT = re.compile(r"\s+#\s.*$")
 EACH_SECONDS = 120.0
 
@@ -38,6 +39,7 @@ STAY = {
     "serve": r"listening",
     "console": r"console on ",
     "alert run": r"tells|rules|alert",
+    "coincide": r"ready: ",
     "bridge": r"connected to NATS",
 }
 """Commands that run until they are ended, and what they say when they are ready."""
@@ -151,7 +153,12 @@ class Reader:
                 self._end(process)
 
     def _write(self, yaml: str) -> None:
-        """A whole configuration takes the place of the one before; sections are added to it."""
+        """A whole configuration takes the place of the one before; sections are added to it. One that begins with its
+        name is a file of that name.
+        """
+        if named := NAMED.match(yaml):
+            (self.folder / named[1]).write_text(yaml, encoding="utf-8")
+            return
         with (self.folder / "site.yaml").open("w" if yaml.startswith("site:") else "a", encoding="utf-8") as file:
             file.write(yaml)
 
@@ -226,7 +233,7 @@ def main(document: Path, folder: Path) -> None:
     if document.name == "bridge.md":
         (folder / "var").mkdir()  # of a daemon that is away at present; its one section is read as well
     elif document.name != "tutorial.md":
-        steps = [*FIRST, *filter(is_command, steps)]
+        steps = [*FIRST, *(step for step in steps if is_command(step) or NAMED.match(step))]
     with beside(document, folder):
         for came in Reader(folder).follow(steps):
             sys.stdout.write(json.dumps(came) + "\n")

@@ -15,7 +15,7 @@ from tscc_stream.daemon import END_SECONDS
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("tscc-stream.service", "tscc-stream@.service")
-SHARD = "tscc-stream-shard@.service"
+SHARD, COINCIDE = "tscc-stream-shard@.service", "tscc-coincide.service"
 ALERT, CONSOLE, BRIDGE = "tscc-alert.service", "tscc-console.service", "tscc-bridge.service"
 BESIDE = (ALERT, CONSOLE, BRIDGE)
 OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
@@ -26,7 +26,7 @@ HIGHEST_EXPOSURE = 1.5
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=[*(name for both in OF_SITES.items() for name in both), SHARD])
+@pytest.fixture(params=[*(name for both in OF_SITES.items() for name in both), SHARD, COINCIDE])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit as it is shipped, with a program that this machine has: verify looks for it. A template as an instance."""
     shipped = (UNITS / request.param).read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def test_an_end_has_the_time_that_it_may_take(name: str) -> None:
     assert int(settings_of(name)["TimeoutStopSec"][0]) >= END_SECONDS + 5
 
 
-@pytest.mark.parametrize("name", [*NAMES, SHARD, *BESIDE])
+@pytest.mark.parametrize("name", [*NAMES, SHARD, COINCIDE, *BESIDE])
 def test_what_zeromq_aborts_without(name: str) -> None:
     """Seen when the unit was really started: libzmq ends the process where these are refused."""
     settings = settings_of(name)
@@ -121,6 +121,13 @@ def test_the_form_for_shards_differs_in_names_and_has_one_configuration() -> Non
     assert differing == {"Description", "ExecStart", "User"}
     assert shard["User"] == ["tscc-shard-%i"]
     assert shard["ExecStart"] == [one["ExecStart"][0] + " --shard %i"]
+
+
+def test_network_events_over_many_daemons_have_a_user_and_a_folder_of_their_own() -> None:
+    unit = settings_of(COINCIDE)
+    assert unit["ExecStart"] == [f"{PROGRAM} coincide --config /etc/tscc-stream/coincide.yaml"]
+    assert (unit["User"], unit["StateDirectory"]) == (["tscc-coincide"], ["tscc-coincide"])
+    assert unit["LoadCredential"] == ["credentials:/etc/tscc-stream/coincide.credentials"]
 
 
 @pytest.mark.parametrize(
