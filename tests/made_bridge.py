@@ -86,6 +86,12 @@ class NatsServer:
         self._process.kill()
         self._process.wait()
 
+    def empty(self) -> None:
+        """Killed, and started again without its store."""
+        self.kill()
+        shutil.rmtree(self._folder / "store")
+        self.start()
+
     def __enter__(self) -> Self:
         return self
 

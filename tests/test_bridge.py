@@ -104,6 +104,31 @@ def test_nats_and_the_bridge_are_killed_while_two_sites_publish(
         everything(stored(server), site, other)
 
 
+def test_a_store_that_was_emptied_gets_everything_again(
+    tmp_path: Path, server: NatsServer, site: PublishingSite
+) -> None:
+    """While the bridge runs, and while it does not; a restart of the server alone repeats nothing."""
+    path = bridge_settings(tmp_path, server, [site])
+    site.say_some(0, 60)
+    with bridging(path) as running:
+        until(lambda: count_of(server) == len(site.messages), "everything")
+        server.kill()
+        server.start()
+        site.say_some(60, 70)
+        until(lambda: count_of(server) == len(site.messages), "what came after the restart")
+        assert metric(running, "tscc_bridge_published_total") == len(site.messages), "nothing came again"
+        server.empty()
+        running.wait_for("north: the stream is another one than before")
+        until(lambda: count_of(server) == len(site.messages), "everything again")
+        assert running.stop() == 0
+    server.empty()
+    with bridging(path) as running:
+        site.say_some(70, 80)
+        until(lambda: count_of(server) == len(site.messages), "everything a third time")
+        assert running.stop() == 0
+    everything(stored(server), site)
+
+
 def test_a_full_stream_is_waited_for(tmp_path: Path, server: NatsServer, site: PublishingSite) -> None:
     """One that was there: it is left as it is."""
     small = StreamConfig(
@@ -374,7 +399,7 @@ def test_a_stream_that_does_not_take_our_subjects_is_left_alone(
         ask(server, remove)
         site.say_some(11, 13)
         running.wait_for("north: the stream TSCC is gone, or JetStream is; [0-9]+ wait")
-        until(lambda: count_of(server) == 2, "what came after it was removed")
+        until(lambda: count_of(server) == len(site.messages), "everything again, and what came after it was removed")
         assert running.stop() == 0
 
 

@@ -20,6 +20,7 @@ ALERT, CONSOLE, BRIDGE = "tscc-alert.service", "tscc-console.service", "tscc-bri
 BESIDE = (ALERT, CONSOLE, BRIDGE)
 OF_SITES = {NAMES[0]: NAMES[1], **{name: name.replace(".", "@.") for name in BESIDE}}
 """Each unit, and its form for several sites."""
+MANY_SOURCES = {"SystemCallFilter", "LimitNOFILE"}
 PROGRAM = "/opt/tscc-stream/bin/tscc-stream"
 HIGHEST_EXPOSURE = 1.5
 
@@ -132,7 +133,7 @@ def test_network_events_over_many_daemons_have_a_user_and_a_folder_of_their_own(
 
 @pytest.mark.parametrize(
     ("name", "command", "own"),
-    [(ALERT, "alert run", {"SystemCallFilter"}), (BRIDGE, "bridge", {"SystemCallFilter"}), (CONSOLE, "console", set())],
+    [(ALERT, "alert run", MANY_SOURCES), (BRIDGE, "bridge", MANY_SOURCES), (CONSOLE, "console", set())],
 )
 def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: str, command: str, own: set[str]) -> None:
     """Of another user, the state folder would be taken away from the daemon."""
@@ -141,6 +142,11 @@ def test_what_runs_beside_shares_user_state_and_secrets_with_the_daemon(name: st
     own = own | {"Description", "After", "ExecStart", "ExecReload", "User", "TimeoutStartSec", "TimeoutStopSec"}
     assert {key for key in daemon.keys() | beside.keys() if daemon.get(key) != beside.get(key)} == own
     assert beside["ExecStart"] == [f"{PROGRAM} {command} --config /etc/tscc-stream/config.yaml"]
+
+
+@pytest.mark.parametrize("name", [ALERT, BRIDGE, COINCIDE])
+def test_two_hundred_sources_have_enough_open_files(name: str) -> None:
+    assert int(settings_of(name)["LimitNOFILE"][0]) >= 200 * 2 * 20 * 2
 
 
 @pytest.mark.parametrize(("name", "drain_seconds"), [(ALERT, DRAIN_SECONDS), (BRIDGE, bridge_run.DRAIN_SECONDS)])

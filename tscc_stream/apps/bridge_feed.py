@@ -70,6 +70,7 @@ class Feed:
         self._done = source.start
         self._idle: Position | None = None
         self._session: Session | None = None
+        self._stream = ""  # that the source was told of
         self._taking: asyncio.Future[Taken] | None = None
         self._took_s = float("-inf")
         self._resume_s = 0.0
@@ -102,6 +103,7 @@ class Feed:
         while not self._stopping or self._pending or self._taking is not None:
             self._turned_s = time.monotonic()
             self._look_at_session()
+            await self._look_at_stream()
             await self._send()
             self._take()
             await self._wait()
@@ -125,6 +127,20 @@ class Feed:
             return
         self._session = self._link.session
         self._send_again()
+
+    async def _look_at_stream(self) -> None:
+        """To a stream that was made anew everything goes once more: the one before took what it had with it."""
+        if self._session is None or self._session.stream_made == self._stream:
+            return
+        if self._taking is not None:
+            await asyncio.wait([self._taking])
+            self._settle()
+        self._stream = self._session.stream_made
+        if await self._on_thread(self._source.begin_again_for, self._stream):
+            self._pending.clear()
+            self._bytes = self._sent = 0
+            self._done = self._source.given
+            self._idle = None
 
     def _send_again(self) -> None:
         for one in islice(self._pending, self._sent):

@@ -21,6 +21,7 @@ from tscc_stream.bus.link import Identity, Link
 from tscc_stream.bus.position import Position, PositionError, PositionFile
 from tscc_stream.client import Received, Subscriber, SubscriberError
 from tscc_stream.credentials import CredentialError
+from tscc_stream.ownership import give_to_owner_of_folder
 from tscc_stream.seldom import Seldom
 from tscc_stream.stages.publish import ReplayState
 
@@ -89,6 +90,7 @@ class Source:
         self._topic, self._where, self._keys = topic, where, keys
         self._seldom = Seldom()
         self._position = PositionFile(position)
+        self._stream_file = position.with_suffix(".stream")
         if self._position.damage:
             self._notice(self._position.damage)
         found = self._position.start
@@ -124,6 +126,11 @@ class Source:
     def heard_s(self) -> float:
         """When the daemon last said anything, on either socket; monotonic."""
         return max(self._subscriber.heard_s, self._head.heard_s)
+
+    @property
+    def given(self) -> Position | None:
+        """Up to where messages were given; after `begin_again_for` the beginning."""
+        return self._given
 
     def behind(self, done: Position | None) -> int | None:
         """Messages of the daemon's journal after a place; None where the daemon does not say."""
@@ -175,10 +182,51 @@ class Source:
         except SubscriberError as error:
             self._notice(str(error))
             return
+        self._use(subscriber, head)
+        _log.info("%s listens on %s now", self.name, at[0])
+
+    def begin_again_for(self, stream: str) -> bool:
+        """stream: to which messages go from now on, by the time when it was made.
+
+        Whether it is another one than before: then it has nothing of what was handed over, and all that the daemon's
+        journal holds is given once more; unless `start` says that the past is not wanted.
+        """
+        before = self._known_stream()
+        if stream in ("", before):
+            return False
+        again = bool(before) and self._since == 0 and self._given is not None and self._restarted(self._given.epoch)
+        try:
+            self._stream_file.write_text(stream)
+            give_to_owner_of_folder(self._stream_file)
+        except OSError as error:
+            self._notice(f"{self._stream_file}: cannot be written: {error.strerror}")
+        if again:
+            self._notice("the stream is another one than before: all that the journal holds goes to it")
+        return again
+
+    def _known_stream(self) -> str:
+        try:
+            return self._stream_file.read_text()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _restarted(self, epoch: str) -> bool:
+        """At the journal's beginning; the place too, so that a killed bridge begins there again."""
+        before, self._given = self._given, Position(epoch, 0)
+        try:
+            subscriber, head = self._connect(self._at)
+        except SubscriberError as error:
+            self._given = before
+            self._notice(str(error))
+            return False
+        self._use(subscriber, head)
+        self.keep(self._given)
+        return True
+
+    def _use(self, subscriber: Subscriber, head: _Head) -> None:
         self._subscriber.close()
         self._head.close()
         self._subscriber, self._head = subscriber, head
-        _log.info("%s listens on %s now", self.name, at[0])
 
     def keep(self, done: Position | None) -> None:
         """Without a place to write to, messages go on: they then come again after a restart."""

@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import StaleConnectionError
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from tscc_stream import credentials
@@ -90,10 +90,11 @@ class Acknowledgement(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """As it was found. notes: what is unusual about it, one sentence each."""
+    """As it was found. made: when; empty where it is not there. notes: what is unusual about it, one sentence each."""
 
     name: str
     most_bytes: int
+    made: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -110,6 +111,8 @@ class Session:
         self.server = "" if url is None else url.netloc.rpartition("@")[2]
         self.lost = lost
         self.notes = stream.notes
+        self.stream_made = stream.made
+        """When the stream was made: another time means another stream, which has nothing of what the one before had."""
         self._inbox = client.new_inbox()
         self._number = 0
         self._waiting: dict[str, asyncio.Future[Acknowledgement]] = {}
@@ -344,10 +347,10 @@ async def _stream(client: Client, config: BridgeConfig, *, make: bool) -> _Strea
             info = await manager.stream_info(config.stream)
         except NotFoundError:
             if not make:
-                return _Stream(config.stream, MOST_BYTES, (f"stream {config.stream} is not there yet",))
-            await manager.add_stream(_wanted(config))
+                return _Stream(config.stream, MOST_BYTES, notes=(f"stream {config.stream} is not there yet",))
+            info = await manager.add_stream(_wanted(config))
             _log.info("made the stream %s for %s", config.stream, config.subjects)
-            return _Stream(config.stream, MOST_BYTES)
+            return _Stream(config.stream, MOST_BYTES, _made(info))
     except ServiceUnavailableError as error:
         if error.description is None or error.err_code == 10039:
             raise JetStreamError(
@@ -363,7 +366,11 @@ async def _stream(client: Client, config: BridgeConfig, *, make: bool) -> _Strea
         raise JetStreamError(f"stream {config.stream} cannot be had: {_words(error)}; look at bridge.limits") from error
     except (NatsError, OSError) as error:
         raise JetStreamError(f"stream {config.stream}: {_words(error)}") from error
-    return _checked(info.config, config)
+    return _checked(info.config, _made(info), config)
+
+
+def _made(info: StreamInfo) -> str:
+    return "" if info.created is None else info.created.isoformat()
 
 
 def _wanted(config: BridgeConfig) -> StreamConfig:
@@ -382,7 +389,7 @@ def _wanted(config: BridgeConfig) -> StreamConfig:
     )
 
 
-def _checked(found: StreamConfig, config: BridgeConfig) -> _Stream:
+def _checked(found: StreamConfig, made: str, config: BridgeConfig) -> _Stream:
     """Of one that was there. Raises JetStreamError where it would not take our messages."""
     name, taken = f"stream {config.stream}", found.subjects or []
     if not any(covers(pattern, f"{config.subject}.*.>") for pattern in taken):
@@ -405,7 +412,7 @@ def _checked(found: StreamConfig, config: BridgeConfig) -> _Stream:
     if found.storage == StorageType.MEMORY:
         notes.append(f"{name} is kept in memory: a restart of the server loses it")
     most_bytes = found.max_msg_size if found.max_msg_size is not None and found.max_msg_size > 0 else MOST_BYTES
-    return _Stream(config.stream, most_bytes, tuple(notes))
+    return _Stream(config.stream, most_bytes, made, tuple(notes))
 
 
 def covers(pattern: str, wanted: str) -> bool:
