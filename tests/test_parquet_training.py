@@ -202,7 +202,6 @@ from tscc_stream.edges.parquet_windows import Layout, StoredWindows, WindowsWrit
 from tscc_stream.learn import material, streamed
 from tscc_stream.learn.group import ALONE
 from tscc_stream.learn.settings import Settings
-from tscc_stream.learn.train import Trainer
 
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)
@@ -218,9 +217,6 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seen = 0
 for batch in found.windows.epoch(0, 500, rng, ALONE):
     seen += len(batch.x)
-trainer = Trainer(settings, found.windows, found.known)
-first = next(iter(found.windows.epoch(0, 500, rng, trainer.group)))
-trainer.learn(first)
 print(seen, len(found.windows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -67,6 +67,7 @@ def ran(costs: Costs, load: Load, seconds: float = 10.0) -> Spent:
         scrape_seconds=scrape_seconds,
         scrape_bytes=scrape_bytes,
         waited_seconds=0.0,
+        snapshots=seconds / costs.snapshot_every_seconds(load),
         snapshot_seconds=costs.pause_seconds(load),
         load_cores=0.1,
         stored=Stored(detections, costs.journal_bytes(load, detections), messages, waveforms, costs.state_bytes(load)),
@@ -134,13 +135,13 @@ def test_what_was_foretold_stands_beside_what_came() -> None:
 
     results, found = scale.run(runner=runner)
     whole = results["scale_cpu"]
+    assert found.largest["channel"] == scale.LARGE.channels
     assert whole[FIELD].value == pytest.approx(1.25 * COSTS.all_cores(scale.LARGE))
-    assert whole["predicted"].value == pytest.approx(found.all_cores(scale.LARGE))
+    assert whole["predicted"].value == pytest.approx(COSTS.all_cores(scale.LARGE), rel=1e-3)
     assert whole["predicted"].ratio == pytest.approx(0.8, rel=1e-3)
     assert whole["error"].value == pytest.approx(-20.0, abs=0.1)
     assert abs(results["scale_memory"]["error"].value) < 0.01
     assert abs(results["scale_journal"]["error"].value) < 0.01
-    assert results["scale_cpu_each"]["sample_ns"].value == pytest.approx(13.0, rel=0.01)
     assert results["scale_size_each"]["journal_message_and_waveform"].value == pytest.approx(5196.0)
 
 

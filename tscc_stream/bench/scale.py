@@ -59,10 +59,14 @@ def run(
     seconds: float = SECONDS,
     runner: Runner = scale_run.run,
 ) -> tuple[Results, Costs]:
-    """Figures, and the costs of the calibration runs alone. Raises LiveError where a process fails."""
-    costs = fit(measured(calibration, seconds, runner))
+    """Figures, and the costs. The large run is foretold by the calibration runs alone, and costs come from all of them.
+
+    Raises LiveError where a process fails.
+    """
+    small = measured(calibration, seconds, runner)
     seen = runner(large, seconds)
-    return {**compared(costs, large, seen), **each(costs), **stored(costs)}, costs
+    costs = fit([*small, seen])
+    return {**compared(fit(small), large, seen), **each(costs), **stored(costs)}, costs
 
 
 def compared(costs: Costs, large: Load, seen: Spent) -> Results:
@@ -77,7 +81,6 @@ def compared(costs: Costs, large: Load, seen: Spent) -> Results:
         "scale_journal": _beside(
             costs.journal_bytes(large, seen.stored.detections) / 2**20, seen.stored.file_bytes / 2**20, "MiB"
         ),
-        "scale_written": _beside(costs.written_bytes_per_second(large) / 1e6, seen.written_bytes / 1e6, "MB/s"),
         "scale_waited": {FIELD: Figure(seen.waited_seconds, "s", 1.0)},
     }
 

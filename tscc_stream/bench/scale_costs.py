@@ -158,7 +158,7 @@ def fit(runs: Sequence[Spent]) -> Costs:
         },
         pause=_pause([one for one in runs if one.snapshot_seconds]),
     )
-    amounts = [found.amounts(load) for load in loads]
+    amounts = [found.amounts(one.load) | {SNAPSHOT: _snapshot_bytes(one)} for one in runs]
     return msgspec.structs.replace(
         found,
         cores={name: _terms(terms, amounts, [one.cores[name] for one in runs]) for name, terms in TERMS.items()},
@@ -231,6 +231,11 @@ def _size(load: Load) -> dict[str, float]:
 
 def _terms(terms: Sequence[str], amounts: Sequence[Mapping[str, float]], values: Sequence[float]) -> dict[str, float]:
     return _solved([{term: some[term] for term in terms} for some in amounts], values)
+
+
+def _snapshot_bytes(one: Spent) -> float:
+    """A second, of those that were taken: a short run may have more of them than a long one, or none."""
+    return one.snapshots * one.stored.state_bytes / one.seconds
 
 
 def _pause(runs: Sequence[Spent]) -> dict[str, float]:

@@ -78,8 +78,8 @@ class Spent:
     included. rss_bytes: at the end. written_bytes: to the disk, a second (0 where the kernel does not say).
     received_bytes: on the network, a second. message_sent_bytes, heartbeat_sent_bytes: to one subscriber, each.
     scrape_seconds, scrape_bytes: of one GET of /metrics. waited_seconds: in which nothing was read for want of room.
-    snapshot_seconds: wall time in which the front thread takes one; 0 where it took none. load_cores: what the
-    generator took. stored: what the journal holds in the end.
+    snapshots: how many were taken meanwhile; snapshot_seconds: wall time in which the front thread takes one; 0 where
+    it took none. load_cores: what the generator took. stored: what the journal holds in the end.
     """
 
     load: Load
@@ -95,6 +95,7 @@ class Spent:
     scrape_seconds: float
     scrape_bytes: float
     waited_seconds: float
+    snapshots: float
     snapshot_seconds: float
     load_cores: float
     stored: Stored
@@ -197,6 +198,7 @@ def _watched(scene: Scene, load: Load, generator: Child, daemon: Child, metrics:
         beat_bytes / max(1, beats),
         *scraped,
         sum(value for name, value in grown.items() if name.startswith("tscc_seedlink_waiting_seconds_total")),
+        grown["tscc_stage_seconds_count snapshot"],
         grown["tscc_stage_seconds_sum snapshot"] / max(1.0, grown["tscc_stage_seconds_count snapshot"]),
         load_seconds / scene.seconds,
         Stored(),

@@ -77,6 +77,9 @@ def _add_train(commands: Commands) -> None:
         "--processes", type=int, default=1, metavar="N", help="that train together, each on a graphics card of its own"
     )
     parser.add_argument(
+        "--ray", metavar="local|ADDRESS", help="place --processes on a Ray cluster, or on one on this machine alone"
+    )
+    parser.add_argument(
         "--wait-seconds", type=float, default=600.0, metavar="S", help="that a process waits for the others"
     )
 
@@ -93,7 +96,14 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.processes < 1 or not options.wait_seconds > 0.0:
         raise UsageError("train: expected --processes of 1 or more and --wait-seconds above 0")
-    trained = many.train(_wanted(options), options.processes, options.wait_seconds)
+    if options.ray is not None:
+        from tscc_stream.learn import on_ray  # noqa: PLC0415 Ray is an extra
+
+        trained: package.Package | None = on_ray.train(
+            options.ray, _wanted(options), options.processes, options.wait_seconds
+        )
+    else:
+        trained = many.train(_wanted(options), options.processes, options.wait_seconds)
     if trained is None:  # another process has written the package
         return 0
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")

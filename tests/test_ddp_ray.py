@@ -1,0 +1,52 @@
+"""`train --ray local`: Ray Train places the processes. Ray listens outward: it runs where there is only loopback."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_ddp_runs import command, environment
+from test_train import data_set
+
+from tscc_stream.learn import on_ray, stored
+from tscc_stream.learn.settings import TrainingError
+
+ALONE = ("unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+
+
+def installed() -> bool:
+    try:
+        importlib.import_module("ray.train.torch")
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+@pytest.mark.skipif(not installed(), reason="Ray Train is not installed: tscc-stream[ray]")
+def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path) -> None:
+    stored.save(data_set(60), tmp_path / "d")
+    told = [*ALONE, *command(tmp_path, "--processes", "2", "--ray", "local")]
+    done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "2 clusters" in done.stdout
+    (log,) = (tmp_path / "runs").glob("*/train.log")
+    assert "2 processes train together" in log.read_text()
+    found = json.loads((log.parent / "metrics.json").read_text())["history"]
+    again = command(tmp_path)
+    again[again.index("--runs") + 1] = str(tmp_path / "alone")
+    assert subprocess.run(again, env=environment(), check=False, timeout=240).returncode == 0
+    (alone,) = (tmp_path / "alone").glob("*/metrics.json")
+    for one, other in zip(found, json.loads(alone.read_text())["history"], strict=True):
+        assert one["surrogate"] == pytest.approx(other["surrogate"], rel=1e-4)
+
+
+def test_without_ray_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TrainingError, match=r'Ray Train is not installed; expected pip install "tscc-stream\[ray\]"'):
+        on_ray.train("local", {}, 2)
