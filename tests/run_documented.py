@@ -233,7 +233,8 @@ def main(document: Path, folder: Path) -> None:
     if document.name == "bridge.md":
         (folder / "var").mkdir()  # of a daemon that is away at present; its one section is read as well
     elif document.name != "tutorial.md":
-        steps = [*FIRST, *(step for step in steps if is_command(step) or NAMED.match(step))]
+        first = FIRST[:1] if document.name == "fleet.md" else FIRST  # which has daemons of its own
+        steps = [*first, *(step for step in steps if is_command(step) or NAMED.match(step))]
     with beside(document, folder):
         for came in Reader(folder).follow(steps):
             sys.stdout.write(json.dumps(came) + "\n")
