@@ -26,10 +26,10 @@ from tscc_stream.learn.train import Trainer
 from tscc_stream.messages import Float32Array
 from tscc_stream.windows import normalise
 
-WINDOWS = {"cpu": 768, "cuda": 65_536}
+WINDOWS = {"cpu": 384, "cuda": 65_536}
 BATCH = {"cpu": 64, "cuda": 512}
 READ = 32_768
-SAMPLES, ROUNDS = 500, 3
+SAMPLES, ROUNDS = 500, 2
 
 
 def run(device: str = "cpu", windows: int | None = None, rounds: int = ROUNDS, read: int = READ) -> Results:
