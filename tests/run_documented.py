@@ -53,6 +53,7 @@ INSTEAD = (
     ("10.0.0.2:", "127.0.0.1:"),
     ("--bind 127.0.0.1:18000 --speed 10", "--bind 127.0.0.1:18010 --speed 10"),  # the prepared one has that port
     ("--random 2000", "--random 60"),
+    ("--seconds 1800 --rate 50", "--seconds 900 --rate 50"),
     ("--recipe kinds", "--recipe kinds --clusters 3 --epochs-pretrain 1 --epochs-finetune 1"),
 )
 """Places of this machine for those of a site, and fewer turns of what takes hours."""
