@@ -99,13 +99,17 @@ def batches(paths: list[str], out: Path) -> Iterator[Batch]:
 
 
 def _file(path: Path, top: Path, root: int, given: bool) -> File:
+    name = path.name if given else str(path.relative_to(top))
+    return File(str(path), name, root, given, *_size_and_time(path))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Zeros of what cannot be looked at, which whoever reads it says."""
     try:
         stat = path.stat()
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read: {error.strerror}") from error
-    return File(
-        str(path), path.name if given else str(path.relative_to(top)), root, given, stat.st_size, stat.st_mtime_ns
-    )
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _split(files: Iterable[File]) -> Iterator[Batch]:
