@@ -277,3 +277,19 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert count == 500_000
     assert peak < 300_000
+
+
+def test_folders_are_read_through_links_once_and_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    made = [channel("FDSN:XX_AAA__H_H_Z"), channel("FDSN:XX_BBB__H_H_Z")]
+    disk, years = tmp_path / "disk", tmp_path / "years"
+    for folder, one in ((disk, made[0]), (years / "2020", made[1])):
+        folder.mkdir(parents=True)
+        write(folder, [one])
+    (years / "2019").symlink_to(disk)
+    (years / "2021").symlink_to(tmp_path / "not mounted")
+    (years / "self").symlink_to(years / "self")
+    (disk / "up").symlink_to(years)
+    index = archive.index([years])
+    assert_same(list(archive.iter_records(index)), made)
+    assert len(index) == sum(len(one.records) for one in made)
+    assert [text.split(": ")[0] for text in index.faults.texts] == [f"{years}/2021", f"{years}/self"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,73 @@ def test_an_archive_that_grew_is_scanned_from_where_it_ended(archive_of_four: Pa
         path.write_bytes(data)
     assert scan([site], out, settings, part_hours=hours) == 0
     assert sum(_parts(out)[path] == at for path, at in before.items()) == len(CHANNELS)
+    assert_equal(out, reference([site], settings))
+
+
+def _changing(site: Path, number: int, change: Callable[[Path], None]) -> Callable[[Path, int], Here]:
+    """The file of one channel's third day changes before the task of that number."""
+
+    def fails(_: Task) -> None:
+        if len(here[0].tasks) == number:
+            change(next(site.rglob("XX.B*.D.2")))
+
+    here: list[Here] = []
+
+    def place(folder: Path, _: int) -> Here:
+        here.append(Here(folder, fails=fails))
+        return here[0]
+
+    return place
+
+
+def _swapped(path: Path) -> None:
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(next(path.parents[2].rglob("XX.C*.D.2")).read_bytes())
+    fresh.replace(path)
+
+
+@pytest.mark.parametrize("change", [_swapped, lambda path: os.truncate(path, 1000)])
+def test_a_file_that_changes_while_it_is_scanned_is_named_and_scanned_again(
+    change: Callable[[Path], None], archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    assert scan([site], out, settings, _changing(site, 8, change)) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"XX\.B\.\.HHZ: not scanned to its end: .*XX\.B\.\.HHZ\.D\.2: has changed", said)
+    assert len({row["sid"] for row in rows_of(out / "detections")}) == len(CHANNELS)
+    assert scan([site], out, settings) == 0
+    assert_equal(out, reference([site], settings))
+
+
+def test_a_file_that_grows_while_it_is_scanned_is_scanned_as_far_as_it_was(
+    archive_of_four: Path, tmp_path: Path
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    path = next(site.rglob("XX.B*.D.2"))
+    data = path.read_bytes()
+    path.write_bytes(data[: 10 * 4096])
+    before = reference([site], settings)
+
+    def grow(path: Path) -> None:
+        with path.open("ab") as file:
+            file.write(data[10 * 4096 :])
+
+    assert scan([site], out, settings, _changing(site, 8, grow)) == 0
+    assert_equal(out, before)
+    assert scan([site], out, settings) == 0
+    assert_equal(out, reference([site], settings))
+
+
+def test_names_of_any_bytes(archive_of_four: Path, tmp_path: Path) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    path = next(site.rglob("XX.B*.D.2"))
+    os.rename(path, os.fsencode(path.parent) + b"/M\xfcller")  # noqa: PTH104  # no text
+    Path(os.fsdecode(os.fsencode(site) + b"/r\xfcbbish")).write_text("none")
+    assert scan([site], out, settings) == 0
+    assert "r\\udcfcbbish" in (out / "summary.md").read_text()
     assert_equal(out, reference([site], settings))
 
 

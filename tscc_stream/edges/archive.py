@@ -212,7 +212,30 @@ def files_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, bo
         if not path.is_dir():
             yield path, True
             continue
-        yield from ((file, False) for file in sorted(path.rglob("*")) if file.is_file())
+        yield from ((file, False) for file in _inside(path, set()))
+
+
+def _inside(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """The files of a folder in the order of their names, through links as well, each folder once. What cannot be looked
+    into, and a link to nothing, is among them: who opens it learns why.
+    """
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in ordered:
+        path, linked = folder / entry.name, entry.is_symlink()
+        there = path if linked else entry  # a path knows links that lead to themselves
+        if there.is_dir():
+            yield from _inside(path, seen)
+        elif there.is_file() or (linked and not path.exists()):
+            yield path
 
 
 def index_files(files: Iterable[tuple[Path, bool]], spool: Path) -> ArchiveIndex:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,17 +40,24 @@ _ROW = np.dtype(
 )
 
 
-class File(msgspec.Struct, frozen=True):
-    """One file of the archive. root: which of the paths given it is of; given: it is that path itself. name: below
-    that path; modified_ns: when it was last written.
-    """
+class FileState(NamedTuple):
+    """What tells that a file has changed. modified_ns: when it was last written; number: of its inode."""
 
-    path: str
-    name: str
-    root: int
-    given: bool
     size: int
     modified_ns: int
+    number: int
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of the archive. root: which of the paths given it is of; given: it is that path itself. path, and name
+    below the path given: as the system has them, whatever their encoding.
+    """
+
+    path: bytes
+    name: bytes
+    root: int
+    given: bool
+    state: FileState
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -72,15 +81,16 @@ class Piece(msgspec.Struct, frozen=True):
 
 class Contents(msgspec.Struct, frozen=True):
     """What is in a batch. files: as rows count them, the last one perhaps the spool of other formats; roots: of which
-    path given each is; inputs: of each, what tells that it has changed.
+    path given each is; inputs: of each, what tells that it has changed; states: of each, when it was indexed.
 
     sids: as rows count them, in their order; bounds: their rows [sids + 1]. skipped: how many faults, and the first in
     words.
     """
 
-    files: list[str]
+    files: list[bytes]
     roots: list[int]
     inputs: list[str]
+    states: list[FileState | None]
     sids: list[str]
     bounds: list[int]
     pieces: list[Piece]
@@ -94,24 +104,30 @@ def batches(paths: list[str], out: Path) -> Iterator[Batch]:
         if out.resolve().is_relative_to(Path(path).resolve()) and Path(path).is_dir():
             raise ScanError(f"--out {out}: lies within the archive {path}; expected a folder outside")
         files = (_file(file, Path(path), root, given) for file, given in archive.files_of([path]))
-        for _, some in itertools.groupby(files, lambda file: Path(file.path).parent):
+        for _, some in itertools.groupby(files, lambda file: file.path.rpartition(b"/")[0]):
             yield from _split(some)
 
 
 def _file(path: Path, top: Path, root: int, given: bool) -> File:
+    name = path.name if given else path.relative_to(top)
+    return File(os.fsencode(path), os.fsencode(name), root, given, _state(path))
+
+
+def _state(path: Path) -> FileState:
+    """Zeros of what cannot be looked at, which whoever reads it says."""
     try:
         stat = path.stat()
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read: {error.strerror}") from error
-    return File(
-        str(path), path.name if given else str(path.relative_to(top)), root, given, stat.st_size, stat.st_mtime_ns
-    )
+    except OSError:
+        return FileState(0, 0, 0)
+    return FileState(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def _split(files: Iterable[File]) -> Iterator[Batch]:
     batch: list[File] = []
     for file in files:
-        full = len(batch) >= FILES_OF_A_BATCH or sum(one.size for one in batch) + file.size > BYTES_OF_A_BATCH
+        full = (
+            len(batch) >= FILES_OF_A_BATCH or sum(one.state.size for one in batch) + file.state.size > BYTES_OF_A_BATCH
+        )
         if batch and full:
             yield _batch(batch)
             batch = []
@@ -120,7 +136,7 @@ def _split(files: Iterable[File]) -> Iterator[Batch]:
 
 
 def _batch(files: list[File]) -> Batch:
-    return Batch(digest([[file.path, file.size, file.modified_ns] for file in files]), files)
+    return Batch(digest([[file.path.hex(), *file.state[:2]] for file in files]), files)
 
 
 def plan(layout: Layout, batch: Batch) -> bool:
@@ -141,7 +157,7 @@ def run(layout: Layout, name: str, part_ns: int) -> None:
     todo = layout.batch(name, ".todo")
     batch = msgspec.json.decode(todo.read_bytes(), type=Batch)
     spool = layout.batch(name, ".mseed")
-    found = archive.index_files([(Path(file.path), file.given) for file in batch.files], spool)
+    found = archive.index_files([(_path(file.path), file.given) for file in batch.files], spool)
     rows = _rows(found)
     buffer = io.BytesIO()
     np.save(buffer, rows)
@@ -152,23 +168,24 @@ def run(layout: Layout, name: str, part_ns: int) -> None:
 
 def _contents(batch: Batch, found: archive.ArchiveIndex, rows: AnyArray, part_ns: int) -> Contents:
     known = {file.path: file for file in batch.files}
-    files, sids = [str(path) for path in found.files], sorted(found.sids)
+    files, sids = [os.fsencode(path) for path in found.files], sorted(found.sids)
     bounds = np.searchsorted(rows["sid"], np.arange(len(sids) + 1)).tolist()
     return Contents(
         files,
         [known.get(path, batch.files[0]).root for path in files],
         [_identity(known[path]) if path in known else batch.digest for path in files],
+        [known[path].state if path in known else None for path in files],
         sids,
         bounds,
         _pieces(rows, sids, part_ns),
         found.faults.count,
-        found.faults.texts,
+        [printable(text) for text in found.faults.texts],
     )
 
 
 def _identity(file: File) -> str:
     """Of a file that was moved together with its archive, the same."""
-    return digest([file.name, file.size, file.modified_ns])
+    return digest([file.name.hex(), *file.state[:2]])
 
 
 def _rows(found: archive.ArchiveIndex) -> AnyArray:
@@ -226,15 +243,43 @@ def rows_of(layout: Layout, names: list[str], sids: list[str], span_ns: tuple[in
                 some["sid"] = sids.index(sid)
                 some["file"] += len(files)
                 parts.append(some)
-        files += map(Path, inside.files)
-        spool = str(layout.batch(name, ".mseed"))
-        order += [(path == spool, root, Path(path)) for path, root in zip(inside.files, inside.roots, strict=True)]
+        paths = list(map(_path, inside.files))
+        files += paths
+        spool = layout.batch(name, ".mseed")
+        order += [(path == spool, root, path) for path, root in zip(paths, inside.roots, strict=True)]
     rows = np.concatenate(parts) if parts else np.zeros(0, _ROW)
     rank = np.zeros(len(files), np.int64)
     rank[sorted(range(len(files)), key=order.__getitem__)] = np.arange(len(files))
     rows = rows[np.lexsort((rows["offset"], rank[rows["file"]], rows["start_ns"]))]
     columns = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
     return archive.ArchiveIndex(files, sids, columns, None, archive.Faults())
+
+
+def changed(layout: Layout, names: list[str], found: archive.ArchiveIndex) -> Path | None:
+    """A file with some of these records, out of the batches named, that is no more as it was indexed.
+
+    One that has grown is: the records that were found are still there.
+    """
+    states: dict[bytes, FileState | None] = {}
+    for name in names:
+        inside = contents(layout, name)
+        states.update(zip(inside.files, inside.states, strict=True))
+    for number in np.unique(found.rows["file"]).tolist():
+        path: Path = found.files[number]
+        then, now = states[os.fsencode(path)], _state(path)
+        grown = then is not None and now.number == then.number and now.size > then.size
+        if then is not None and now[:2] != then[:2] and not grown:
+            return path
+    return None
+
+
+def printable(text: str) -> str:
+    """As a file of ours can hold it: names of files may be of any bytes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _path(name: bytes) -> Path:
+    return Path(os.fsdecode(name))
 
 
 def _within(rows: AnyArray, span_ns: tuple[int, int]) -> AnyArray:

@@ -37,7 +37,7 @@ from tscc_stream.scan.triggers import Settled, Triggers
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.infer import Encoded, Encoder, Infer
 
-CHUNK_SECONDS, FIRST_SECONDS = 300.0, 5.0
+CHUNK_SECONDS, FIRST_SECONDS = 60.0, 5.0
 CHUNK_SAMPLES = 2_000_000
 """Data time, and samples of the chain, after which the windows found are classified; that much is in memory."""
 
@@ -186,7 +186,8 @@ def always() -> None:
 def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
     """One part, unless it is done.
 
-    Raises ScanError where the part before is not done, OSError where the results cannot be written.
+    Raises ScanError where the part before is not done, ArchiveError where records cannot be read, OSError where the
+    results cannot be written.
     """
     layout = tools.layout
     chain = plan.stored(layout, name)
@@ -203,6 +204,7 @@ def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
             raise ScanError(f"{name}: part {before.number} is not done yet")
         state = part_file.state(layout.part(name, before.number))
     found = records_of(tools, chain, part)
+    _unchanged(tools, part, found)
     at_work = Run(tools, state)
     for batch in batches_of(found):
         alive()
@@ -210,7 +212,16 @@ def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
     state = at_work.state()
     if part.last:
         at_work.end()
+    _unchanged(tools, part, found)
+    alive()  # another scan may have begun since
     _commit(tools, chain, part, found, at_work.found, state)
+
+
+def _unchanged(tools: Tools, part: plan.Part, found: archive.ArchiveIndex) -> None:
+    """Raises ArchiveError where records are no more those of which the key tells."""
+    path = index.changed(tools.layout, part.batches, found)
+    if path is not None:
+        raise archive.ArchiveError(f"{path}: has changed while it was scanned; the next run scans it again")
 
 
 def _is_done(layout: Layout, name: str, part: plan.Part) -> bool:
@@ -237,7 +248,7 @@ def _commit(
         {sid: dict(reasons) for sid, reasons in came.dropped.items()},
         came.refused,
         came.quarantined,
-        found.faults.texts,
+        [index.printable(text) for text in found.faults.texts],
     )
     part_file.store(layout.part(chain.name, part.number), marker, state, detections, triggers)
 

@@ -77,8 +77,10 @@ class Hand:
         """
         try:
             self._carried_out(task, alive)
-        except (ScanError, PackageError, ArchiveError) as error:
+        except (ScanError, PackageError) as error:
             return Done(task, str(error), fatal=True)
+        except ArchiveError as error:  # of one file: others can be scanned
+            return Done(task, index.printable(str(error)), fatal=task.kind == "index")
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             return Done(task, f"{place}{error.strerror or error}", fatal=error.errno in _DISK)

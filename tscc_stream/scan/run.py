@@ -75,7 +75,7 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
         job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
         write_json(layout.job, job)
         stopped = _parts(layout, placement, chains)
-    finished = [one for chain in chains for one in _finished(layout, chain)]
+    finished = [one for chain in chains for one in _finished(layout, chain, stopped)]
     came = Finished(chains, finished, list(contents.values()), stopped)
     _join(layout, job, loaded, came)
     return _told(came)
@@ -125,11 +125,13 @@ def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
             yield done
 
 
-def _finished(layout: Layout, chain: plan.Chain) -> Iterator[tuple[str, int, Marker]]:
-    """The parts of a chain that are done, up to the first that is not."""
+def _finished(layout: Layout, chain: plan.Chain, stopped: dict[str, str]) -> Iterator[tuple[str, int, Marker]]:
+    """The parts of a chain that are done, up to the first that is not; stopped: is told why, where it does not know."""
     for part in chain.parts:
-        marker = part_file.marker(layout.part(chain.name, part.number))
+        path = layout.part(chain.name, part.number)
+        marker = part_file.marker(path)
         if marker is None or marker.key != part.key:
+            stopped.setdefault(chain.name, f"{path} was removed, or replaced by another scan, meanwhile; run it again")
             return
         yield chain.name, part.number, marker
 
