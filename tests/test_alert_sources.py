@@ -14,6 +14,7 @@ from made_alerts import Receivers, Site, alerting, until
 from made_site import write_settings
 
 from tscc_stream import config
+from tscc_stream.apps.alert_sources import Sources
 from tscc_stream.config import ConfigError
 from tscc_stream.edges.alert_journal import FILE, AlertJournal
 
@@ -89,6 +90,17 @@ def _placed(tmp_path: Path, source: str) -> bool:
     """Whether a publisher's place is kept: what comes from then on is told."""
     with AlertJournal(tmp_path / "centre" / FILE, read_only=True) as journal:
         return f"source {source} place" in journal.states()
+
+
+def test_what_is_the_same_of_many_sources_is_said_once() -> None:
+    sources = [
+        {"name": f"s{n}", "connect": f"tcp://127.0.0.1:{2 * n + 1000}", "replay": f"tcp://127.0.0.1:{2 * n + 1001}"}
+        for n in range(40)
+    ]
+    parsed = config.parse(json.dumps({"alerts": {"sources": sources}}))
+    text = Sources(parsed, {}, lambda _sentence: None).report(0)["text"]
+    assert "s0, s1, s2, s3, s4 and 35 more: not known yet" in text
+    assert len(text) < 200
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from tscc_stream.credentials import path_of
 _log = logging.getLogger(__name__)
 
 _PLACE = "place"
+MOST_NAMED = 5
+"""Sources of which an alert says the same."""
 
 
 class _Publisher:
@@ -136,7 +138,7 @@ class Sources:
         """Of all sources together, and in words of each."""
         each = {name: publisher.health.report(now_ns) for name, publisher in self._publishers.items()}
         channels, blind = (sum(one[key] for one in each.values()) for key in ("channels", "blind"))
-        told = "; ".join(f"{name}: {one['text']}" for name, one in each.items())
+        told = _in_words({name: one["text"] for name, one in each.items()})
         kinds = {key for one in each.values() for key, value in one.items() if isinstance(value, list)}
         named = {key: [sid for one in each.values() for sid in one.get(key, ())][:SHOWN] for key in sorted(kinds)}
         return {"channels": channels, "blind": blind, "text": f"{blind} of {channels} blind; {told}", **named}
@@ -146,6 +148,19 @@ class Sources:
 
     def dead(self) -> list[str]:
         return [f"probe {name}" for name, one in self._publishers.items() if not one.probe.alive]
+
+
+def _in_words(texts: Mapping[str, str]) -> str:
+    """What is the same of many sources is said once: with a dozen sites away, people must still see the rest."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    return "; ".join(f"{_few(those)}: {text}" for text, those in names.items())
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _goes_back(place: tuple[str, int], before: tuple[str, int] | None) -> bool:
