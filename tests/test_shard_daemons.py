@@ -176,6 +176,22 @@ def test_network_events_over_both_are_those_of_one_daemon_also_after_a_kill(site
     assert sorted(one.message.uid for one in stored if one.message.final) == sorted(expected)
 
 
+def test_a_disk_that_takes_no_removal_does_not_end_coincide(tmp_path: Path) -> None:
+    begin = """
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.stages.journal import JournalBlockedError
+def full(*_):
+    raise JournalBlockedError("cannot remove old messages: disk is full")
+JournalFile.trim = full
+"""
+    nobody = {"name": "one", "connect": "tcp://127.0.0.1:9", "replay": "tcp://127.0.0.1:9"}
+    path = write_settings(tmp_path, coincide={"sources": [nobody]})
+    with Running("coincide", "--config", path, begin=begin) as running:
+        running.wait_for("cannot remove old messages")
+        running.wait_for("ready: ")
+        assert running.stop() == 0
+
+
 def test_what_coincide_needs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["coincide", "--config", str(write_settings(tmp_path, network=None))]) == 2
     said = capsys.readouterr().err

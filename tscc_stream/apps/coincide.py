@@ -163,7 +163,10 @@ class CoincideProcess:
     def _go_on(self) -> None:
         """From the snapshot, where there is one of these settings; its places hold in any case."""
         stored = self._journal.snapshot()
-        if stored is None or not stored.intact:
+        if stored is None:
+            return
+        if not stored.intact:
+            _log.error("the state in the journal is damaged: every source is begun as at a first start")
             return
         self._places = {name: (epoch, seq) for name, (epoch, seq) in json.loads(stored.snapshot.positions).items()}
         if (stored.snapshot.format, stored.snapshot.made_of) != (FORMAT, self._made_of()):
@@ -243,8 +246,15 @@ class CoincideProcess:
         for one in committed:
             if one.message.kind == "network" and one.message.final:
                 self._metrics.events.labels(one.message.topic.split(".")[1]).inc()
+        self._trim()
+
+    def _trim(self) -> None:
+        """On a full disk not even this can be done, and what is kept is sent all the same."""
         retention = self._config.retention
-        self._journal.trim(retention.days, retention.max_gib * BYTES_PER_GIB)
+        try:
+            self._journal.trim(retention.days, retention.max_gib * BYTES_PER_GIB)
+        except JournalBlockedError as error:
+            self._notice(str(error))
 
     def _blocked(self, sentence: str) -> None:
         self._turned_s = time.monotonic()
