@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -25,10 +27,33 @@ running, and slows all that a process runs.
 """
 
 
+LONG = ("wheelhouse", "documents", "kills", "swap", "console_health", "faults", "train", "inference")
+"""Files that take a minute or so: they begin first, lest the end waits for one of them alone."""
+
+COMPILE = """
+from tscc_stream import lanes
+from tscc_stream.stages import acquire
+acquire.warm_up()
+lanes.warm_up()
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a fresh installation has to compile is compiled once, while the tests are collected, and not by all."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        process = subprocess.Popen([sys.executable, "-P", "-c", COMPILE])
+        config.add_cleanup(process.wait)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") not in COVERING:
+        if _name(item) not in COVERING:
             item.add_marker("no_cover")
+    items.sort(key=lambda item: LONG.index(_name(item)) if _name(item) in LONG else len(LONG))
+
+
+def _name(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.fixture(scope="module")

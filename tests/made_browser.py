@@ -50,3 +50,32 @@ def browser(size: tuple[int, int] = DESKTOP) -> Iterator[webdriver.Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+TOUCH = 40
+"""CSS pixels: what a finger in a glove can hit."""
+_SMALL = """
+  const found = [], least = arguments[0] - .5;
+  for (const one of document.querySelectorAll("a, button, select, input, textarea, summary")) {
+    if (!one.checkVisibility()) continue;
+    const { width, height } = (one.type === "checkbox" && one.closest("label") || one).getBoundingClientRect();
+    const text = one.textContent.trim().slice(0, 30);
+    if (width && (height < least || width < least))
+      found.push(`${one.tagName} ${one.id} ${one.className} ${text} ${width.toFixed()}x${height.toFixed()}`);
+  }
+  return [...new Set(found)];
+"""
+_CUT = """
+  const wide = (one) => one.clientWidth > 1 && one.scrollWidth > one.clientWidth + 1;
+  return [...document.querySelectorAll("main, main *")]
+    .filter((one) => one.checkVisibility() && wide(one) && getComputedStyle(one).overflowX !== "visible")
+    .map((one) => `${one.tagName} ${one.id} ${one.className} ${one.textContent.trim().slice(0, 30)}`);
+"""
+
+
+def unfit_for_a_phone(driver: webdriver.Chrome, *cut: str) -> list[str]:
+    """What is too small to be hit, cut off or scrolled sideways. cut: words in what may be cut, since it goes on
+    elsewhere.
+    """
+    small = [one for one in driver.execute_script(_SMALL, TOUCH) if "Bokeh" not in one]
+    return small + [one for one in driver.execute_script(_CUT) if not any(word in one for word in cut)]

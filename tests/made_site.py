@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from forked import Forked
 
 from tscc_stream import miniseed, package
 from tscc_stream.source_id import from_nslc
@@ -84,27 +86,29 @@ def command_after(begin: str, *arguments: object) -> list[str]:
 class Running:
     """A command that runs: its stderr can be waited for. Ended by SIGTERM when the block ends.
 
-    inside: a program that prepares something and then becomes the command that follows it. begin: as command_after
-    has it.
+    It need not load the program (`forked`), unless it is fresh. inside: a program that prepares something and then
+    becomes the command that follows it, which is fresh. begin: as command_after has it.
     """
 
-    def __init__(self, *arguments: object, inside: tuple[str, ...] = (), begin: str = "") -> None:
-        told = command_after(begin, *arguments) if begin else command(*arguments)
-        self._process = subprocess.Popen(
-            [*inside, *told],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, *arguments: object, inside: tuple[str, ...] = (), begin: str = "", fresh: bool = False) -> None:
+        self._process: subprocess.Popen[bytes] | Forked
+        read, write = os.pipe()
+        self._stderr = os.fdopen(read, encoding="utf-8")
+        with os.fdopen(write, "wb") as stderr, Path(os.devnull).open("wb") as nowhere:
+            if inside or fresh:
+                told = command_after(begin, *arguments) if begin else command(*arguments)
+                self._process = subprocess.Popen(
+                    [*inside, *told], stdin=subprocess.DEVNULL, stdout=nowhere, stderr=stderr
+                )
+            else:
+                self._process = Forked(begin, [str(one) for one in arguments], nowhere.fileno(), stderr.fileno())
         self._lines: list[str] = []
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        for line in self._stderr:
             with self._grown:
                 self._lines.append(line.rstrip())
                 self._grown.notify_all()
@@ -153,8 +157,7 @@ class Running:
         if self._process.poll() is None:
             self.stop()
         self._reader.join(5.0)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        self._stderr.close()
 
 
 def serving(archive: Path, *options: object) -> tuple[Running, str]:

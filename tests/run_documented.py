@@ -27,7 +27,7 @@ from tscc_stream import miniseed, package
 from tscc_stream.source_id import from_nslc
 
 START_NS = 1_700_000_000 * 10**9
-RATE_HZ, SECONDS = 500.0, 240
+RATE_HZ, SECONDS = 500.0, 150
 CHANNELS = ("MN.A..GHZ", "MN.B..GHZ", "MN.C..GHZ", "MN.D..GHZ")
 PROGRAM = re.compile(r"(/opt/tscc-stream/bin/)?tscc-stream\s")
 COMMENT = re.compile(r"\s+#\s.*$")

@@ -289,6 +289,17 @@ def test_in_memory_beside_a_damaged_file_that_cannot_be_moved(tmp_path: Path) ->
         assert [one.id for one in journal.recent()] == ["id-1"]
 
 
+def test_in_memory_nothing_is_taken_over_in_part(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with AlertJournal(path) as before:
+        before.commit([new(1, "a")], place=Place("e", 7))
+        before._db.execute("UPDATE alert SET title = CAST(x'ff' AS TEXT)")
+    journal, unread = AlertJournal.in_memory(path, 5)
+    with journal:
+        assert "UTF-8" in unread
+        assert (journal.place(), journal.waiting()) == (None, {})
+
+
 @pytest.mark.parametrize("document", ["{", "[1]", "null", "[" * 100_000, '{"sensor_health": 5}'])
 def test_an_alert_that_cannot_be_read_is_left_out_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, document: str

@@ -98,6 +98,7 @@ def test_what_a_subject_with_wildcards_covers(pattern: str, wanted: str, holds: 
         ("tls: true, tls_key: a", "expected tls_certificate and tls_key together"),
         ("servers: []", "servers"),
         ('subject: "a.*"', "subject"),
+        ("sources: [{name: a, connect: 'tcp://h:1', replay: 'tcp://h:2', server_key: k}]", "expected bus_keys too"),
         ("limits: {max_age_days: 0.001}", "duplicate_window_seconds 3600: expected at most max_age_days"),
         ("sources: [{name: a, connect: 'tcp://h:1', replay: 'h:2'}]", "expected tcp://HOST:PORT"),
         (

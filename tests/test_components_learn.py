@@ -105,7 +105,7 @@ def test_a_random_window_at_a_trigger_s_onset_is_the_triggered_window(recorded: 
     times = [int(onset) for onset in mine.onset_ns]
     extra = [T0 + 30_000 * NS // 100, found.stop_ns]
     wanted = {"FDSN:XX_S001__E_H_Z": build.deque(sorted([*times, *extra]))}
-    cuts = build._random(job, wanted, lambda _share: None)
+    cuts = list(build._random(job, wanted, lambda _share: None))
     assert [cut.onset_ns for cut in cuts] == times
     assert np.array_equal(np.stack([cut.waveform for cut in cuts]), mine.x)
 

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from made_browser import PHONE, browser
+from made_browser import PHONE, browser, unfit_for_a_phone
 from made_journal import make_journal, pipeline_messages
 from made_site import Running, make_archive, serving, write_settings
 from selenium.webdriver import Chrome
@@ -301,6 +301,9 @@ def test_a_family_of_unknown_windows_is_dismissed_brought_back_and_named(site: M
         _press(driver, f"[data-family='{family}']", "Name")
         _wait(driver, f"{done}.textContent.includes('orepass: ')")
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver, "bk-") == []
+        driver.get(f"http://{site.console}/clusters/2?period=all")
+        assert unfit_for_a_phone(driver, "bk-") == []
     people = PeopleFile(site.state / FILE)
     said = people.latest("verdict")
     people.close()

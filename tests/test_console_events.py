@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_browser import DESKTOP, PHONE, browser
+from made_browser import DESKTOP, PHONE, browser, unfit_for_a_phone
 from made_messages import detection
 from made_site import BURSTS_S, CHANNELS, RATE_HZ, START_NS, Running, make_archive, samples_of, serving, write_settings
 from selenium.webdriver import Chrome, Keys
@@ -327,9 +327,13 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_corrects(site: Si
         driver.get(f"http://{site.address}/events")
         _wait(driver, lambda d: len(_shown(d)) == DETECTIONS + len(BURSTS_S))
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
+        driver.find_element("id", "filter-button").click()
+        assert unfit_for_a_phone(driver) == []
         driver.get(f"http://{site.address}/events/{uid}")
         _wait(driver, lambda d: d.find_elements("css selector", "#traces canvas"))
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
         button = driver.find_element("css selector", "#legend [data-name='blast']")
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()

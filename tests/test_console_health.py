@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_browser import browser
+from made_browser import PHONE, browser, unfit_for_a_phone
 from made_certificate import make_certificate, needs_openssl
 from made_site import Running, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -311,6 +311,14 @@ def test_a_daemon_that_is_well_is_told_so(watched: Watched) -> None:
     assert found["retention"]["days"] == 90.0
     assert found["shadow"] is None
     assert watched.told("/health/gaps.json?period=7%20d")["rows"] == []
+
+
+def test_on_a_phone_the_tables_stand_below_one_another(watched: Watched) -> None:
+    with browser(PHONE) as driver:
+        driver.get(f"http://{watched.console}/health")
+        WebDriverWait(driver, 20).until(lambda d: d.find_elements("css selector", "#sensors tbody tr"))
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(driver) == []
 
 
 def test_a_killed_daemon_is_told_at_once_with_what_to_do(watched: Watched) -> None:

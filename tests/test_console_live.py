@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_browser import PHONE, browser
+from made_browser import PHONE, browser, unfit_for_a_phone
 from made_site import Running, serving, write_settings
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -209,6 +209,33 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(site: str) -> None:
         phone.get(f"http://{site}/live")
         _until(phone, lambda d: _drawn(d, 0) > 5, "samples")
         assert phone.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+        assert unfit_for_a_phone(phone, "what") == []
+        _many_clusters(phone)
+
+
+def test_the_shift_of_many_clusters_is_whole(driver: WebDriver) -> None:
+    _many_clusters(driver)
+
+
+def _many_clusters(driver: WebDriver) -> None:
+    """Fourteen of them: every column is there and nothing scrolls within the card."""
+    inside = driver.execute_async_script(
+        """
+        import("/static/live_side.js").then(({ showShift }) => {
+          const one = (i) => ({ id: String(i), name: `weak onset before a larger one ${i}`, colour: "#5fd0c5",
+            bins: Array(24).fill(50 * i) });
+          const rows = [...Array(14)].map((_, i) => one(i)), now = Date.now();
+          showShift({ name: "day", span: "06:00–18:00", begin_ms: now - 43200000, end_ms: now + 1000, rows });
+          const card = document.getElementById("shift").closest(".card").getBoundingClientRect();
+          const cells = [...document.querySelectorAll("#shift th, #shift td")];
+          const within = (box) => box.left >= card.left && box.right <= card.right && box.bottom <= card.bottom;
+          arguments[0]([document.querySelectorAll("#shift tr").length,
+            cells.every((one) => within(one.getBoundingClientRect())),
+            cells.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)]);
+        });
+        """
+    )
+    assert inside == [15, True, []]
 
 
 def test_what_cannot_be_shown_is_refused(site: str) -> None:

@@ -41,8 +41,8 @@ def expected(archive_of_four: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @contextmanager
-def daemon(path: Path, begin: str = "") -> Iterator[tuple[Running, dict[str, Any]]]:
-    with Running("run", "--config", path, begin=begin) as running:
+def daemon(path: Path, begin: str = "", *, fresh: bool = False) -> Iterator[tuple[Running, dict[str, Any]]]:
+    with Running("run", "--config", path, begin=begin, fresh=fresh) as running:
         running.wait_for(r"ready: ")
         where = json.loads((Path(json.loads(path.read_text())["state_dir"]) / "endpoints.json").read_text())
         yield running, where
@@ -81,7 +81,7 @@ def test_everything_that_classify_finds_arrives_once_in_order_and_a_restart_repe
     server, address = serving(archive_of_four, "--speed", "max")
     with server:
         path = write_settings(tmp_path, address)
-        with daemon(path) as (running, where):
+        with daemon(path, fresh=True) as (running, where):
             with listen(where) as everything, listen(where, "detection.") as detections:
                 found = take(detections, DETECTIONS)
                 until(everything, "network.", final=True)
@@ -89,7 +89,7 @@ def test_everything_that_classify_finds_arrives_once_in_order_and_a_restart_repe
             assert len({m.body["id"] for m in found}) == DETECTIONS
             _check_metrics(where)
             assert running.stop() == 0
-        with daemon(path) as (_, where), listen(where) as everything:
+        with daemon(path, fresh=True) as (_, where), listen(where) as everything:
             seqs, seen, restarts = [], [], 0
             while restarts < 2 or not seen or seen[-1].topic != "status.seedlink.":
                 (received,) = take(everything, 1)
@@ -219,7 +219,7 @@ def test_a_wrong_configuration_names_every_mistake_and_ends_with_two(tmp_path: P
 
 
 def test_interrupt_ends_it_as_terminate_does(tmp_path: Path) -> None:
-    with daemon(write_settings(tmp_path)) as (running, _):
+    with daemon(write_settings(tmp_path), fresh=True) as (running, _):
         assert running.stop(signal.SIGINT) == 0
 
 

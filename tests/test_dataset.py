@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from tscc_stream import config
 from tscc_stream.edges import archive
-from tscc_stream.learn import build, commands, dataset, truth
+from tscc_stream.edges.parquet_windows import WindowsError
+from tscc_stream.learn import build, commands, dataset, stored, truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.messages import Window
 from tscc_stream.pipeline import FrontHalf
@@ -169,7 +171,7 @@ def test_a_random_window_at_a_trigger_s_onset_is_the_triggered_window(simulated:
     onsets = [int(onset) for onset in data.onset_ns[data.sid == sid]]
     found = archive.index([simulated / f"{sid}.mseed"])
     job = build._Job(found, config.Config(), spec, (found.start_ns, found.stop_ns))
-    cuts = build._random(job, {found.sids[0]: build.deque(onsets)}, lambda _share: None)
+    cuts = list(build._random(job, {found.sids[0]: build.deque(onsets)}, lambda _share: None))
     assert [cut.onset_ns for cut in cuts] == onsets
     assert np.array_equal(np.stack([cut.waveform for cut in cuts]), data.x[data.sid == sid])
 
@@ -196,7 +198,7 @@ def test_truth_names_the_kinds(simulated: Path) -> None:
 def test_the_command_writes_the_file(simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "d.npz"
     made = commands.build_dataset([simulated], out, config.Config(), SHAPE, from_time="2028-09-28T00:02:00")
-    assert len(dataset.load(out)) == len(made)
+    assert len(dataset.load(out)) == made
     with pytest.raises(DataSetError, match="expected ISO 8601"):
         commands.build_dataset([simulated], out, config.Config(), SHAPE, to_time="noon")
 
@@ -211,3 +213,20 @@ def test_a_foreign_truth_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / truth.NAME).write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(DataSetError, match="not a truth table"):
         truth.kinds([tmp_path / truth.NAME], np.array(["SM.S001..SHZ"]), np.array([0]))
+
+
+def test_windows_built_as_parquet_are_those_of_npz_in_the_order_they_came(simulated: Path, tmp_path: Path) -> None:
+    """Triggered ones first, then those at random times."""
+    out = tmp_path / "set"
+    count = commands.build_dataset([simulated], out, config.Config(), SHAPE, random_windows=20, seed=3)
+    back = stored.load(out)
+    made = build.build([simulated], config.Config(), SHAPE, random_windows=20, seed=3)
+    assert len(back) == count == len(made)
+    assert back.triggered is not None
+    assert all(before >= after for before, after in pairwise(back.triggered.tolist()))
+    again = back.in_time()
+    for part in ("x", "sid", "onset_ns", "triggered", "peak_ratio", "y"):
+        assert np.array_equal(getattr(again, part), getattr(made, part)), part
+    assert (back.y_names, back.window) == (made.y_names, SHAPE)
+    with pytest.raises(WindowsError, match="exists already"):
+        commands.build_dataset([simulated], out, config.Config(), SHAPE)

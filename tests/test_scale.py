@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -28,8 +29,7 @@ COSTS = Costs(
         "front": {"fixed": 0.01, "batch": 3e-4, "sample": 1e-8, "snapshot_byte": 3e-8, "window": 1e-3},
         "inference": {"fixed": 0.01, "group": 5e-4, "window": 1e-3},
         "back": {"fixed": 0.005, "batch": 0.0, "snapshot_byte": 1e-8, "group": 1e-3, "window": 5e-4},
-        "bus": {"fixed": 0.001, "window": 1e-4, "delivery": 2e-5},
-        "other": {"fixed": 0.003},
+        "other": {"fixed": 0.003, "window": 1e-4, "delivery": 2e-5},
     },
     most_batches=150.0,
     most_groups=120.0,
@@ -41,6 +41,9 @@ COSTS = Costs(
     sample_received=1.3,
     scrape_seconds={"fixed": 0.004, "channel": 1e-5},
     scrape_bytes={"fixed": 2e4, "channel": 130.0},
+    written={"fixed": 1e4, "snapshot_byte": 2.5, "group": 3e4, "window": 5e3},
+    pause={"fixed": 0.001, "snapshot_byte": 1e-8},
+    largest={"channel": 1000.0, "sample": 1e6, "window": 60.0},
 )
 
 
@@ -57,13 +60,14 @@ def ran(costs: Costs, load: Load, seconds: float = 10.0) -> Spent:
         batches=amounts["batch"],
         groups=amounts["group"],
         rss_bytes=costs.memory_bytes(load),
-        written_bytes=0.0,
+        written_bytes=costs.written_bytes_per_second(load),
         received_bytes=load.samples_per_second * costs.sample_received,
         message_sent_bytes=costs.message_sent,
         heartbeat_sent_bytes=costs.heartbeat_sent,
         scrape_seconds=scrape_seconds,
         scrape_bytes=scrape_bytes,
         waited_seconds=0.0,
+        snapshot_seconds=costs.pause_seconds(load),
         load_cores=0.1,
         stored=Stored(detections, costs.journal_bytes(load, detections), messages, waveforms, costs.state_bytes(load)),
     )
@@ -85,6 +89,8 @@ def test_a_fit_foretells_what_it_has_not_seen(load: Load) -> None:
     assert found.all_cores(load) == pytest.approx(COSTS.all_cores(load), rel=1e-3)
     assert found.memory_bytes(load) == pytest.approx(COSTS.memory_bytes(load), rel=1e-6)
     assert found.journal_bytes(load, 1e6) == pytest.approx(COSTS.journal_bytes(load, 1e6), rel=1e-6)
+    assert found.written_bytes_per_second(load) == pytest.approx(COSTS.written_bytes_per_second(load), rel=1e-3)
+    assert found.pause_seconds(load) == pytest.approx(COSTS.pause_seconds(load), rel=1e-6)
     assert found.scrape(load) == pytest.approx(COSTS.scrape(load))
 
 
@@ -98,6 +104,21 @@ def test_a_fit_with_noise_has_no_negative_cost_and_foretells_about_the_same(nois
     found = fit(shaken)
     assert all(cost >= 0.0 for thread in found.cores.values() for cost in thread.values())
     assert found.all_cores(scale.LARGE) == pytest.approx(COSTS.all_cores(scale.LARGE), rel=0.5)
+
+
+@given(loads)
+def test_work_that_goes_together_and_snapshots_have_an_upper_limit(load: Load) -> None:
+    amounts = COSTS.amounts(load)
+    assert amounts["batch"] <= min(load.records_per_second, COSTS.most_batches)
+    assert amounts["group"] <= min(load.triggers_per_second, COSTS.most_groups)
+    assert amounts["snapshot_byte"] <= 500_000 * (1 + 1e-9)
+    assert COSTS.snapshot_every_seconds(load) >= 2.0
+    assert amounts["snapshot_byte"] * COSTS.snapshot_every_seconds(load) == pytest.approx(COSTS.state_bytes(load))
+
+
+def test_few_things_are_done_one_by_one() -> None:
+    assert COSTS.amounts(Load(1, 1.0, 0.001))["group"] == pytest.approx(0.001, rel=1e-4)
+    assert COSTS.amounts(Load(10_000, 1000.0, 1e5))["batch"] == pytest.approx(COSTS.most_batches, rel=0.01)
 
 
 def test_costs_of_too_few_runs_are_refused() -> None:
@@ -123,9 +144,10 @@ def test_what_was_foretold_stands_beside_what_came() -> None:
     assert results["scale_size_each"]["journal_message_and_waveform"].value == pytest.approx(5196.0)
 
 
-def test_the_large_run_is_four_times_the_largest_of_the_others_in_channels_and_triggers() -> None:
-    assert max(one.channels for one in scale.CALIBRATION) * scale.TIMES == scale.LARGE.channels
-    assert {one.rate_hz for one in scale.CALIBRATION} > {scale.LARGE.rate_hz}
+def test_the_large_run_is_four_times_the_largest_of_the_others() -> None:
+    for amount in ("channels", "samples_per_second"):
+        largest = max(getattr(one, amount) for one in scale.CALIBRATION)
+        assert getattr(scale.LARGE, amount) == scale.TIMES * largest
 
 
 def written(folder: Path, costs: Costs = COSTS) -> Path:
@@ -173,6 +195,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         scale_costs.read(tmp_path / "nowhere.json")
 
 
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_plans_of_the_document_are_what_its_costs_say() -> None:
+    costs = scale_costs.read(ROOT / "docs" / "scaling-costs.json")
+    lines = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| | channels | Hz |"))
+    rows = [line.strip("|").split("|") for line in itertools.takewhile(bool, lines[at + 2 :])]
+    assert len(rows) == 4
+    for row in rows:
+        channels, rate, triggers, subscribers, *told = (float(cell.replace(",", "")) for cell in row[1:])
+        found = scale_plan.needs(costs, Load(int(channels), rate, triggers, int(subscribers)))
+        assert found.shards == 1
+        assert not found.gpu_pays
+        expected = [found.cores, found.memory_bytes / 1e9, found.journal_bytes / 1e9, found.written_bytes / 1e6]
+        expected += [found.received_bytes * 8e-6, found.sent_bytes * 8e-6]
+        assert told == pytest.approx(expected, rel=0.05, abs=0.06), row[0]
+
+
 @given(loads, loads)
 def test_more_never_needs_less(one: Load, other: Load) -> None:
     larger = Load(
@@ -201,7 +242,18 @@ def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.C
     assert cli.main(["bench", "scale", "--costs", str(written(tmp_path)), *site, "--json", str(out)]) == 0
     said = capsys.readouterr().out
     assert "4,000 channels of 500 Hz, 40 triggers/s, 3 subscribers, journal of 10 days" in said
-    for what in ("daemons", "cores", "GPU", "memory", "journal", "network in", "network out", "scrape"):
+    for what in (
+        "daemons",
+        "cores",
+        "GPU",
+        "memory",
+        "journal",
+        "disk writes",
+        "network in",
+        "network out",
+        "scrape",
+        "snapshot",
+    ):
         assert any(line.startswith(what) for line in said.splitlines()), what
     plan = {name: figure["value"] for name, figure in json.loads(out.read_text())["scale_plan"].items()}
     load = Load(4000, 500.0, 40.0, 3)
@@ -212,10 +264,13 @@ def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.C
     assert plan["gpus"] == 0
 
 
-def test_a_gpu_pays_where_the_encoder_takes_cores() -> None:
-    assert not scale_plan.needs(COSTS, Load(1000, 500.0, 1900.0)).gpu_pays
+def test_a_gpu_pays_where_the_encoder_takes_cores_and_what_is_extrapolated_is_called_so() -> None:
+    few = scale_plan.needs(COSTS, Load(1000, 500.0, 200.0))
+    assert not few.gpu_pays
+    assert "extrapolated" not in scale_plan.told(few, "here")
     found = scale_plan.needs(COSTS, Load(1000, 500.0, 2100.0))
     assert found.gpu_pays
+    assert "35 times" in scale_plan.told(found, "here")
     assert "a GPU pays" in scale_plan.told(found, "here")
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from made_site import CHANNELS, Running, finished, make_archive, serving, write_settings
+from made_site import BURSTS_S, CHANNELS, Running, finished, make_archive, serving, write_settings
 from test_daemon import DETECTIONS, get, listen, take
 
 from tscc_stream.cli import main
 from tscc_stream.client import Received
+from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.shard import Shard, station_of
 from tscc_stream.source_id import from_nslc
 
@@ -134,3 +136,48 @@ def test_what_tail_cannot_follow_is_one_sentence(
 ) -> None:
     assert main(["tail", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def finals(where: dict[str, Any], count: int) -> dict[str, dict[str, Any]]:
+    """Last words by uid, as soon as there are so many."""
+    found: dict[str, dict[str, Any]] = {}
+    with listen(where, "network.") as subscriber:
+        while len(found) < count:
+            (received,) = take(subscriber, 1)
+            if received.body["data"]["final"]:
+                found[received.body["id"]] = received.body["data"]
+    return found
+
+
+def test_network_events_over_both_are_those_of_one_daemon_also_after_a_kill(site: Site, tmp_path: Path) -> None:
+    """Each shard alone has too few channels for any."""
+    expected = finals(site.whole, len(BURSTS_S))
+    publishers = [
+        {"name": f"shard{index}", "connect": where["publish"], "replay": where["replay"], "metrics": where["metrics"]}
+        for index, where in enumerate(site.shards, 1)
+    ]
+    over = {"coincide": {"sources": publishers, "early_seconds": 2.0, "settle_seconds": 4.0}, "seedlink": []}
+    path, state = write_settings(tmp_path, **over), tmp_path / "state"
+    with Running("coincide", "--config", path) as running:
+        where = started(running, state)
+        assert finals(where, len(BURSTS_S)) == expected
+        assert all(data["channels"] and len(data["detections"]) == len(data["channels"]) for data in expected.values())
+        assert 'tscc_coincide_source_heard{source="shard1"} 1.0' in get(where, "/metrics")
+        assert json.loads(get(where, "/healthz"))["servers"] == {"shard1": "connected", "shard2": "connected"}
+        running.stop(signal.SIGKILL)
+    with Running("coincide", "--config", path) as running:
+        where = started(running, state)
+        assert running.stop() == 0
+    with JournalFile(state / "journal.sqlite") as journal:
+        assert journal.duplicates == 0
+        reader = JournalReader(journal.path)
+        stored = reader.since(0, "network.").messages
+        reader.close()
+    assert sorted(one.message.uid for one in stored if one.message.final) == sorted(expected)
+
+
+def test_what_coincide_needs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["coincide", "--config", str(write_settings(tmp_path, network=None))]) == 2
+    said = capsys.readouterr().err
+    assert "coincide.sources: none is given" in said
+    assert "network: not given" in said

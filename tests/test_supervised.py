@@ -77,7 +77,7 @@ def supervised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]
         receiver.bind(str(folder / "notify"))
         patch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
         patch.setenv("WATCHDOG_USEC", str(int(INTERVAL_S * 1e6)))
-        with Running("run", "--config", write_settings(folder, address)) as daemon:
+        with Running("run", "--config", write_settings(folder, address), fresh=True) as daemon:
             yield Supervised(daemon, Supervisor(receiver), folder / "state")
 
 

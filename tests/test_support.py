@@ -192,7 +192,7 @@ def test_keys_of_the_shipped_configuration_that_are_no_secrets() -> None:
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     out = tmp_path / "none" / "support.tar.gz"
-    with pytest.raises(support.SupportError, match="cannot be written: No such file or directory"):
+    with pytest.raises(support.SupportError, match="cannot be written: there is no folder"):
         support.write(None, out, Path(os.devnull))
 
 

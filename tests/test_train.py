@@ -12,7 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tscc_stream import cli, package
-from tscc_stream.learn import clusters, commands, dataset, run, views
+from tscc_stream.learn import clusters, commands, dataset, material, run, views
 from tscc_stream.learn.averaging import AveragedEncoder
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
@@ -215,7 +215,7 @@ def test_the_trainer_s_clustering_term_moves_the_network(changed: dict[str, obje
     trainer = Trainer(replace(TINY, space="representation", **changed), windows(), KNOWN)
     trainer.start_fine_tuning()
     assert trainer.head is not None
-    trainer.objective.terms(trainer.encoder, trainer.x_ntc, KNOWN, trainer.head).clustering.backward()
+    trainer.objective.terms(trainer.encoder, torch.from_numpy(windows()), KNOWN, trainer.head).clustering.backward()
     assert all(p.grad is not None and float(p.grad.norm()) > 0 for p in trainer.encoder.parameters())
 
 
@@ -264,7 +264,7 @@ def test_the_mask_hides_whole_samples_at_the_stated_rate() -> None:
     plain = encoder(x)
     (seen,) = views.represent_all(encoder, [views.Shown(x)], 500, views.Losses(generator, 0.0, 0.0))
     torch.testing.assert_close(seen, plain)
-    lost = 1.0 - views._kept(x, 0.3, generator)
+    lost = 1.0 - views._kept(x, 0.3, views.Losses(generator, 0.3, 0.0))
     assert float(lost.mean()) == pytest.approx(0.3, abs=0.03)
 
 
@@ -413,10 +413,9 @@ def test_every_third_minute_may_calibrate_and_shares_no_time_with_the_others() -
 
 def _split(data: DataSet, calibration: DataSet | None = None, every: int | None = None) -> tuple[DataSet, DataSet]:
     stored = {Path("data"): data, Path("held"): calibration}
-    request = run.Request(Path("data"), Path("m"), TINY, Path("held") if calibration else None, every)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "load", stored.__getitem__)
-        return run._split(request)
+        return material.split(Path("data"), Path("held") if calibration else None, every)
 
 
 def test_training_windows_that_share_time_with_calibration_windows_are_left_out() -> None:
@@ -536,15 +535,15 @@ def test_a_judge_that_has_learnt_nothing_is_reported() -> None:
 def test_circumstances_are_read_off_the_data_set_and_never_off_labels() -> None:
     ratios = np.where(np.arange(40) % 2 == 0, np.exp(np.arange(40.0)), 0.0).astype(np.float32)
     mixed = replace(data_set(40), triggered=ratios > 0.0, y=np.arange(40) % 2, peak_ratio=ratios)
-    known = run._circumstances(mixed)
+    known = material.circumstances(mixed)
     assert known.strength is not None
     assert known.strength.isnan().tolist() == (ratios == 0.0).tolist()
     assert known.strength[::2].numpy() == pytest.approx((np.arange(0, 40, 2) - 19.0) / np.std(np.arange(0, 40, 2)))
     assert known.triggered is not None
     assert known.triggered.tolist() == (np.arange(40) % 2 == 0).tolist()
     assert known.coincidence is None  # one sensor
-    assert run._circumstances(data_set(40)).parts == (None, None, None)
-    assert run._circumstances(replace(mixed, triggered=np.ones(40, bool), peak_ratio=np.full(40, 5.0))).parts == (
+    assert material.circumstances(data_set(40)).parts == (None, None, None)
+    assert material.circumstances(replace(mixed, triggered=np.ones(40, bool), peak_ratio=np.full(40, 5.0))).parts == (
         None,
         None,
         None,
@@ -555,7 +554,7 @@ def test_circumstances_are_read_off_the_data_set_and_never_off_labels() -> None:
     several = replace(
         data_set(360), onset_ns=onset, sid=np.repeat(["SM.S001..SHZ", "SM.S002..SHZ", "SM.S003..SHZ"], 120)
     )
-    shares = run._circumstances(several).coincidence
+    shares = material.circumstances(several).coincidence
     assert shares is not None
     assert shares.tolist() == [1.0] * 360
 

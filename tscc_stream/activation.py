@@ -188,6 +188,14 @@ def shadow_folder(state_dir: Path, configured: Path | None) -> Path | None:
     return None if name is None else folder_of(state_dir, name)
 
 
+def write_endpoints(state_dir: Path, publish: str, replay: str, metrics: str) -> None:
+    """Where this process listens, for programs on this machine: with port 0 the system chose. Raises OSError."""
+    where = {"publish": publish, "replay": replay, "metrics": metrics, "pid": os.getpid()}
+    fresh = state_dir / (ENDPOINTS_FILE + ".new")
+    fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
+    fresh.replace(state_dir / ENDPOINTS_FILE)
+
+
 def endpoints(state_dir: Path) -> dict[str, Any]:
     """Where the daemon of this state folder listens, and its "pid"; empty where none runs.
 

@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
 from tscc_stream.config_bridge import BridgeConfig
+from tscc_stream.config_coincide import CoincideConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
 from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, Section
@@ -328,6 +329,7 @@ class Config(Section):
     console: ConsoleConfig = ConsoleConfig()
     alerts: AlertsConfig = AlertsConfig()
     bridge: BridgeConfig | None = None
+    coincide: CoincideConfig = CoincideConfig()
     state_dir: Annotated[str, Field(min_length=1)] = "var"
 
     @model_validator(mode="wrap")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_people import Span
-from tscc_stream.config_section import HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
+from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
 from tscc_stream.mistakes import WORDS
 
 Name = Annotated[str, Field(pattern=WORDS)]
@@ -191,16 +191,6 @@ class BusKeysConfig(Section):
     secret_key_file: SecretFile
 
 
-def _publisher(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme == "ipc" and rest:
-        return text
-    if scheme != "tcp":
-        raise ValueError(f"{text!r}: expected tcp://HOST:PORT or ipc://PATH")
-    split_host_port(rest)
-    return text
-
-
 class AlertSource(Section):
     """A publisher that is followed: a daemon elsewhere, or one shard of several.
 
@@ -209,8 +199,8 @@ class AlertSource(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    connect: Annotated[str, AfterValidator(_publisher)]
-    replay: Annotated[str, AfterValidator(_publisher)]
+    connect: Endpoint
+    replay: Endpoint
     server_key: Annotated[str, Field(min_length=1)] | None = None
     metrics: HostPort | None = None
 

@@ -6,18 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tscc_stream.config_alerts import BusKeysConfig
+from tscc_stream.config_alerts import AlertSource, BusKeysConfig
 from tscc_stream.config_http import MetricsConfig, is_loopback
-from tscc_stream.config_section import Endpoint, HostPort, Positive, SecretFile, Section, split_host_port
-
-
-class SourceConfig(Section):
-    """One daemon. name: of its place among the files of the bridge, and in the metrics."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    connect: Endpoint
-    replay: Endpoint
-    bus_keys: BusKeysConfig | None = None
+from tscc_stream.config_section import HostPort, Positive, SecretFile, Section, split_host_port
 
 
 class StreamLimits(Section):
@@ -42,7 +33,7 @@ class StreamLimits(Section):
 
 
 class BridgeConfig(Section):
-    """Everything of `tscc-stream bridge`. sources: none means the daemon of this configuration.
+    """Everything of `tscc-stream bridge`. sources: none means the daemon of this configuration, or all its shards.
 
     Of user with password_file, token_file, nkey_file and creds_file one at most; beside it, or alone, the certificate
     of a client. outstanding: messages of one source that may wait for their acknowledgement.
@@ -54,7 +45,7 @@ class BridgeConfig(Section):
     limits: StreamLimits = StreamLimits()
     waveforms: bool = False
     start: Literal["oldest", "now"] = "oldest"
-    sources: Annotated[tuple[SourceConfig, ...], Field(strict=False, max_length=200)] = ()
+    sources: Annotated[tuple[AlertSource, ...], Field(strict=False, max_length=200)] = ()
     bus_keys: BusKeysConfig | None = None
     user: Annotated[str, Field(min_length=1)] | None = None
     password_file: SecretFile | None = None
@@ -104,8 +95,8 @@ class BridgeConfig(Section):
         names = [source.name for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         wrong = [f"sources: the name {name!r} is given twice" for name in twice]
-        if self.sources and self.bus_keys is not None:
-            wrong.append("bus_keys: expected under each of sources that needs it")
+        if self.bus_keys is None and any(source.server_key is not None for source in self.sources):
+            wrong.append("server_key of a source: expected bus_keys too, with the key of this process")
         return wrong
 
     @property

@@ -8,7 +8,6 @@ buffer. Every thread stamps each turn of its loop; systemd's watchdog is fed onl
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import math
 import os
@@ -28,7 +27,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tscc_stream import __version__, lanes, package, recovery, windows
-from tscc_stream.activation import ENDPOINTS_FILE
+from tscc_stream.activation import write_endpoints
 from tscc_stream.beside import Beside
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.credentials import CredentialError
@@ -332,18 +331,10 @@ class Daemon:
     def _write_endpoints(self, bus: Bus, http: HttpServer) -> None:
         """Where everything listens, for programs on this machine: with port 0 the system chose."""
         host, port = http.address
-        where = {
-            "publish": bus.endpoint,
-            "replay": bus.replay_endpoint,
-            "metrics": f"{host}:{port}",
-            "pid": os.getpid(),
-        }
-        fresh = self._state_dir / (ENDPOINTS_FILE + ".new")
         try:
-            fresh.write_text(json.dumps(where) + "\n", encoding="utf-8")
-            fresh.replace(self._state_dir / ENDPOINTS_FILE)
+            write_endpoints(self._state_dir, bus.endpoint, bus.replay_endpoint, f"{host}:{port}")
         except OSError as error:
-            raise JournalError(f"state_dir {self._state_dir}: cannot write {fresh.name}: {error.strerror}") from error
+            raise JournalError(f"state_dir {self._state_dir}: cannot be written to: {error.strerror}") from error
         _log.info("journal in %s", self._state_dir.resolve())
         _log.info("publishing on %s, replay on %s, metrics on %s/metrics", bus.endpoint, bus.replay_endpoint, http.url)
 

@@ -26,7 +26,7 @@ CHANGEABLE = frozenset(
     }
 )
 """Keys that may change while the daemon runs. All others decide what a window is, where it comes from or goes to."""
-OF_OTHERS = frozenset({"time_zone", "shifts", "vocabulary", "stationxml", "console", "alerts"})
+OF_OTHERS = frozenset({"time_zone", "shifts", "vocabulary", "stationxml", "console", "alerts", "coincide"})
 """Sections that the daemon does not read: they belong to the console, the alerts and the reports."""
 _INSTEAD = {
     "model": "use `tscc-stream model activate`, or restart",

@@ -37,8 +37,8 @@ SEED = int(os.environ.get("TSCC_SOAK_SEED", "1"))
 CHANNELS = tuple(f"XX.S{number:02}..HHZ" for number in range(6))
 RATE_HZ = 100.0
 START_NS = 1_700_000_000 * 10**9
-START_SECONDS = 3.0
-"""A start of the daemon, about."""
+START_SECONDS = 1.0
+"""A start of the daemon, about; a program that is loaded already (`forked`)."""
 SPEED = 10
 WINDOW_NS = 12 * 10**9
 RING_SECONDS = 450

@@ -23,13 +23,17 @@ from tscc_stream.apps.bridge_feed import Feed
 from tscc_stream.apps.bridge_link import NatsLink
 from tscc_stream.apps.bridge_message import WAVEFORM_TOPIC
 from tscc_stream.apps.bridge_metrics import BridgeMetrics
-from tscc_stream.apps.bridge_source import Source
+from tscc_stream.apps.bridge_source import Source, Where
+from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.config import Config, ConfigError
-from tscc_stream.config_bridge import BridgeConfig, SourceConfig
+from tscc_stream.config_alerts import AlertSource
+from tscc_stream.config_bridge import BridgeConfig
+from tscc_stream.credentials import path_of
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.jetstream import check_files
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.ownership import give_to_owner_of_folder
+from tscc_stream.sharded import for_shard
 
 FOLDER = "bridge"
 TURN_SECONDS = 1.0
@@ -77,13 +81,23 @@ class Bridge:
                 stack.callback(source.close)
                 yield source
 
-    def _daemons(self) -> Iterator[tuple[str, Any, Any]]:
-        """name, where it listens, and keys."""
-        if not self._bridge.sources:
-            endpoints = Endpoints(self._config, self._state_dir)
-            yield self._config.site, partial(_own, endpoints), self._bridge.bus_keys
+    def _daemons(self) -> Iterator[tuple[str, Where, CurveKeys | None]]:
+        """name, where it listens, and keys. Without sources: this file's own daemon, or each of its shards."""
         for one in self._bridge.sources:
-            yield one.name, partial(_given, one), one.bus_keys
+            yield one.name, partial(_given, one), self._keys(one.server_key)
+        if self._bridge.sources:
+            return
+        config = self._config
+        if config.shard is None or config.shard.one is not None:
+            yield config.site, partial(_own, Endpoints(config, self._state_dir)), self._keys(None)
+            return
+        for index in range(1, config.shard.count + 1):
+            shard = for_shard(config, index)
+            yield f"{config.site}-{index}", partial(_own, Endpoints(shard, Path(shard.state_dir))), self._keys(None)
+
+    def _keys(self, server_key: str | None) -> CurveKeys | None:
+        keys = self._bridge.bus_keys
+        return None if keys is None else CurveKeys(server_key or keys.server_key, path_of(keys.secret_key_file))
 
     def _start_http(self, stack: ExitStack) -> None:
         if self._bridge.metrics is None:
@@ -148,7 +162,7 @@ def _own(endpoints: Endpoints) -> tuple[str, str]:
     return where["publish"], where["replay"]
 
 
-def _given(source: SourceConfig) -> tuple[str, str]:
+def _given(source: AlertSource) -> tuple[str, str]:
     return source.connect, source.replay
 
 

@@ -20,8 +20,7 @@ from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.bus.link import Identity, Link
 from tscc_stream.bus.position import Position, PositionError, PositionFile
 from tscc_stream.client import Received, Subscriber, SubscriberError
-from tscc_stream.config_alerts import BusKeysConfig
-from tscc_stream.credentials import CredentialError, path_of
+from tscc_stream.credentials import CredentialError
 from tscc_stream.seldom import Seldom
 from tscc_stream.stages.publish import ReplayState
 
@@ -84,13 +83,10 @@ class _Head:
 class Source:
     """Not for use by several threads at a time. Raises SubscriberError or PositionError where it cannot start."""
 
-    def __init__(
-        self, name: str, topic: str, where: Where, keys: BusKeysConfig | None, position: Path, start: str
-    ) -> None:
+    def __init__(self, name: str, topic: str, where: Where, keys: CurveKeys | None, position: Path, start: str) -> None:
         """topic: prefix of what is wanted. start: oldest or now, where the file of the place is new."""
         self.name = name
-        self._topic, self._where = topic, where
-        self._keys = None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file))
+        self._topic, self._where, self._keys = topic, where, keys
         self._seldom = Seldom()
         self._position = PositionFile(position)
         if self._position.damage:

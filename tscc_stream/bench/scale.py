@@ -4,7 +4,7 @@ Each run is a real daemon, fed in real time by a load generator over a socket, w
 this machine. What is counted is processor time of the daemon's process (user and system, all threads), start-up and the
 first seconds excluded: it depends little on what else the machine does, wall time would. Calibration runs differ in one
 thing each (CALIBRATION), so that costs can be told apart; a linear model is fitted to them (scale_costs), and asked
-about a run at four times their channels and triggers, which is then really run.
+about a run of four times their channels and samples, which is then really run.
 
 In every bench of the result `field` is what was measured in the large run.
 """
@@ -35,12 +35,14 @@ CALIBRATION = (
     Load(20, 250.0, 1.0, 1),  # nearly nothing: what is fixed
     Load(250, 250.0, 2.0, 1),
     Load(1000, 250.0, 2.0, 1),  # more channels
-    Load(250, 1000.0, 2.0, 1),  # more samples, of as many channels
-    Load(1000, 250.0, 20.0, 1),  # more triggers
-    Load(1000, 250.0, 60.0, 10),  # many: windows go in groups; more subscribers
+    Load(1000, 1000.0, 2.0, 1),  # more samples, of as many channels
+    Load(1000, 1000.0, 20.0, 1),  # more triggers
+    Load(1000, 250.0, 60.0, 10),  # many: their windows go in groups; more subscribers
 )
-LARGE = Load(TIMES * 1000, 250.0, TIMES * 20.0, 10)
+LARGE = Load(TIMES * 1000, 1000.0, TIMES * 20.0, 10)
 SECONDS = 15.0
+WINDOW_THREADS = ("front", "inference", "back", "other")
+"""That cut it, classify it, journal and publish its message."""
 Runner = Callable[[Load, float], Spent]
 
 
@@ -75,6 +77,7 @@ def compared(costs: Costs, large: Load, seen: Spent) -> Results:
         "scale_journal": _beside(
             costs.journal_bytes(large, seen.stored.detections) / 2**20, seen.stored.file_bytes / 2**20, "MiB"
         ),
+        "scale_written": _beside(costs.written_bytes_per_second(large) / 1e6, seen.written_bytes / 1e6, "MB/s"),
         "scale_waited": {FIELD: Figure(seen.waited_seconds, "s", 1.0)},
     }
 
@@ -96,12 +99,10 @@ def each(costs: Costs) -> Results:
         "sample_ns": (1e9 * _all(costs, SAMPLE), "ns"),
         "batch_us": (1e6 * _all(costs, BATCH), "us"),
         "snapshot_byte_ns": (1e9 * _all(costs, SNAPSHOT), "ns"),
-        "group_ms": (1e3 * _all(costs, GROUP), "ms"),
-        "window_ms": (1e3 * _all(costs, WINDOW), "ms"),
-        "window_encoder_ms": (1e3 * costs.cores["inference"][WINDOW], "ms"),
-        "window_cut_ms": (1e3 * costs.cores["front"][WINDOW], "ms"),
-        "message_ms": (1e3 * costs.cores["back"][WINDOW], "ms"),
-        "delivery_us": (1e6 * costs.cores["bus"]["delivery"], "us"),
+        "window_alone_ms": (1e3 * (_all(costs, GROUP) + _all(costs, WINDOW)), "ms"),
+        "window_in_a_group_ms": (1e3 * _all(costs, WINDOW), "ms"),
+        **{f"window_alone_{thread}_ms": (1e3 * _alone(costs, thread), "ms") for thread in WINDOW_THREADS},
+        "delivery_us": (1e6 * costs.cores["other"]["delivery"], "us"),
         "scrape_channel_us": (1e6 * costs.scrape_seconds[CHANNEL], "us"),
         "fixed": (sum(thread["fixed"] for thread in costs.cores.values()), "cores"),
     }
@@ -126,3 +127,8 @@ def _figures(some: dict[str, tuple[float, str]]) -> dict[str, Figure]:
 
 def _all(costs: Costs, term: str) -> float:
     return sum(thread.get(term, 0.0) for thread in costs.cores.values())
+
+
+def _alone(costs: Costs, thread: str) -> float:
+    """Of a window that no other one came with."""
+    return costs.cores[thread].get(GROUP, 0.0) + costs.cores[thread].get(WINDOW, 0.0)

@@ -37,12 +37,12 @@ TERMS: Mapping[str, tuple[str, ...]] = {
     "front": (FIXED, BATCH, SAMPLE, SNAPSHOT, WINDOW),
     "inference": (FIXED, GROUP, WINDOW),
     "back": (FIXED, BATCH, SNAPSHOT, GROUP, WINDOW),
-    "bus": (FIXED, WINDOW, DELIVERY),
-    "other": (FIXED,),
+    "other": (FIXED, WINDOW, DELIVERY),
 }
+WRITTEN = (FIXED, SNAPSHOT, GROUP, WINDOW)
 FEWEST_RUNS = 3
 BENCH = "scale_costs"
-_SECONDS = ("cores.", "scrape_seconds.")
+_SECONDS = ("cores.", "scrape_seconds.", "pause.")
 _SCALES = {"ns": 1e9, "bytes or 1/s": 1.0}
 
 
@@ -53,11 +53,12 @@ class CostsError(ValueError):
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Costs by what they are of.
 
-    cores: by thread and term, CPU seconds each. most_batches, most_groups: a second, however many
-    records or windows come. memory: bytes, by
-    fixed, channel and sample (a second); state: of a snapshot, likewise. journal: bytes of the file, by fixed,
-    snapshot_byte, and the message and the waveform of one detection. message_sent, heartbeat_sent: bytes to one
+    cores: by thread and term, CPU seconds each. most_batches, most_groups: a second, however many records or windows
+    come. memory: bytes, by fixed, channel and sample (a second); state: of a snapshot, likewise. journal: bytes of the
+    file, by fixed, snapshot_byte, and message and waveform of one detection. message_sent, heartbeat_sent: bytes to one
     subscriber, each. sample_received: bytes. scrape_seconds, scrape_bytes: of one GET of /metrics, by fixed, channel.
+    written: bytes to the disk, by terms as in cores. pause: wall seconds of one snapshot, by fixed and snapshot_byte.
+    largest: channels, samples and windows (a second) of the largest of the runs.
     """
 
     cores: dict[str, dict[str, float]]
@@ -71,14 +72,17 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample_received: float
     scrape_seconds: dict[str, float]
     scrape_bytes: dict[str, float]
+    written: dict[str, float]
+    pause: dict[str, float]
+    largest: dict[str, float]
 
     def state_bytes(self, load: Load) -> float:
         """Of one snapshot."""
         return _told(self.state, _size(load))
 
-    def snapshot_bytes_per_second(self, load: Load) -> float:
-        """Snapshots are taken every two seconds, or as seldom as their limit of bytes wants it (recovery.Barriers)."""
-        return min(BYTES_PER_SECOND, self.state_bytes(load) * 1e9 / SHORTEST_NS)
+    def snapshot_every_seconds(self, load: Load) -> float:
+        """Every two seconds, or as seldom as the limit of their bytes wants it (recovery.Barriers)."""
+        return max(SHORTEST_NS / 1e9, self.state_bytes(load) / BYTES_PER_SECOND)
 
     def amounts(self, load: Load) -> dict[str, float]:
         """How much of each term comes in a second."""
@@ -86,7 +90,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             FIXED: 1.0,
             BATCH: _together(load.records_per_second, self.most_batches),
             SAMPLE: load.samples_per_second,
-            SNAPSHOT: self.snapshot_bytes_per_second(load),
+            SNAPSHOT: self.state_bytes(load) / self.snapshot_every_seconds(load),
             GROUP: _together(load.triggers_per_second, self.most_groups),
             WINDOW: load.triggers_per_second,
             DELIVERY: load.deliveries_per_second,
@@ -108,6 +112,19 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Of the file."""
         amounts = {FIXED: 1.0, SNAPSHOT: self.state_bytes(load), MESSAGE: detections, WAVEFORM: detections}
         return _told(self.journal, amounts)
+
+    def beyond(self, load: Load) -> float:
+        """How many times larger a load is than the runs that the costs come from."""
+        size = {**_size(load), WINDOW: load.triggers_per_second}
+        return max(size[term] / max(most, 1e-9) for term, most in self.largest.items())
+
+    def pause_seconds(self, load: Load) -> float:
+        """In which records wait for a snapshot."""
+        return _told(self.pause, {FIXED: 1.0, SNAPSHOT: self.state_bytes(load)})
+
+    def written_bytes_per_second(self, load: Load) -> float:
+        """To the disk: the log, then the file; more than the file grows by."""
+        return _told(self.written, self.amounts(load))
 
     def scrape(self, load: Load) -> tuple[float, float]:
         """CPU seconds and bytes of one GET of /metrics."""
@@ -133,8 +150,20 @@ def fit(runs: Sequence[Spent]) -> Costs:
         sample_received=sum(one.received_bytes for one in runs) / sum(load.samples_per_second for load in loads),
         scrape_seconds=_solved(channels, [one.scrape_seconds for one in runs]),
         scrape_bytes=_solved(channels, [one.scrape_bytes for one in runs]),
+        written={},
+        largest={
+            CHANNEL: float(max(load.channels for load in loads)),
+            SAMPLE: max(load.samples_per_second for load in loads),
+            WINDOW: max(load.triggers_per_second for load in loads),
+        },
+        pause=_pause([one for one in runs if one.snapshot_seconds]),
     )
-    return msgspec.structs.replace(found, cores=_cores(runs, [found.amounts(load) for load in loads]))
+    amounts = [found.amounts(load) for load in loads]
+    return msgspec.structs.replace(
+        found,
+        cores={name: _terms(terms, amounts, [one.cores[name] for one in runs]) for name, terms in TERMS.items()},
+        written=_terms(WRITTEN, amounts, [one.written_bytes for one in runs]),
+    )
 
 
 def stored(costs: Costs) -> Results:
@@ -173,6 +202,9 @@ def _check(costs: Costs) -> None:
         **{thread: (costs.cores[thread], set(terms)) for thread, terms in TERMS.items()},
         "memory": (costs.memory, size),
         "state": (costs.state, size),
+        "written": (costs.written, set(WRITTEN)),
+        "pause": (costs.pause, {FIXED, SNAPSHOT}),
+        "largest": (costs.largest, {CHANNEL, SAMPLE, WINDOW}),
         "journal": (costs.journal, {FIXED, SNAPSHOT, MESSAGE, WAVEFORM}),
         "scrape_seconds": (costs.scrape_seconds, channel),
         "scrape_bytes": (costs.scrape_bytes, channel),
@@ -197,13 +229,16 @@ def _size(load: Load) -> dict[str, float]:
     return {FIXED: 1.0, CHANNEL: float(load.channels), SAMPLE: load.samples_per_second}
 
 
-def _cores(runs: Sequence[Spent], amounts: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """By thread and term."""
-    cores = {}
-    for thread, terms in TERMS.items():
-        rows = [{term: some[term] for term in terms} for some in amounts]
-        cores[thread] = _solved(rows, [one.cores.get(thread, 0.0) for one in runs])
-    return cores
+def _terms(terms: Sequence[str], amounts: Sequence[Mapping[str, float]], values: Sequence[float]) -> dict[str, float]:
+    return _solved([{term: some[term] for term in terms} for some in amounts], values)
+
+
+def _pause(runs: Sequence[Spent]) -> dict[str, float]:
+    """Of those runs in which a snapshot was taken."""
+    if not runs:
+        return {FIXED: 0.0, SNAPSHOT: 0.0}
+    sizes = [{FIXED: 1.0, SNAPSHOT: one.stored.state_bytes} for one in runs]
+    return _solved(sizes, [one.snapshot_seconds for one in runs])
 
 
 def _together(come: float, most: float) -> float:

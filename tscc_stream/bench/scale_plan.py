@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tscc_stream.bench.measure import Figure, Results
-from tscc_stream.bench.scale_costs import WINDOW, Costs
+from tscc_stream.bench.scale_costs import Costs
 from tscc_stream.bench.scale_run import Load
 
 MOST_OF_A_CORE = 0.5
@@ -21,6 +21,8 @@ GPU_WINDOWS_PER_SECOND = 75_000.0
 """models/rutford on one H200, float32, graphs, batches of 32, host to host: docs/performance.md, "On a GPU"."""
 GPU_FROM_CORES = 2.0
 """Cores for the encoder alone from which a GPU is worth its machine."""
+MOST_BEYOND = 4.0
+"""`bench scale` shows that costs foretell a run so many times larger; beyond, a plan says what it is."""
 _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 
 
@@ -28,8 +30,9 @@ _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 class Needs:
     """days: of the journal. shards: daemons that the channels are divided among. threads: cores that each thread would
     take if one daemon had them all. cores: of all shards, on average; encoder_cores: of these, the encoder.
-    memory_bytes, journal_bytes, snapshot_bytes_per_second: of all shards. received_bytes, sent_bytes: a second.
-    scrape_seconds: CPU time of one GET of /metrics of one shard.
+    memory_bytes, journal_bytes: of all shards. written_bytes: to the disk, received_bytes, sent_bytes: on the network,
+    a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics; snapshot_every_seconds, and pause_seconds,
+    in which its front thread takes one. beyond: how many times larger the load is than the runs measured.
     """
 
     load: Load
@@ -41,10 +44,13 @@ class Needs:
     memory_bytes: float
     journal_bytes: float
     journal_bytes_per_day: float
-    snapshot_bytes_per_second: float
+    written_bytes: float
     received_bytes: float
     sent_bytes: float
     scrape_seconds: float
+    snapshot_every_seconds: float
+    pause_seconds: float
+    beyond: float
 
     @property
     def busiest(self) -> str:
@@ -70,14 +76,17 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         shards,
         whole,
         shards * sum(threads_of(costs, part).values()),
-        load.triggers_per_second * costs.cores["inference"][WINDOW],
+        shards * costs.thread_cores(part)["inference"],
         shards * costs.memory_bytes(part),
         shards * costs.journal_bytes(part, 0) + days * per_day,
         per_day,
-        shards * costs.snapshot_bytes_per_second(part),
+        shards * costs.written_bytes_per_second(part),
         load.samples_per_second * costs.sample_received,
         sent + shards * scrape_bytes / SCRAPE_EVERY_S,
         scrape_seconds,
+        costs.snapshot_every_seconds(part),
+        costs.pause_seconds(part),
+        costs.beyond(load),
     )
 
 
@@ -95,10 +104,12 @@ def figures(found: Needs) -> Results:
         "gpus": (float(found.gpu_pays), "GPUs"),
         "memory": (found.memory_bytes / _GB, "GB"),
         "journal": (found.journal_bytes / _GB, "GB"),
-        "snapshots": (found.snapshot_bytes_per_second / _MB, "MB/s"),
+        "written": (found.written_bytes / _MB, "MB/s"),
         "network_in": (found.received_bytes * 8 / _MB, "Mbit/s"),
         "network_out": (found.sent_bytes * 8 / _MB, "Mbit/s"),
         "scrape": (found.scrape_seconds, "s"),
+        "snapshot_every": (found.snapshot_every_seconds, "s"),
+        "snapshot_pause": (found.pause_seconds, "s"),
     }
     return {"scale_plan": {name: Figure(value, unit, 1.0) for name, (value, unit) in some.items()}}
 
@@ -121,13 +132,20 @@ def told(found: Needs, source: str) -> str:
         _line(
             "journal",
             f"{found.journal_bytes / _GB:.1f} GB",
-            f"{found.journal_bytes_per_day / _GB:.2f} GB a day; snapshots write "
-            f"{found.snapshot_bytes_per_second / _MB:.2f} MB/s beside it",
+            f"{found.journal_bytes_per_day / _GB:.2f} GB a day",
         ),
+        _line("disk writes", f"{found.written_bytes / _MB:.2f} MB/s", "messages and snapshots, log and file"),
         _line("network in", f"{found.received_bytes * 8 / _MB:.2f} Mbit/s", "SeedLink"),
         _line("network out", f"{found.sent_bytes * 8 / _MB:.2f} Mbit/s", "subscribers, /metrics every 15 s"),
         _line("scrape", f"{1000 * found.scrape_seconds:.0f} ms", "processor time of one GET of /metrics, each daemon"),
+        _line(
+            "snapshot",
+            f"{1000 * found.pause_seconds:.0f} ms",
+            f"in which records wait, every {found.snapshot_every_seconds:.0f} s: what a restart reads again",
+        ),
     ]
+    if found.beyond > MOST_BEYOND:
+        lines.append(_line("extrapolated", f"{found.beyond:.0f} times", "larger than any run that the costs come from"))
     return "\n".join(lines)
 
 
@@ -145,4 +163,4 @@ def _why(found: Needs) -> str:
 
 def _gpu(found: Needs) -> str:
     pays = f"pays from {GPU_FROM_CORES:g} cores of encoder, for retraining and for archives"
-    return f"the encoder takes {found.encoder_cores:.3f} cores; a GPU {pays}"
+    return f"the encoder takes {found.encoder_cores:.2f} cores; a GPU {pays}"

@@ -27,7 +27,8 @@ WINDOW_SAMPLES, WINDOW_RATE_HZ = 500, 250.0
 SCRAPES = 3
 SOME_SECONDS = 2.0
 OTHER = "other"
-THREADS = ("seedlink", "front", "inference", "back", "bus", OTHER)
+"""The bus with ZeroMQ's own thread, HTTP, main, and what looks on: they have no name that the kernel knows."""
+THREADS = ("seedlink", "front", "inference", "back", OTHER)
 _MESSAGES = ("message", "sqlite_autoindex_message", "head", "hour")
 """How the names of their tables and indexes begin."""
 
@@ -77,7 +78,8 @@ class Spent:
     included. rss_bytes: at the end. written_bytes: to the disk, a second (0 where the kernel does not say).
     received_bytes: on the network, a second. message_sent_bytes, heartbeat_sent_bytes: to one subscriber, each.
     scrape_seconds, scrape_bytes: of one GET of /metrics. waited_seconds: in which nothing was read for want of room.
-    load_cores: what the generator took. stored: what the journal holds in the end.
+    snapshot_seconds: wall time in which the front thread takes one; 0 where it took none. load_cores: what the
+    generator took. stored: what the journal holds in the end.
     """
 
     load: Load
@@ -93,6 +95,7 @@ class Spent:
     scrape_seconds: float
     scrape_bytes: float
     waited_seconds: float
+    snapshot_seconds: float
     load_cores: float
     stored: Stored
 
@@ -194,6 +197,7 @@ def _watched(scene: Scene, load: Load, generator: Child, daemon: Child, metrics:
         beat_bytes / max(1, beats),
         *scraped,
         sum(value for name, value in grown.items() if name.startswith("tscc_seedlink_waiting_seconds_total")),
+        grown["tscc_stage_seconds_sum snapshot"] / max(1.0, grown["tscc_stage_seconds_count snapshot"]),
         load_seconds / scene.seconds,
         Stored(),
     )  # fmt: skip

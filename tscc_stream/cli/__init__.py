@@ -21,6 +21,7 @@ GROUPS: Final = {
     "live": ("run", "demo", "tail", "bus-key", "check-config", "http-user"),
     "journal": ("journal",),
     "gaps": ("gaps",),
+    "fleet": ("coincide",),
     "report": ("report",),
     "ops": ("doctor", "support-bundle"),
     "recordings": ("classify", "serve", "simulate"),

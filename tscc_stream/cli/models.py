@@ -8,7 +8,7 @@ import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tscc_stream import package, progress
 from tscc_stream.cli import site_models
@@ -30,9 +30,15 @@ def _add_train(commands: Commands) -> None:
         "train --data mine.npz --out models/mine --clusters 4",
         _train,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz")
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE.npz", help="default: the last fifth of --data by time"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE.npz|PARQUET",
+        help="npz is held in memory; Parquet, a file or a folder of them, is read as training goes on",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE.npz|PARQUET", help="default: the last fifth of --data by time"
     )
     parser.add_argument(
         "--calibrate-every", type=whole, metavar="N", help="every N-th minute of --data calibrates, not the last fifth"
@@ -67,6 +73,12 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--provenance", default="not stated", help="where the data come from, for the card")
     parser.add_argument("--licence", default="not stated", help="the data's licence, for the card")
     parser.add_argument("--runs", type=Path, default=Path("training"), metavar="DIR", help="where run folders go")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that train together, each on a graphics card of its own"
+    )
+    parser.add_argument(
+        "--wait-seconds", type=float, default=600.0, metavar="S", help="that a process waits for the others"
+    )
 
 
 def _number_or_auto(text: str) -> int | Literal["auto"]:
@@ -77,36 +89,45 @@ def _number_or_auto(text: str) -> int | Literal["auto"]:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from tscc_stream.learn.commands import train_model  # noqa: PLC0415 torch takes seconds
+    from tscc_stream.learn import many  # noqa: PLC0415 torch takes seconds
 
-    trained = train_model(
-        options.data,
-        options.out,
-        calibration=options.calibration,
-        calibrate_every=options.calibrate_every,
-        recipe=options.recipe,
-        init=None if options.init is None else package.find(str(options.init)),
-        clusters=options.clusters,
-        epochs_pretrain=options.epochs_pretrain,
-        epochs_finetune=options.epochs_finetune,
-        batch_size=options.batch_size,
-        repr_dims=options.repr_dims,
-        seed=options.seed,
-        device=options.device,
-        distance=options.distance,
-        head=options.head,
-        provenance=options.provenance,
-        licence=options.licence,
-        command=f"{PROGRAM} {shlex.join(sys.argv[1:])}",
-        runs=options.runs,
-        finer=dict(_finer(text) for text in options.set),
-    )
+    if options.processes < 1 or not options.wait_seconds > 0.0:
+        raise UsageError("train: expected --processes of 1 or more and --wait-seconds above 0")
+    trained = many.train(_wanted(options), options.processes, options.wait_seconds)
+    if trained is None:  # another process has written the package
+        return 0
     print(f"{options.out}: {trained.spec.clusters} clusters, {trained.sha256[:12]}")
     if options.init is not None:
         from tscc_stream.learn.identity import carry_labels  # noqa: PLC0415  # loaded where it is needed
 
         print(carry_labels(package.load(package.find(str(options.init))), trained, options.data))
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of train_model."""
+    return {
+        "data": options.data,
+        "out": options.out,
+        "calibration": options.calibration,
+        "calibrate_every": options.calibrate_every,
+        "recipe": options.recipe,
+        "init": None if options.init is None else package.find(str(options.init)),
+        "clusters": options.clusters,
+        "epochs_pretrain": options.epochs_pretrain,
+        "epochs_finetune": options.epochs_finetune,
+        "batch_size": options.batch_size,
+        "repr_dims": options.repr_dims,
+        "seed": options.seed,
+        "device": options.device,
+        "distance": options.distance,
+        "head": options.head,
+        "provenance": options.provenance,
+        "licence": options.licence,
+        "command": f"{PROGRAM} {shlex.join(sys.argv[1:])}",
+        "runs": options.runs,
+        "finer": dict(_finer(text) for text in options.set),
+    }
 
 
 def _finer(text: str) -> tuple[str, object]:
@@ -143,7 +164,13 @@ def _add_dataset(commands: Commands) -> None:
     build.add_argument(
         "--labels", choices=("verdicts",), help="of a journal: only windows of which a person said what they are, as y"
     )
-    build.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    build.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.npz|PARQUET",
+        help="Parquet, which need not fit into memory: a name in .parquet, or one without an ending for a folder",
+    )
     build.add_argument("--config", type=Path, metavar="FILE", help="trigger settings; default: the shipped ones")
     build.add_argument("--random", type=whole, default=0, metavar="N", help="windows at random times besides")
     build.add_argument("--from-time", metavar="ISO8601")
@@ -190,7 +217,7 @@ def _build(options: argparse.Namespace) -> int:
             len(options.components),
             tuple(options.components),
         )
-    data = build_dataset(
+    count = build_dataset(
         options.paths,
         options.out,
         settings,
@@ -200,12 +227,12 @@ def _build(options: argparse.Namespace) -> int:
         to_time=options.to_time,
         seed=options.seed,
     )
-    print(f"{options.out}: {len(data)} windows")
+    print(f"{options.out}: {count} windows")
     return 0
 
 
 def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
-    from tscc_stream.learn import dataset, from_journal  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.learn import dataset, from_journal, stored  # noqa: PLC0415  # loaded where it is needed
 
     if options.state_dir is None and options.config is None:
         raise UsageError("dataset build --from journal: expected --state-dir DIR or --config FILE")
@@ -213,7 +240,7 @@ def _build_from_journal(options: argparse.Namespace, configured: Path) -> int:
         data = from_journal.read((options.state_dir or configured) / "journal.sqlite", update)
     if options.labels == "verdicts":
         data = dataset.by_verdict(data)
-    dataset.save(data, options.out)
+    stored.save(data, options.out)
     said = 0 if data.verdict is None else sum(data.verdict != "")
     print(f"{options.out}: {len(data)} windows" + (f", people said what {said} of them are" if said else ""))
     return 0

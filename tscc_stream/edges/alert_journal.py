@@ -321,21 +321,28 @@ class AlertJournal:
         try:
             damage = _damage(path)
             told = f"{damage}; it is kept as {_put_aside(path, now_ns)}" if damage else ""
-            journal = cls(path)
-            journal._try_to_write(now_ns)
+            journal = cls._written(path, now_ns, told)
         except BaseException:
             os.close(lock)
             raise
         journal._lock = lock  # of its own class
         return journal, told
 
-    def _try_to_write(self, now_ns: int) -> None:
-        """Better refused now than with the first alert."""
+    @classmethod
+    def _written(cls, path: Path, now_ns: int, damage: str) -> AlertJournal:
+        """Better refused now than with the first alert. damage: of the file before, put aside; told with an error."""
         try:
-            self.commit(states={STARTED: str(now_ns).encode()})
-        except AlertJournalError:
-            self.close()
+            journal = cls(path)
+            try:
+                journal.commit(states={STARTED: str(now_ns).encode()})
+            except AlertJournalError:
+                journal.close()
+                raise
+        except AlertJournalError as error:
+            if damage:
+                raise AlertJournalError(f"{error}; the one before was damaged ({damage})") from error
             raise
+        return journal
 
     def commit(
         self,

@@ -60,12 +60,23 @@ def fill(db: sqlite3.Connection, path: Path, kind: tuple[int, int]) -> str:
             if found != kind:
                 return "it is of another kind or format"
             taken = [(table, file.execute(query).fetchall()) for table, query in _FILLED]
-    except (sqlite3.Error, OSError) as error:
+        _put(db, taken)
+    except (sqlite3.Error, OSError, UnicodeError) as error:
         return of_database(error, path)
-    for table, rows in taken:
-        for row in rows:
-            db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # a name of ours
     return ""
+
+
+def _put(db: sqlite3.Connection, taken: Sequence[tuple[str, Sequence[Sequence[object]]]]) -> None:
+    """All of it or nothing: a damaged page may hold what no table takes."""
+    db.execute("BEGIN")
+    try:
+        for table, rows in taken:
+            for row in rows:
+                db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608  # a name of ours
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
 
 
 def _readable(path: Path) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import StaleConnectionError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
@@ -105,6 +106,8 @@ class Session:
     def __init__(self, client: Client, stream: _Stream, lost: asyncio.Future[str]) -> None:
         self._client = client
         self._stream, self._most_bytes = stream.name, stream.most_bytes
+        url = client.connected_url
+        self.server = "" if url is None else url.netloc.rpartition("@")[2]
         self.lost = lost
         self.notes = stream.notes
         self._inbox = client.new_inbox()
@@ -114,11 +117,6 @@ class Session:
     async def listen(self) -> None:
         """For acknowledgements; before anything is published."""
         await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
-
-    @property
-    def server(self) -> str:
-        url = self._client.connected_url
-        return "" if url is None else url.netloc.rpartition("@")[2]
 
     @property
     def most_bytes(self) -> int:
@@ -208,7 +206,7 @@ class _Listener:
 
     async def error(self, error: Exception) -> None:
         self.last = error
-        if self.connected:
+        if self.connected and not isinstance(error, (StaleConnectionError, OSError)):  # the end, which `lost` tells
             self._tell(f"NATS says: {_words(error)}")
 
     async def closed(self) -> None:

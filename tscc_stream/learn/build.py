@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +15,8 @@ from tscc_stream.ahead import one_ahead
 from tscc_stream.components import NEVER_NS, Sensor, cut_together
 from tscc_stream.config import Config
 from tscc_stream.edges import archive
-from tscc_stream.learn import truth
+from tscc_stream.edges.parquet_windows import WindowsWriter
+from tscc_stream.learn import stored, truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
 from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, RecordBatch, Window
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
@@ -24,6 +27,7 @@ from tscc_stream.stages.assemble import Assemble
 from tscc_stream.windows import cut_window, plan_windows
 
 _ROUNDING_NS = 10_000
+_TOGETHER = 256  # windows that are written to Parquet at a time
 _TRIES = 50  # random times looked at for each that is wanted
 
 Progress = Callable[[float], None]
@@ -36,6 +40,17 @@ class _Cut:
     onset_ns: int
     waveform: Float32Array
     peak_ratio: float = 0.0  # of its trigger; 0: cut at a random time
+
+    @property
+    def holds_a_signal(self) -> bool:
+        return bool(np.isfinite(self.waveform).all() and np.ptp(self.waveform) > 0.0)
+
+
+class _Onset(NamedTuple):
+    """What is remembered of a triggered window."""
+
+    nslc: str
+    onset_ns: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,37 +81,82 @@ def build(
     from_ns, to_ns: only samples within take part. Where a folder holds a simulated mine's truth.csv, y says the kind.
     Raises DataSetError where nothing comes of it, and ArchiveError where a path cannot be read.
     """
-    found = archive.index(paths)
-    span_ns = (found.start_ns if from_ns is None else from_ns, found.stop_ns if to_ns is None else to_ns)
-    job, tell = _Job(found, config, shape.draft(), span_ns), progress or _silent
-    half = 0.5 if random_windows else 1.0
-    cuts = _triggered(job, lambda share: tell(half * share))
-    if random_windows:
-        rng = np.random.Generator(np.random.PCG64(seed))
-        wanted = _random_times(job, cuts, random_windows, rng)
-        cuts += _random(job, wanted, lambda share: tell(half + half * share))
-    cuts = [cut for cut in cuts if np.isfinite(cut.waveform).all() and np.ptp(cut.waveform) > 0.0]
+    wanted = Wanted(tuple(paths), config, shape, random_windows, from_ns, to_ns, seed)
+    cuts = list(_cuts(wanted, progress or _silent))
     if not cuts:
-        named = ", ".join(str(path) for path in paths)
-        raise DataSetError(f"{named}: no window came of it; check the trigger settings and the rates")
-    return _data_set(cuts, shape, paths)
+        raise wanted.nothing()
+    return _data_set(cuts, wanted).in_time()
+
+
+def build_parquet(wanted: Wanted, out: Path, progress: Progress | None = None) -> int:
+    """The same windows into Parquet (see WindowsWriter), a row group's in memory at a time: triggered ones as they
+    come, then those at random times. Returns how many there are. Raises as `build`, and WindowsError.
+    """
+    cuts = _cuts(wanted, progress or _silent)
+    first = list(islice(cuts, _TOGETHER))
+    if not first:
+        raise wanted.nothing()
+    data = _data_set(first, wanted)
+    with WindowsWriter(out, stored.layout_of(wanted.shape, data)) as writer:
+        while True:
+            writer.write(stored.columns_of(data))
+            if not (more := list(islice(cuts, _TOGETHER))):
+                return writer.written
+            data = _data_set(more, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which windows of which recordings: as the arguments of `build`."""
+
+    paths: tuple[Path, ...]
+    config: Config
+    shape: WindowShape
+    random_windows: int = 0
+    from_ns: int | None = None
+    to_ns: int | None = None
+    seed: int = 0
+
+    def nothing(self) -> DataSetError:
+        """What is said where no window came of it."""
+        named = ", ".join(str(path) for path in self.paths)
+        return DataSetError(f"{named}: no window came of it; check the trigger settings and the rates")
+
+
+def _cuts(wanted: Wanted, tell: Progress) -> Iterator[_Cut]:
+    """All that hold a signal."""
+    found = archive.index(wanted.paths)
+    low = found.start_ns if wanted.from_ns is None else wanted.from_ns
+    high = found.stop_ns if wanted.to_ns is None else wanted.to_ns
+    job = _Job(found, wanted.config, wanted.shape.draft(), (low, high))
+    half = 0.5 if wanted.random_windows else 1.0
+    onsets: list[_Onset] = []
+    for cut in _triggered(job, lambda share: tell(half * share)):
+        onsets.append(_Onset(cut.nslc, cut.onset_ns))
+        if cut.holds_a_signal:
+            yield cut
+    if wanted.random_windows:
+        rng = np.random.Generator(np.random.PCG64(wanted.seed))
+        times = _random_times(job, onsets, wanted.random_windows, rng)
+        cuts = _random(job, times, lambda share: tell(half + half * share))
+        yield from (cut for cut in cuts if cut.holds_a_signal)
 
 
 def _silent(_share: float) -> None:
     pass
 
 
-def _data_set(cuts: list[_Cut], shape: WindowShape, paths: Sequence[Path]) -> DataSet:
+def _data_set(cuts: list[_Cut], wanted: Wanted) -> DataSet:
     data = DataSet(
         x=np.stack([cut.waveform for cut in cuts]),
         sid=np.array([cut.nslc for cut in cuts]),
         onset_ns=np.array([cut.onset_ns for cut in cuts], np.int64),
-        sample_rate_hz=shape.sample_rate_hz,
+        sample_rate_hz=wanted.shape.sample_rate_hz,
         triggered=np.array([cut.peak_ratio > 0.0 for cut in cuts]),
         peak_ratio=np.array([cut.peak_ratio for cut in cuts], np.float32),
-        window=shape,
-    ).in_time()
-    tables = [path / truth.NAME for path in paths if (path / truth.NAME).is_file()]
+        window=wanted.shape,
+    )
+    tables = [path / truth.NAME for path in wanted.paths if (path / truth.NAME).is_file()]
     if not tables:
         return data
     names, y = truth.kinds(tables, data.sid, data.onset_ns)
@@ -131,19 +191,18 @@ def _cut(record: Record, low: int, high: int) -> list[Record]:
     return [replace(record, start_ns=record.start_ns + offset_ns(first, rate), samples=record.samples[first:last])]
 
 
-def _triggered(job: _Job, progress: Progress) -> list[_Cut]:
+def _triggered(job: _Job, progress: Progress) -> Iterator[_Cut]:
     front = FrontHalf(job.config.model_copy(update={"network": None}), job.spec)
-    cuts: list[_Cut] = []
     for batch in _batches(job, progress):
-        cuts += _windows(front.feed_batch(batch))
-    return cuts + _windows(front.flush())
+        yield from _windows(front.feed_batch(batch))
+    yield from _windows(front.flush())
 
 
 def _windows(messages: Iterable[object]) -> list[_Cut]:
     return [_Cut(to_nslc(m.sid), m.onset_ns, m.waveform, m.peak_ratio) for m in messages if isinstance(m, Window)]
 
 
-def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator) -> dict[str, deque[int]]:
+def _random_times(job: _Job, cuts: list[_Onset], n: int, rng: np.random.Generator) -> dict[str, deque[int]]:
     """Source id -> about n onset times in all, ascending, at least a window away from every triggered onset."""
     rows, sids = job.found.rows, job.found.sids
     starts = np.maximum(rows["start_ns"], job.span_ns[0])
@@ -167,7 +226,7 @@ def _random_times(job: _Job, cuts: list[_Cut], n: int, rng: np.random.Generator)
     return {sid: deque(sorted(some)) for sid, some in wanted.items()}
 
 
-def _onsets_of(sid: str, cuts: list[_Cut], spec: PackageSpec) -> Int64Array:
+def _onsets_of(sid: str, cuts: list[_Onset], spec: PackageSpec) -> Int64Array:
     """Ascending onsets of the windows of a channel, or of its sensor."""
     if spec.components == EACH_CHANNEL:
         found = [cut.onset_ns for cut in cuts if cut.nslc == to_nslc(sid)]
@@ -181,20 +240,18 @@ def _far(onsets: Int64Array, at: int, apart: int) -> bool:
     return all(abs(int(onset) - at) >= apart for onset in onsets[max(0, near - 1) : near + 1])
 
 
-def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> list[_Cut]:
+def _random(job: _Job, wanted: dict[str, deque[int]], progress: Progress) -> Iterator[_Cut]:
     assemble = Assemble(lambda sid: job.config.for_channel(to_nslc(sid))[0])
     cutters = _cutters(job, wanted)
-    cuts: list[_Cut] = []
     for record in (batch.record(place) for batch in _batches(job, progress) for place in range(len(batch))):
         if record.sid in cutters:
             for part in assemble.feed(record):
-                cuts += cutters[record.sid].feed(part)
-            cuts += cutters[record.sid].advance(record.sid, assemble.reached_ns(record.sid))
+                yield from cutters[record.sid].feed(part)
+            yield from cutters[record.sid].advance(record.sid, assemble.reached_ns(record.sid))
     for sid, cutter in cutters.items():
         if parts := assemble.release(sid):
-            cuts += [cut for part in parts for cut in cutter.feed(part)]
-            cuts += cutter.advance(sid, assemble.reached_ns(sid))
-    return cuts
+            yield from (cut for part in parts for cut in cutter.feed(part))
+            yield from cutter.advance(sid, assemble.reached_ns(sid))
 
 
 def _cutters(job: _Job, wanted: dict[str, deque[int]]) -> dict[str, _Cutter | _SensorCutter]:

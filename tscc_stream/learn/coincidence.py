@@ -76,9 +76,9 @@ def _largest_near(at_ns: Int64Array, sorted_ns: Int64Array, weight: Float64Array
     """For each time [n] the largest weight among sorted times [m] no further than `reach`; 0 where there are none."""
     low = np.searchsorted(sorted_ns, at_ns - reach)
     high = np.searchsorted(sorted_ns, at_ns + reach, side="right")
-    found: Float64Array = np.array(
-        [weight[first:last].max() if first < last else 0.0 for first, last in zip(low, high, strict=True)]
-    )
+    spans = np.column_stack((low, high)).reshape(-1)
+    largest = np.maximum.reduceat(np.append(weight, 0.0), spans)[::2]  # of [low, high); where that is empty, something
+    found: Float64Array = np.where(low < high, largest, 0.0)
     return found
 
 

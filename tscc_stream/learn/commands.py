@@ -12,9 +12,10 @@ import torch
 from tscc_stream import package, progress
 from tscc_stream.config import Config
 from tscc_stream.learn import build as building
-from tscc_stream.learn import dataset, run
+from tscc_stream.learn import dataset, run, stored
 from tscc_stream.learn.clusters import HeadKind
-from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
+from tscc_stream.learn.dataset import DataSetError, WindowShape
+from tscc_stream.learn.group import ALONE, Group
 from tscc_stream.learn.latent import encoder_of
 from tscc_stream.learn.network import Encoder
 from tscc_stream.learn.recipes import RECIPES, Recipe
@@ -34,25 +35,34 @@ def build_dataset(
     from_time: str | None = None,
     to_time: str | None = None,
     seed: int = 0,
-) -> DataSet:
-    """Cut windows out of recordings as the live path would, and write them to `out` (npz).
+) -> int:
+    """Cut windows out of recordings as the live path would, and write them to `out`: Parquet where that is a folder or
+    a name in .parquet or without an ending, for which memory need not hold them all, else npz. Returns how many.
 
     shape: dataset.shape_of(package.load(...).spec) for windows of an existing model. from_time, to_time: ISO 8601,
-    UTC unless they say otherwise. Raises DataSetError or ArchiveError.
+    UTC unless they say otherwise. Raises DataSetError, WindowsError or ArchiveError.
     """
+    span = _ns("from", from_time), _ns("to", to_time)
+    wanted = building.Wanted(tuple(paths), config, shape, random_windows, *span, seed)
     with progress.bar("windows") as update:
+
+        def tell(share: float) -> None:
+            update(share, 1.0)
+
+        if stored.writes_parquet(out):
+            return building.build_parquet(wanted, out, tell)
         data = building.build(
             paths,
             config,
             shape,
             random_windows=random_windows,
-            from_ns=_ns("from", from_time),
-            to_ns=_ns("to", to_time),
+            from_ns=span[0],
+            to_ns=span[1],
             seed=seed,
-            progress=lambda share: update(share, 1.0),
+            progress=tell,
         )
     dataset.save(data, out)
-    return data
+    return len(data)
 
 
 def train_model(
@@ -79,14 +89,15 @@ def train_model(
     command: str = "",
     runs: Path = Path("training"),
     finer: Mapping[str, object] | None = None,
+    group: Group = ALONE,
 ) -> Package:
     """Train on a data set and write a model package to `out`; a run that was cut off is taken up again.
 
     What is None is as the recipe has it; finer: more of Settings by name, for what has no argument of its own.
     calibration: a data set for the novelty scores; default: every calibrate_every-th minute of `data`, or its last
     fifth by time, which then does not train. init: a package whose encoder is trained on; its shape and normalisation
-    are taken over. arrange: as in train.Trainer. command: how the model was made, for its card. Raises DataSetError,
-    TrainingError or PackageError.
+    are taken over. arrange: as in train.Trainer. command: how the model was made, for its card. group: the processes
+    that train together, each of which makes this call. Raises DataSetError, TrainingError or PackageError.
     """
     named = {
         "epochs_pretrain": epochs_pretrain,
@@ -117,7 +128,8 @@ def train_model(
             start=start,
             arrange=arrange,
             init=before,
-        )
+        ),
+        group,
     )
 
 

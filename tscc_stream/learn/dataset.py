@@ -1,4 +1,4 @@
-"""Data sets of windows (npz): what training reads and `dataset build` writes.
+"""Data sets of windows: what training reads and `dataset build` writes, here as npz, in `stored` as Parquet.
 
 Arrays of a file, in any order: x [n, samples, channels] float32 (band-passed and resampled, in counts, before
 normalisation), sid [n] (NET.STA.LOC.CHA), onset_ns [n] int64, sample_rate_hz (scalar); optional y [n] int64 with
@@ -28,6 +28,8 @@ from tscc_stream.source_id import sensor_of
 
 _ASSUMED_COMPONENTS = {1: EACH_CHANNEL, 3: ("Z", "N", "E")}
 Int64Array = npt.NDArray[np.int64]
+_NAMES_TOGETHER = 100_000
+"""As Python's text, of which many would take much memory."""
 
 
 class DataSetError(ValueError):
@@ -131,10 +133,11 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, rows: AnyArray) -> DataSet:
-        """The chosen windows, by index or mask, in that order."""
-        parts = {name: getattr(self, name) for name in _PER_WINDOW}
-        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
+    def take(self, rows: AnyArray, x: Float32Array | None = None) -> DataSet:
+        """The chosen windows, by index or mask, in that order. x: their samples, where they are not these here."""
+        parts = {name: getattr(self, name) for name in _PER_WINDOW[1:]}
+        chosen = {name: part[rows] for name, part in parts.items() if part is not None}
+        return replace(self, x=self.x[rows] if x is None else x, **chosen)
 
     def in_time(self) -> DataSet:
         """The same windows by onset, then channel."""
@@ -148,7 +151,8 @@ class DataSet:
     @property
     def sensor(self) -> npt.NDArray[np.str_]:
         """At which sensor each window was recorded [n]: its channel without the component."""
-        return np.array([sensor_of(name) for name in self.sid.tolist()], dtype=str)
+        parts = np.array_split(self.sid, len(self.sid) // _NAMES_TOGETHER + 1)
+        return np.concatenate([np.array([sensor_of(name) for name in part.tolist()], dtype=str) for part in parts])
 
     @property
     def span_ns(self) -> int:
@@ -208,7 +212,7 @@ def _checked(arrays: dict[str, AnyArray]) -> DataSet:
     rate = arrays["sample_rate_hz"]
     if rate.size != 1 or rate.dtype.kind not in "iuf" or not 0 < float(rate.reshape(())) < np.inf:
         raise DataSetError("sample_rate_hz is not one positive number")
-    _check_windows(x, arrays["sid"])
+    check_windows(x, arrays["sid"])
     _check_ratios(arrays.get("peak_ratio", np.empty(0)))
     return _as_cut(_assembled(arrays, float(rate.reshape(()))))
 
@@ -226,7 +230,8 @@ def _check_ratios(ratio: AnyArray) -> None:
         raise DataSetError("peak_ratio holds values that are no ratios; expected numbers of 0 or more")
 
 
-def _check_windows(x: AnyArray, sid: AnyArray) -> None:
+def check_windows(x: AnyArray, sid: AnyArray, where: str = "") -> None:
+    """Raises DataSetError where windows x [n, samples, channels] of channels sid [n] hold no signal."""
     for what, bad in (
         ("holds values that are not finite", ~np.isfinite(x).all(axis=(1, 2))),
         ("is constant", (x == x[:, :1]).all(axis=1).any(axis=1)),
@@ -234,7 +239,7 @@ def _check_windows(x: AnyArray, sid: AnyArray) -> None:
         if bad.any():
             first = int(np.argmax(bad))
             others = f"; {int(bad.sum()) - 1} others are alike" if bad.sum() > 1 else ""
-            raise DataSetError(f"window {first} ({sid[first]}) {what}{others}")
+            raise DataSetError(f"{where}window {first} ({sid[first]}) {what}{others}")
 
 
 def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
@@ -246,7 +251,7 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
         y=arrays["y"].astype(np.int64) if "y" in arrays else None,
         y_names=tuple(str(name) for name in arrays.get("y_names", np.empty(0, str))),
         triggered=arrays["triggered"].astype(bool) if "triggered" in arrays else None,
-        window=_read_shape(arrays["window"]) if "window" in arrays else None,
+        window=read_shape(str(arrays["window"])) if "window" in arrays else None,
         cluster=arrays["cluster"].astype(np.int64) if "cluster" in arrays else None,
         model_sha256=arrays["model_sha256"].astype(str) if "model_sha256" in arrays else None,
         peak_ratio=arrays["peak_ratio"].astype(np.float32) if "peak_ratio" in arrays else None,
@@ -254,9 +259,10 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
     )
 
 
-def _read_shape(stored: AnyArray) -> WindowShape:
+def read_shape(stored: str) -> WindowShape:
+    """How windows were cut, out of JSON. Raises DataSetError."""
     try:
-        fields: dict[str, Any] = json.loads(str(stored))
+        fields: dict[str, Any] = json.loads(stored)
         low, high = fields.pop("band_hz")
         components = tuple(str(code) for code in fields.pop("components", EACH_CHANNEL))
         return WindowShape(**fields, band_hz=(float(low), float(high)), components=components)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tscc_stream import package as packages
 from tscc_stream.edges.torchscript import TorchScriptEncoder
-from tscc_stream.learn import dataset, probes
+from tscc_stream.learn import probes, stored
 from tscc_stream.learn.baselines import BATCH, Clustering, baselines
 from tscc_stream.learn.dataset import DataSet, Int64Array
 from tscc_stream.learn.features import log_spectrogram, series
@@ -76,7 +76,7 @@ def evaluate_model(
     EvaluationError, DataSetError or PackageError with one sentence.
     """
     package = packages.load(model)
-    windows = dataset.load(data).in_time()
+    windows = stored.load(data).in_time()
     _check_fit(windows, package, data)
     y, names = _labels(windows, data)
     normalised = normalise(windows.x, package.spec.normalisation)

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tscc_stream.edges.torchscript import TorchScriptEncoder
-from tscc_stream.learn import dataset
+from tscc_stream.learn import stored
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label, Package, write_labels
@@ -26,6 +26,8 @@ from tscc_stream.windows import normalise
 
 OVERLAP = 0.5
 """Below it, more of one cluster lies outside the other than within: another cluster, which needs a name of its own."""
+MOST_COMPARED = 50_000
+"""Windows out of Parquet on which models are compared."""
 _TOGETHER = 64
 
 
@@ -114,17 +116,19 @@ class Clustering(Protocol):
     def assign(self, r_nd: Tensor, /) -> Tensor: ...
 
 
-def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Tensor, Tensor | None], list[int]]:
+def keeping(
+    old: Package, normalised: Callable[[Tensor | None], Float32Array]
+) -> Callable[[Clustering, Tensor, Tensor | None], list[int]]:
     """For training that goes on from `old` (`arrange` of the trainer): clusters found again keep their ids.
 
-    normalised: the training windows as `old` sees them; what is returned is given clusters, representations, and to
-    which of the windows they belong (None: all), and says which of the clusters becomes 0, 1, ...
+    normalised: gives training windows, by number (None: all), as `old` sees them; what is returned is given clusters,
+    representations, and of which windows they are (None: all), and says which of the clusters becomes 0, 1, ...
     """
     before: list[Int64Array] = []  # sorted when first needed: by then training has refused what does not fit
 
     def arrange(found: Clustering, r_nd: Tensor, which_n: Tensor | None) -> list[int]:
         if not before:
-            before.append(_sorted(old, normalised if which_n is None else normalised[which_n.numpy()]))
+            before.append(_sorted(old, normalised(which_n)))
         now = found.assign(r_nd).cpu().numpy().astype(np.int64)
         order: list[int] = match(before[0], now, (old.spec.clusters, len(found.centres))).permutation().tolist()
         return order
@@ -134,7 +138,7 @@ def keeping(old: Package, normalised: Float32Array) -> Callable[[Clustering, Ten
 
 def compare(old: Package, new: Package, data: Path) -> Carried:
     """Which clusters of `new` are which of `old`, on the windows of a data set."""
-    windows = dataset.load(data)
+    windows = stored.load(data, MOST_COMPARED)
     counts = old.spec.clusters, new.spec.clusters
     return match(assignments(old, windows), assignments(new, windows), counts)
 

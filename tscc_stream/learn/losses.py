@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tscc_stream.learn.part import Part
+
 SMALLEST_SQUARED_DISTANCE = 1e-12
 _BLOCK = 1 << 18
 """Similarities at a time, about: what the processor's cache holds."""
@@ -20,35 +22,57 @@ _LEAST_EXPONENT = -80.0
 _BLOCK_DEVICE = 1 << 28  # a gibibyte, so that memory bounds no batch
 
 
-def hierarchical_contrastive_loss(a_btd: Tensor, b_btd: Tensor, instance_share: float = 0.5) -> Tensor:
+def hierarchical_contrastive_loss(
+    a_btd: Tensor, b_btd: Tensor, instance_share: float = 0.5, part: Part | None = None
+) -> Tensor:
     """Mean over all time scales (maximum over pairs of samples until one is left) of instance and temporal contrast.
 
     a, b: representations of the same samples in two views. instance_share: weight of the contrast between windows;
     the rest goes to the contrast between times, which the last scale does not have. Returns a scalar.
+    part: of a batch that processes share, the windows that a and b are; the scalar then is what they add to the loss.
+    Windows are contrasted with those of all processes.
     """
+    part = part or Part(len(a_btd))
+    every = _of_all(a_btd, b_btd, part) if part.divided else None
     total = a_btd.new_zeros(())
     scales = 0
     while True:
         scales += 1
-        total = total + instance_share * instance_loss(a_btd, b_btd)
+        every_a, every_b = every or (a_btd, b_btd)
+        total = total + instance_share * instance_loss(every_a, every_b, part)
         if a_btd.shape[1] == 1:
             return total / scales
-        total = total + (1.0 - instance_share) * temporal_loss(a_btd, b_btd)
+        total = total + (1.0 - instance_share) * temporal_loss(a_btd, b_btd, part)
         a_btd, b_btd = _halved(a_btd), _halved(b_btd)
+        every = (_halved(every_a), _halved(every_b)) if every else None
 
 
-def instance_loss(a_btd: Tensor, b_btd: Tensor) -> Tensor:
-    """At each time, a window must know its other view among all windows' views; 0 for a single window."""
+def _of_all(a_btd: Tensor, b_btd: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+    """Both views of the windows of all processes, in one exchange."""
+    size = a_btd.shape[2]
+    both = part.gathered(torch.cat([a_btd, b_btd], dim=2))
+    return both[:, :, :size], both[:, :, size:]
+
+
+def instance_loss(a_btd: Tensor, b_btd: Tensor, part: Part | None = None) -> Tensor:
+    """At each time, a window must know its other view among all windows' views; 0 for a single window.
+
+    part: of all windows' process; each does some of the times.
+    """
     if a_btd.shape[0] == 1:
         return a_btd.new_zeros(())
-    return _pairing_loss(torch.cat([a_btd, b_btd], dim=0).transpose(0, 1))
+    part = part or Part(len(a_btd))
+    z_tmd = torch.cat([a_btd, b_btd], dim=0).transpose(0, 1)
+    mine = z_tmd[part.within(len(z_tmd))]
+    return part.weight(len(z_tmd)) * _pairing_loss(mine) if len(mine) else 0.0 * mine.sum()
 
 
-def temporal_loss(a_btd: Tensor, b_btd: Tensor) -> Tensor:
+def temporal_loss(a_btd: Tensor, b_btd: Tensor, part: Part | None = None) -> Tensor:
     """In each window, a time must know itself in the other view among all times; 0 for a single sample."""
     if a_btd.shape[1] == 1:
         return a_btd.new_zeros(())
-    return _pairing_loss(torch.cat([a_btd, b_btd], dim=1))
+    part = part or Part(len(a_btd))
+    return part.weight() * _pairing_loss(torch.cat([a_btd, b_btd], dim=1))
 
 
 def _pairing_loss(z_nmd: Tensor) -> Tensor:

@@ -19,22 +19,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tscc_stream import __version__
-from tscc_stream.learn import choose, coincidence, dataset
+from tscc_stream.edges.parquet_windows import StoredWindows, is_windows
+from tscc_stream.learn import choose
 from tscc_stream.learn.clusters import Head
-from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
+from tscc_stream.learn.group import ALONE, Group
 from tscc_stream.learn.identity import keeping
+from tscc_stream.learn.material import Material, material
 from tscc_stream.learn.network import Encoder
-from tscc_stream.learn.objective import Circumstances, Terms
+from tscc_stream.learn.objective import Terms
 from tscc_stream.learn.settings import Settings, TrainingError
-from tscc_stream.learn.train import Arrange, Epoch, Trainer, load_checkpoint, save_checkpoint
+from tscc_stream.learn.train import Arrange, Epoch, Trainer, read_checkpoint, save_checkpoint
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import EACH_CHANNEL, Package
-from tscc_stream.stages.extract import normalise
 
-CALIBRATION_SHARE = 0.2
 CALIBRATION_LEAST = 1000  # 10 / alpha at the default alpha of 0.01
-_MINUTE_NS = 60_000_000_000
 LOG = logging.getLogger("tscc_stream.train")
 
 TERMS = Terms._fields
@@ -64,99 +63,62 @@ class Request:
     init: Package | None = None
 
 
-def train(request: Request) -> Package:
+def train(request: Request, group: Group = ALONE) -> Package:
     """Train, calibrate and export; takes up an unfinished run of the same request where there is one.
 
-    Raises DataSetError, TrainingError or PackageError with what is wrong.
+    group: the processes that do it together, each with the same request; the first alone writes. Raises
+    DataSetError, TrainingError or PackageError with what is wrong.
     """
-    training, calibration = _split(request)
-    shape = training.window or dataset.assumed_shape(training)
-    seen = normalise(training.x, request.settings.normalisation)
-    arrange = request.arrange
-    if arrange is None and request.init is not None:
-        arrange = keeping(request.init, seen)
-    trainer = Trainer(request.settings, seen, _circumstances(training), request.start, arrange)
-    folder = _folder(request)
-    with _logging_to(folder / "train.log"):
-        if training.window is None:
-            LOG.warning("%s does not say how its windows were cut; the package will state %s", request.data, shape)
-        LOG.info("%d training windows, %d calibration windows", len(training), len(calibration))
-        if (folder / _CHECKPOINT).is_file():
-            load_checkpoint(trainer, folder / _CHECKPOINT)
+    found, identity = group.each(lambda: (_material(request), _identity(request)))
+    group.agreed(identity, "data or settings")
+    trainer = Trainer(request.settings, found.windows, found.known, request.start, _arrange(request, found), group)
+    folder, state = group.told(lambda: _taken_up(request, identity))
+    with _logging_to(folder / "train.log", group):
+        _tell(request, found, group)
+        if state is not None:
+            trainer.restore(state)
             LOG.info("resumed after epoch %d of %d", len(trainer.history), trainer.epochs)
         _run(trainer, folder)
         for sentence in trainer.troubles:
             LOG.warning("%s", sentence)
-        package = _export(request, trainer, shape, calibration)
-        _finish(folder, trainer, package)
+        return group.told(lambda: _finished(request, trainer, found, folder))
+
+
+def _finished(request: Request, trainer: Trainer, found: Material, folder: Path) -> Package:
+    package = _export(request, trainer, found)
+    _finish(folder, trainer, package)
     return package
 
 
-def _split(request: Request) -> tuple[DataSet, DataSet]:
-    """Training and calibration windows, apart in time. Only triggered windows calibrate, as only those come live."""
-    data = dataset.load(request.data).in_time()
-    if request.calibration is not None:
-        held = dataset.load(request.calibration).in_time()
-        if held.x.shape[1:] != data.x.shape[1:] or held.window != data.window:
-            raise DataSetError(f"{request.calibration} and {request.data} hold windows of different shape")
-        training = data.take(~_overlapping(data, held))
-    elif request.calibrate_every is not None:
-        training, held = _by_minutes(data, request.calibrate_every)
-    else:
-        cut = data.onset_ns[int((1.0 - CALIBRATION_SHARE) * (len(data) - 1))]
-        training = data.take(data.onset_ns + data.span_ns < cut)
-        held = data.take(data.onset_ns >= cut)
-    return training, held if held.triggered is None else held.take(held.triggered)
+def _material(request: Request) -> Material:
+    return material(request.data, request.settings, request.calibration, request.calibrate_every)
 
 
-def _by_minutes(data: DataSet, every: int) -> tuple[DataSet, DataSet]:
-    """Windows to train on, and those of every so-many-th minute, with which the former share no time at any sensor."""
-    if every < 2:
-        raise TrainingError(f"calibrate every {every} minutes: expected 2 or more")
-    mine = data.onset_ns // _MINUTE_NS % every == every - 1
-    held = data.take(mine)
-    apart = dataset.distance_ns(data.onset_ns, np.sort(held.onset_ns)) >= data.span_ns
-    return data.take(~mine & apart), held
+def _arrange(request: Request, found: Material) -> Arrange | None:
+    if request.arrange is not None or request.init is None:
+        return request.arrange
+    return keeping(request.init, found.samples)
 
 
-def _circumstances(data: DataSet) -> Circumstances:
-    """What a data set says of its windows beside their samples; labels, where it has them, have no part in it."""
-    triggered = data.triggered
-    mixed = triggered is not None and triggered.any() and not triggered.all()
-    shares = coincidence.shares(data)
-    return Circumstances(
-        torch.from_numpy(triggered) if mixed else None,
-        None if shares is None else torch.from_numpy(shares),
-        _strength(data),
-    )
+def _taken_up(request: Request, identity: dict[str, Any]) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of the run, and the state of an unfinished one."""
+    folder = _folder(request, identity)
+    checkpoint = folder / _CHECKPOINT
+    return folder, read_checkpoint(checkpoint, request.settings) if checkpoint.is_file() else None
 
 
-def _strength(data: DataSet) -> torch.Tensor | None:
-    """As Circumstances has it; None where no two peak ratios differ."""
-    if data.peak_ratio is None:
-        return None
-    there = data.peak_ratio > 0.0
-    logs = np.log(np.where(there, data.peak_ratio, 1.0))
-    spread = float(logs[there].std()) if there.any() else 0.0
-    if spread == 0.0:
-        return None
-    return torch.from_numpy(np.where(there, (logs - logs[there].mean()) / spread, np.nan).astype(np.float32))
-
-
-def _overlapping(data: DataSet, held: DataSet) -> np.ndarray:
-    """Windows of `data` that share time with the span of `held` in the same channel, or at the same sensor."""
-    shared = np.zeros(len(data), bool)
-    for recorder in np.unique(held.recorder):
-        onsets = np.sort(held.onset_ns[held.recorder == recorder])
-        mine = data.recorder == recorder
-        shared[mine] = dataset.distance_ns(data.onset_ns[mine], onsets) < data.span_ns
-    return shared
+def _tell(request: Request, found: Material, group: Group) -> None:
+    if not found.stated:
+        LOG.warning("%s does not say how its windows were cut; the package will state %s", request.data, found.shape)
+    LOG.info("%d training windows, %d calibration windows", len(found.windows), len(found.calibration))
+    if not group.alone:
+        LOG.info("%d processes train together", group.processes)
 
 
 def _identity(request: Request) -> dict[str, Any]:
     """What makes two requests the same run."""
-    digest = hashlib.sha256(request.data.read_bytes()).hexdigest()
-    held = None if request.calibration is None else hashlib.sha256(request.calibration.read_bytes()).hexdigest()
+    digest = digest_of(request.data)
+    held = None if request.calibration is None else digest_of(request.calibration)
     start = None if request.start is None else _digest(request.start)
     return {
         "data": digest,
@@ -167,6 +129,11 @@ def _identity(request: Request) -> dict[str, Any]:
     }
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of a data set: of an npz file's bytes, or what StoredWindows.digest says of Parquet."""
+    return StoredWindows(path).digest() if is_windows(path) else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _digest(encoder: Encoder) -> str:
     """SHA-256 of all weights."""
     digest = hashlib.sha256()
@@ -175,9 +142,9 @@ def _digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _folder(request: Request) -> Path:
+def _folder(request: Request, identity: dict[str, Any]) -> Path:
     """The newest unfinished run of the same request, else a new folder `<data>__<name>_<date_time>`."""
-    identity, stem = _identity(request), f"{request.data.stem}__{request.out.name}"
+    stem = f"{request.data.stem}__{request.out.name}"
     for folder in sorted(request.runs.glob(f"{stem}_*"), reverse=True):
         stated = folder / _SETTINGS
         if stated.is_file() and not (folder / _METRICS).exists() and json.loads(stated.read_text()) == identity:
@@ -194,8 +161,9 @@ def _folder(request: Request) -> Path:
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+def _logging_to(path: Path, group: Group) -> Iterator[None]:
+    """The first process writes the log of all."""
+    handler = logging.FileHandler(path, encoding="utf-8") if group.first else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
@@ -207,30 +175,30 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _run(trainer: Trainer, folder: Path) -> None:
-    steps = -(-len(trainer.x_ntc) // trainer.settings.batch_size)
-    with _bar(trainer.epochs * steps, len(trainer.history) * steps) as step:
+    first = trainer.group.first
+    with _bar(trainer.epochs * trainer.steps, len(trainer.history) * trainer.steps, first) as step:
 
         def after(epoch: Epoch) -> None:
             terms = {name: getattr(epoch, name) for name in TERMS}
             said = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
             LOG.info("epoch %d %s %s", epoch.number, epoch.phase, said)
-            save_checkpoint(trainer, folder / _CHECKPOINT)
+            if first:
+                save_checkpoint(trainer, folder / _CHECKPOINT)
 
         trainer.run(after, step)
 
 
 @contextmanager
-def _bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error where that is a terminal."""
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not (shown and sys.stderr.isatty())) as progress:
         task = progress.add_task("training", total=total, completed=done)
         yield lambda: progress.advance(task)
 
 
-def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration: DataSet) -> Package:
-    chosen = request.settings
-    seen = normalise(calibration.x, chosen.normalisation)
+def _export(request: Request, trainer: Trainer, found: Material) -> Package:
+    chosen, seen = request.settings, found.calibration
     enough = len(seen) >= CALIBRATION_LEAST
     if not enough:
         LOG.warning("%d calibration windows, expected %d: no window will be unknown", len(seen), CALIBRATION_LEAST)
@@ -239,13 +207,13 @@ def _export(request: Request, trainer: Trainer, shape: WindowShape, calibration:
         encoder=trainer.averaged_encoder(),
         head=_head(trainer),
         fuzzifier=chosen.fuzzifier,
-        shape=shape,
+        shape=found.shape,
         normalisation=chosen.normalisation,
-        selfcheck_x=_some(seen if len(seen) else trainer.x_ntc.numpy()),
+        selfcheck_x=_selfcheck_x(found),
         calibration_x=seen if enough else None,
         training_data=_training_data(request, trainer, len(seen)),
         metrics=_metrics(trainer),
-        card=_card(request, trainer, shape, len(seen) if enough else 0),
+        card=_card(request, trainer, found, len(seen) if enough else 0),
     )
     return export(trained, request.out)
 
@@ -256,19 +224,20 @@ def _head(trainer: Trainer) -> Head:
     return trainer.head
 
 
-def _some(x: Float32Array) -> Float32Array:
-    """Windows spread over all, for the self-check."""
-    chosen: Float32Array = x[np.unique(np.linspace(0, len(x) - 1, SELFCHECK_WINDOWS).astype(int))]
-    return chosen
+def _selfcheck_x(found: Material) -> Float32Array:
+    """Windows spread over all that calibrate, or, where none do, over those that trained."""
+    count = len(found.calibration) or len(found.windows)
+    rows = np.unique(np.linspace(0, count - 1, SELFCHECK_WINDOWS).astype(int))
+    return found.calibration[rows] if len(found.calibration) else found.samples(torch.from_numpy(rows))
 
 
 def _training_data(request: Request, trainer: Trainer, calibration: int) -> dict[str, Any]:
     return {
         "origin": request.provenance,
         "licence": request.licence,
-        "windows": len(trainer.x_ntc),
+        "windows": len(trainer.windows),
         "calibration_windows": calibration,
-        "sha256": hashlib.sha256(request.data.read_bytes()).hexdigest(),
+        "sha256": digest_of(request.data),
         "settings": asdict(request.settings),
         "software": {"tscc-stream": __version__, "torch": str(torch.__version__)},
     }
@@ -283,8 +252,8 @@ def _metrics(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: int) -> str:
-    chosen = request.settings
+def _card(request: Request, trainer: Trainer, found: Material, calibration: int) -> str:
+    chosen, shape = request.settings, found.shape
     single = shape.components == EACH_CHANNEL
     channels = "one channel" if single else f"the components {', '.join(shape.components)} of one sensor"
     novelty = f"{calibration} windows" if calibration else "none: no window is called unknown"
@@ -295,9 +264,10 @@ def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: i
         f"{shape.sample_rate_hz:g} Hz",
         f"({shape.band_hz[0]:g} to {shape.band_hz[1]:g} Hz, onset at sample {shape.onset_sample}), of {channels}.",
         "",
-        f"- Trained on: {request.provenance} ({len(trainer.x_ntc)} windows; licence: {request.licence})",
+        f"- Trained on: {request.provenance} ({len(trainer.windows)} windows; licence: {request.licence})",
         f"- Novelty calibration: {novelty}",
         f"- Epochs: {chosen.epochs_pretrain} pre-training, {chosen.epochs_finetune} fine-tuning; seed {chosen.seed}",
+        *(f"- Not all windows: {note}" for note in (*found.notes, *_sampled(trainer))),
         f"- Made by: `{request.command or 'tscc-stream train'}`",
         *(f"- Trouble: {sentence}" for sentence in trainer.troubles),
         "",
@@ -306,6 +276,12 @@ def _card(request: Request, trainer: Trainer, shape: WindowShape, calibration: i
         number = len(_head(trainer).centres)
         lines += ["## Number of clusters", "", choose.explain(trainer.choices, number)]
     return "\n".join(lines)
+
+
+def _sampled(trainer: Trainer) -> tuple[str, ...]:
+    if trainer.clustered is None or trainer.among == len(trainer.clustered):
+        return ()
+    return (f"clusters were found among {len(trainer.clustered)} of {trainer.among} windows",)
 
 
 def _finish(folder: Path, trainer: Trainer, package: Package) -> None:

@@ -4,7 +4,8 @@ Sources: TSCC (Yang et al. 2023) for the two phases, weights 0.1 and 1.5, and ce
 TS2Vec (Yue et al. 2022) for crops and contrast. Different on purpose from the published program: the clustering loss
 has a gradient and is a mean over the batch; the averaged network is what is clustered, calibrated and saved; no label
 takes part in anything. Every random draw comes from the two generators of the state, so that a run that was cut off
-and resumed gives the same weights.
+and resumed gives the same weights. Where several processes train (`group`), all of them hold the same state: they make
+the same draws for the whole batch, their gradients are put together, and the first finds the clusters for all.
 """
 
 from __future__ import annotations
@@ -17,27 +18,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tscc_stream.learn import choose, clusters, losses, views
 from tscc_stream.learn.averaging import AveragedEncoder
 from tscc_stream.learn.choose import Measured
 from tscc_stream.learn.clusters import Head
+from tscc_stream.learn.group import ALONE, Group
+from tscc_stream.learn.held import Batch, Held, Windows
 from tscc_stream.learn.network import Encoder, make_encoder, pool
 from tscc_stream.learn.objective import Circumstances, Objective, Terms
+from tscc_stream.learn.part import Part
 from tscc_stream.learn.saving import save_tensors
 from tscc_stream.learn.settings import Settings, TrainingError
 from tscc_stream.messages import Float32Array
 
 Arrange = Callable[[Head, Tensor, Tensor | None], list[int]]
-"""(clusters found, representations of the windows they were found among, which these are: bool, None for all) -> which
-of them becomes cluster 0, 1, ..."""
+"""(clusters found, representations of the windows they were found among, their numbers, None for all) -> which of them
+becomes cluster 0, 1, ..."""
 
-_POOL_BATCH = 64
 _LOOK_EVERY = 16
 """Steps between two looks at whether the loss is finite; a look waits for the device. Always before an epoch ends, and
 so before a checkpoint is written.
 """
+
+
+_Found = tuple[dict[str, Any], list[str], list[Measured]]
+"""Clusters as Head.state has them, troubles and choices so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +61,50 @@ class Epoch:
     strength: float = 0.0
 
 
+class _Terms(nn.Module):
+    """The terms of the loss as a module, whose weights are all that is trained."""
+
+    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+        super().__init__()
+        self.encoder, self.judge = encoder, objective.judge
+        self._terms = objective.terms
+
+    def forward(self, x_btc: Tensor, known: Circumstances, head: Head | None, part: Part) -> Terms:
+        return self._terms(self.encoder, x_btc, known, head, part)
+
+
 class Trainer:
     """The state of a run over normalised windows x [n, T, C]: networks, optimiser, generators, clusters, history.
 
     known: of the windows, beside their samples. start: an encoder to go on from, instead of weights by chance. arrange:
-    says in which order clusters are numbered whenever they were found anew (default: the largest first). troubles: what
-    was wrong with the clusters, and when.
-    choices: what was measured where the number of clusters was left open.
+    says in which order clusters are numbered whenever they were found anew (default: the largest first). group: the
+    processes that train together. clustered: numbers of the windows that clusters are found among (None: all), out of
+    `among`. troubles: what was wrong with the clusters, and when. choices: what was measured where the number of
+    clusters was left open.
     """
 
     def __init__(
         self,
         settings: Settings,
-        x: Float32Array,
+        x: Float32Array | Windows,
         known: Circumstances = Circumstances(),  # noqa: B008 frozen
         start: Encoder | None = None,
         arrange: Arrange | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.settings = settings
-        self._clustered_n = known.triggered if settings.among == "triggered" else None
-        settings.check(len(x) if self._clustered_n is None else int(self._clustered_n.sum()))
-        self.x_ntc = torch.from_numpy(np.require(x, np.float32, ["C", "W"]))
-        self.known = known
+        among_n = known.triggered if settings.among == "triggered" else None
+        self.among = len(x) if among_n is None else int(among_n.sum())
+        settings.check(self.among)
         self.device = torch.device(settings.device)
-        self._there_ntc, self._known_there = self.x_ntc.to(self.device), known.to(self.device)
+        self.windows: Windows = Held(x, self.device) if isinstance(x, np.ndarray) else x
+        self.known = known
+        self.group = group
+        self._known_there = known.to(self.device)
+        self.clustered = self.windows.sample(among_n)
         self.encoder = self._first_encoder(start).to(self.device)
         self.objective = Objective(settings)
+        self._terms = group.shared(_Terms(self.encoder, self.objective), self.objective.judges(known))
         self.head: Head | None = None
         self.history: list[Epoch] = []
         self.troubles: list[str] = []
@@ -89,7 +114,7 @@ class Trainer:
 
     def _first_encoder(self, start: Encoder | None) -> Encoder:
         chosen = self.settings
-        shape = (self.x_ntc.shape[2], chosen.representation, chosen.hidden, chosen.depth)
+        shape = (self.windows.channels, chosen.representation, chosen.hidden, chosen.depth)
         encoder = make_encoder(chosen.seed, *shape)
         if start is not None:
             if start.shape != shape:
@@ -123,24 +148,34 @@ class Trainer:
 
     def _epoch(self, number: int, on_step: Callable[[], None]) -> Epoch:
         phase = "pretrain" if number < self.settings.epochs_pretrain else "finetune"
-        order = self.objective.rng.permutation(len(self.x_ntc))
-        batches = torch.split(torch.from_numpy(order).to(self.device), self.settings.batch_size)
         sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
-        for done, rows in enumerate(batches, start=1):
-            sums += self.step(rows).double() * len(rows)
-            if done % _LOOK_EVERY == 0 or done == len(batches):
+        steps = self.steps
+        batches = self.windows.epoch(number, self.settings.batch_size, self.objective.rng, self.group)
+        for done, batch in enumerate(batches, start=1):
+            sums += self.learn(batch).double() * len(batch.rows)
+            if done % _LOOK_EVERY == 0 or done == steps:
                 self._look_at(sums)
             on_step()
-        terms = dict(zip(Terms._fields, (sums / len(order)).tolist(), strict=True))
+        terms = dict(zip(Terms._fields, (self.group.summed(sums) / len(self.windows)).tolist(), strict=True))
         return Epoch(phase, number, **terms)
 
+    @property
+    def steps(self) -> int:
+        """How many steps an epoch has."""
+        return -(-len(self.windows) // self.settings.batch_size)
+
     def step(self, rows: Tensor) -> Tensor:
-        """One step on a batch of windows, by number [B] on the device; returns the terms of the loss before it, there
-        too, so that nobody waits for the device.
+        """One step on windows in memory, by number [B] on the device; as `learn`."""
+        assert isinstance(self.windows, Held)  # noqa: S101 what the caller gave
+        return self.learn(self.windows.batch(rows, self.group))
+
+    def learn(self, batch: Batch) -> Tensor:
+        """One step; returns what this process adds to the terms of the loss before it, on the device, so that nobody
+        waits for that.
         """
-        known = self._known_there.of(rows)
-        terms = self.objective.terms(self.encoder, self._there_ntc[rows], known, self.head)
-        loss = terms.total(self.settings)
+        known = self._known_there.of(batch.rows)
+        terms: Terms = self._terms(batch.x, known, self.head, batch.part)
+        loss = terms.total(self.settings) * self.group.processes  # of gradients the group takes the mean
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimiser.step()
@@ -149,19 +184,21 @@ class Trainer:
 
     def _look_at(self, sums: Tensor) -> None:
         """Raises TrainingError where a term of any step so far was not finite: it never leaves the sums again."""
+        sums = self.group.summed(sums)
         if not torch.isfinite(sums).all():
             said = ", ".join(f"{name} {value:g}" for name, value in zip(Terms._fields, sums.tolist(), strict=True))
             raise TrainingError(f"the loss became {said} in epoch {len(self.history)}: lower the learning rate")
 
-    def embed(self, x: Tensor | Float32Array | None = None) -> Tensor:
-        """Pooled representations [n, D] by the averaged encoder, on the host; of the training windows by default."""
-        x_ntc = self._there_ntc if x is None else torch.as_tensor(x)
+    def embed(self, rows: Tensor | None = None) -> Tensor:
+        """Pooled representations [n, D] by the averaged encoder, on the host; rows: numbers, ascending."""
+        count = len(self.windows) if rows is None else len(rows)
+        part = self.group.part(count)
+        if part.divided:
+            rows = (torch.arange(count) if rows is None else rows)[part.mine]
         encoder = self.averaged_encoder()
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):  # float32, as what is exported
-            parts = [
-                pool(views.represent(encoder, part.to(self.device))).cpu() for part in torch.split(x_ntc, _POOL_BATCH)
-            ]
-        return torch.cat(parts)
+            parts = [pool(views.represent(encoder, x_btc)).cpu() for x_btc in self.windows.read(rows)]
+            return part.gathered(torch.cat(parts).to(self.device)).cpu()
 
     def start_fine_tuning(self) -> None:
         """Clusters from nothing but the representations; training goes on from the averaged weights."""
@@ -178,15 +215,15 @@ class Trainer:
 
     def _find_clusters(self) -> None:
         """From nothing but the representations."""
-        r_nd = self.embed(self._clustered_x())
-        held = self._view_of(r_nd)
-        found = self._fitted(r_nd, held, self._number(r_nd, held))
-        order = self._arrange(found, r_nd, self._clustered_n) if self._arrange else clusters.by_size(found, r_nd)
-        self._take(found.reordered(order), r_nd)
+        r_nd = self.embed(self.clustered)
 
-    def _clustered_x(self) -> Tensor:
-        """The windows that clusters are found among."""
-        return self._there_ntc if self._clustered_n is None else self._there_ntc[self._clustered_n.to(self.device)]
+        def find() -> _Found:
+            held = self._view_of(r_nd)
+            found = self._fitted(r_nd, held, self._number(r_nd, held))
+            order = self._arrange(found, r_nd, self.clustered) if self._arrange else clusters.by_size(found, r_nd)
+            return self._found(found.reordered(order), r_nd)
+
+        self._take(find)
 
     def _view_of(self, r_nd: Tensor) -> Head:
         """How distances shall see representations: a head without centres yet."""
@@ -210,18 +247,21 @@ class Trainer:
         if self.head is None:
             self._find_clusters()
             return
-        r_nd, held = self.embed(self._clustered_x()), self.head.to("cpu")
-        self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
+        r_nd, held = self.embed(self.clustered), self.head.to("cpu")
+        self._take(lambda: self._found(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd))
 
     def _step_clusters(self) -> None:
         """One fuzzy step of centres, or the mixture fitted on from where it was."""
         assert self.head is not None  # noqa: S101 made before fine-tuning
-        r_nd, held = self.embed(self._clustered_x()), self.head.to("cpu")
-        if self.settings.head == "mixture":
-            self._take(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
-            return
-        centres = losses.updated_centres(held.seen(r_nd), held.centres, self.settings.fuzzifier, held.metric)
-        self._take(replace(held, centres=centres), r_nd)
+        r_nd, held = self.embed(self.clustered), self.head.to("cpu")
+
+        def step() -> _Found:
+            if self.settings.head == "mixture":
+                return self._found(self._fitted(r_nd, held, len(held.centres), held.centres), r_nd)
+            centres = losses.updated_centres(held.seen(r_nd), held.centres, self.settings.fuzzifier, held.metric)
+            return self._found(replace(held, centres=centres), r_nd)
+
+        self._take(step)
 
     def _number(self, r_nd: Tensor, held: Head) -> int:
         """How many clusters: as set, or as `choose` finds, which is kept for the report."""
@@ -240,11 +280,16 @@ class Trainer:
             found = clusters.k_means(seen_nd, number, chosen.seed, held.metric, start_kd)
         return replace(found, bounds=held.bounds, axes=held.axes)
 
-    def _take(self, found: Head, r_nd: Tensor) -> None:
-        """Clusters in use from now on; what is wrong with them is remembered."""
+    def _found(self, found: Head, r_nd: Tensor) -> _Found:
+        """Clusters, with what is wrong with them."""
         said = clusters.trouble(found, r_nd)
         self.troubles += [f"after epoch {len(self.history)}: {sentence}" for sentence in said]
-        self.head = found.to(self.device)
+        return found.state(), self.troubles, self.choices
+
+    def _take(self, find: Callable[[], _Found]) -> None:
+        """Clusters in use from now on, found by the first process for all; what is wrong with them is remembered."""
+        state, self.troubles, self.choices = self.group.told(find)
+        self.head = Head(**state).to(self.device)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; loads with weights_only=True."""
@@ -283,10 +328,15 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """Resume from a checkpoint. Raises TrainingError where it belongs to other settings or cannot be read."""
+    trainer.restore(read_checkpoint(path, trainer.settings))
+
+
+def read_checkpoint(path: Path, settings: Settings) -> dict[str, Any]:
+    """A state to be taken up. Raises TrainingError as `load_checkpoint`."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise TrainingError(f"checkpoint {path}: cannot be read: {error}") from error
-    if state["settings"] != asdict(trainer.settings):
+    if state["settings"] != asdict(settings):
         raise TrainingError(f"checkpoint {path}: was made with other settings")
-    trainer.restore(state)
+    return state

@@ -1,6 +1,7 @@
 """What training shows the encoder: two random crops of each window that overlap, and its noise.
 
-Every draw comes from a generator that is passed in. Shapes: B windows, T samples, C channels, H hidden channels.
+Every draw comes from a generator that is passed in, and is made for all windows of the batch: where several processes
+share it (`part`), each uses what was drawn for its own. Shapes: B windows, T samples, C channels, H hidden channels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from tscc_stream.learn import fast
 from tscc_stream.learn.network import Encoder
+from tscc_stream.learn.part import Part
 from tscc_stream.package import Normalisation
 
 SHORTEST_OVERLAP = 2  # samples
@@ -30,14 +32,15 @@ class Crops(NamedTuple):
     overlap: int
 
 
-def two_crops(x_btc: Tensor, rng: np.random.Generator) -> Crops:
+def two_crops(x_btc: Tensor, rng: np.random.Generator, part: Part | None = None) -> Crops:
     """Random overlapping crops (Yue et al. 2022, section 3.2): lengths common to the batch, places per window."""
-    batch, length, _ = x_btc.shape
+    part = part or Part(len(x_btc))
+    length = x_btc.shape[1]
     overlap = int(rng.integers(min(SHORTEST_OVERLAP, length), length + 1))
     left = int(rng.integers(length - overlap + 1))
     right = left + overlap
     a_from, b_to = int(rng.integers(left + 1)), int(rng.integers(right, length + 1))
-    shift = rng.integers(-a_from, length - b_to + 1, size=batch)
+    shift = part.own(rng.integers(-a_from, length - b_to + 1, size=part.total))
     a = _slices(x_btc, shift + a_from, right - a_from)
     return Crops(a, _slices(x_btc, shift + left, b_to - left), overlap)
 
@@ -47,9 +50,14 @@ def _slices(x_btc: Tensor, begin: np.ndarray, length: int) -> Tensor:
     return x_btc[torch.arange(len(x_btc), device=x_btc.device)[:, None], at_bt]
 
 
-def flipped(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
-    """Half of the windows upside down: polarity says where a sensor stands, not what happened."""
-    sign = _placed(rng.choice(np.array([-1.0, 1.0], np.float32), size=len(x_btc)), x_btc.device)
+def flipped(x_btc: Tensor, rng: np.random.Generator, part: Part | None = None, times: int = 1) -> Tensor:
+    """Half of the windows upside down: polarity says where a sensor stands, not what happened.
+
+    times: how often x_btc has each window of the batch, one batch after the other.
+    """
+    total = len(x_btc) if part is None else times * part.total
+    drawn = rng.choice(np.array([-1.0, 1.0], np.float32), size=total)
+    sign = _placed(drawn if part is None else part.own(drawn), x_btc.device)
     return x_btc * sign[:, None, None]
 
 
@@ -70,18 +78,19 @@ def normalised(x_btc: Tensor, normalisation: Normalisation) -> Tensor:
     return torch.asinh(centred / sigma.clamp_min(_SMALLEST))
 
 
-def surrogates(x_btc: Tensor, rng: np.random.Generator) -> Tensor:
+def surrogates(x_btc: Tensor, rng: np.random.Generator, part: Part | None = None) -> Tensor:
     """Windows with the spectra of x and phases by chance: as loud and as coloured, but with no onset anywhere.
 
     For windows on a linear scale. All channels of a window get the same phases, so that what they share remains.
     """
+    part = part or Part(len(x_btc))
     spectrum = torch.fft.rfft(x_btc.float(), dim=1)
-    turn = rng.uniform(0.0, 2 * np.pi, (len(x_btc), spectrum.shape[1], 1)).astype(np.float32)
+    turn = part.own(rng.uniform(0.0, 2 * np.pi, (part.total, spectrum.shape[1], 1))).astype(np.float32)
     turned: Tensor = torch.fft.irfft(spectrum * torch.exp(1j * _placed(turn, x_btc.device)), n=x_btc.shape[1], dim=1)
     return turned
 
 
-def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator, part: Part | None = None) -> Tensor:
     """Each window plus the surrogate of another one of the batch, at up to `share` of the window's own sigma.
 
     Two views of a window then have its signal in common, and not its ratio to the noise. For windows on a linear
@@ -89,9 +98,10 @@ def with_noise(x_btc: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """
     if share == 0.0:
         return x_btc
-    other = _placed(rng.permutation(len(x_btc)), x_btc.device)
-    noise = normalised(surrogates(x_btc[other], rng), "z")
-    amount = _placed(rng.uniform(0.0, share, len(x_btc)).astype(np.float32), x_btc.device)
+    part = part or Part(len(x_btc))
+    other = _placed(part.own(rng.permutation(part.total)), x_btc.device)
+    noise = normalised(surrogates(part.gathered(x_btc)[other], rng, part), "z")
+    amount = _placed(part.own(rng.uniform(0.0, share, part.total)).astype(np.float32), x_btc.device)
     mixed: Tensor = x_btc + amount[:, None, None] * noise
     return mixed
 
@@ -109,12 +119,13 @@ class Shown(NamedTuple):
 
 class Losses(NamedTuple):
     """What training hides. mask: share of samples hidden by the binomial mask on the projected input; dropout: on the
-    representation. generator: whose device draws it.
+    representation. generator: whose device draws it. part: of the batch; None: all of it.
     """
 
     generator: torch.Generator
     mask: float
     dropout: float
+    part: Part | None = None
 
 
 def represent(encoder: Encoder, x_btc: Tensor, half: bool = False) -> Tensor:
@@ -144,13 +155,13 @@ def _projected(encoder: Encoder, part: Shown, hidden: Losses) -> Tensor:
     h_bth: Tensor = encoder.projection(part.x_btc)
     if part.plain or hidden.mask == 0.0:
         return h_bth
-    return h_bth * _kept(h_bth[:, :, :1], hidden.mask, hidden.generator)
+    return h_bth * _kept(h_bth[:, :, :1], hidden.mask, hidden)
 
 
 def _thinned(r_btd: Tensor, part: Shown, hidden: Losses) -> Tensor:
     if part.plain or hidden.dropout == 0.0:
         return r_btd
-    return r_btd * (_kept(r_btd, hidden.dropout, hidden.generator) / (1.0 - hidden.dropout))
+    return r_btd * (_kept(r_btd, hidden.dropout, hidden) / (1.0 - hidden.dropout))
 
 
 def _at_once(encoder: Encoder, parts: Sequence[Tensor], begins: Sequence[int], length: int, half: bool) -> list[Tensor]:
@@ -178,9 +189,12 @@ def _extracted(encoder: Encoder, h_bth: Tensor, there_bt1: Tensor | None, half: 
         return fast.extract_laid(encoder, h_bth, there_bt1).float()
 
 
-def _kept(like: Tensor, lost: float, generator: torch.Generator) -> Tensor:
-    """1 with probability 1 - lost, else 0."""
-    drawn = torch.rand(like.shape, generator=generator, device=generator.device)
+def _kept(like: Tensor, lost: float, hidden: Losses) -> Tensor:
+    """1 with probability 1 - lost, else 0; for windows of the batch, or several times those."""
+    part = hidden.part or Part(len(like))
+    times = len(like) // (part.mine.stop - part.mine.start)
+    shape = (times * part.total, *like.shape[1:])
+    drawn = part.own(torch.rand(shape, generator=hidden.generator, device=hidden.generator.device))
     return (drawn >= lost).to(like.device, like.dtype)
 
 

@@ -12,7 +12,7 @@ from tscc_stream.messages import Float64Array
 from tscc_stream.sampling import NS_PER_SECOND
 from tscc_stream.scan.counts import BINS, Counts
 
-MOST_CHANNELS = 60
+MOST_CHANNELS = 40
 """Of which a picture shows lines; those with the most detections, or the first ones by name."""
 MOST_COLUMNS = 2000
 

@@ -119,7 +119,11 @@ class NetworkVote:
         best = float(assignment.membership[assignment.cluster])
         cluster = assignment.cluster if message.known else None
         uid = assignment.window.uid
-        return self._resolve(uid, _Ballot(uid, cluster, message.name, best))
+        return self.cast(uid, cluster, message.name, best)
+
+    def cast(self, uid: str, cluster: int | None, name: str, membership: float) -> list[NetworkEvent]:
+        """The vote of a detection (uid) for its cluster (None: unknown); network events that need wait no longer."""
+        return self._resolve(uid, _Ballot(uid, cluster, name, membership))
 
     def snapshot(self, named: frozenset[str] = frozenset()) -> VoteState:
         """To be written down before the next `feed`. named: windows that triggers to come may name."""

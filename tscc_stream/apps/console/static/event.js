@@ -151,7 +151,7 @@ function showAround(said) {
   const lines = said.neighbours.map((one) => {
     const line = element("li"), link = element("a", "", one.name), seconds = Number(BigInt(one.time.ns) - BigInt(shown.event.time.ns)) / 1e9;
     link.href = addressOf(one.uid);
-    line.append(element("span", "number", `${seconds > 0 ? "+" : "−"}${Math.abs(seconds) < 600 ? Math.abs(seconds).toFixed(1) + " s" : (Math.abs(seconds) / 60).toFixed(0) + " min"}`),
+    line.append(element("span", "number", `${Math.abs(seconds) < 0.05 ? "" : seconds > 0 ? "+" : "−"}${Math.abs(seconds) < 600 ? Math.abs(seconds).toFixed(1) + " s" : (Math.abs(seconds) / 60).toFixed(0) + " min"}`),
       swatch(one.colour, one.kind), link, element("span", "dim", one.channels.length === 1 ? one.channels[0] : `${one.channels.length} channels`));
     return line;
   });

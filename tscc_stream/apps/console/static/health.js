@@ -25,6 +25,12 @@ function span(seconds) {
 
 function plain(value, digits = 0) { return value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits }); }
 
+// On a phone rows stand below one another, and each number says itself what it is.
+function label(id) {
+  const heads = [...document.querySelectorAll(`#${id} th`)].map((one) => one.textContent);
+  for (const row of body(id).rows) [...row.cells].forEach((one, place) => { one.dataset.label = heads[place]; });
+}
+
 function cell(text, number = false) { return made("td", number ? { class: "number" } : {}, text); }
 
 function verdict(state) {
@@ -80,6 +86,7 @@ function sensors(state) {
   body("sensors").replaceChildren(...state.sensors.map((one) => made("tr", {},
     made("td", {}, made("span", { class: `word ${one.word}` }, one.word)), cell(one.name), cell(span(one.age_s) + " old", true), cell(plain(one.rate_hz, 1), true),
     cell(plain(one.gaps), true), cell(one.lost_s ? span(one.lost_s) : "0", true), cell(plain(one.flat), true), cell(plain(one.clipped), true))));
+  label("sensors");
 }
 
 function numbers(state) {
@@ -139,6 +146,7 @@ async function gaps() {
   document.getElementById("timeline").replaceChildren(...lines);
   document.getElementById("gaps").hidden = !found.rows.length;
   body("gaps").replaceChildren(...found.rows.map((row) => made("tr", {}, cell(row.channel), cell(row.cause), cell(plain(row.gaps), true), cell(span(row.seconds), true), cell(row.lasts ? "lasts" : ""))));
+  label("gaps");
 }
 
 for (const button of document.querySelectorAll("[data-period]")) {

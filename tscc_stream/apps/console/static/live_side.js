@@ -12,11 +12,11 @@ export function element(name, classes, text) {
 
 export function utc(ns) { return new Date(Number(BigInt(ns) / 1000000n)).toISOString().replace("T", " ").replace("Z", " UTC"); }
 
-const BAR = { width: 96, height: 26 };
+const BAR = { width: 96, height: 20 };
 
 function bars(row, largest, shift) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), wide = BAR.width / row.bins.length;
-  svg.setAttribute("width", BAR.width); svg.setAttribute("height", BAR.height); svg.setAttribute("role", "img");
+  svg.setAttribute("viewBox", `0 0 ${BAR.width} ${BAR.height}`); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("height", BAR.height); svg.setAttribute("role", "img");
   const minutes = Math.round((shift.end_ms - shift.begin_ms) / row.bins.length / 60000);
   svg.setAttribute("aria-label", `detections of ${row.name} in each ${minutes} minutes of the shift, at most ${Math.max(...row.bins)}`);
   const add = (x, y, width, height, fill) => {
