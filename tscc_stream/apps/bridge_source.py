@@ -194,15 +194,17 @@ class Source:
         before = self._known_stream()
         if stream in ("", before):
             return False
-        again = bool(before) and self._since == 0 and self._given is not None and self._restarted(self._given.epoch)
+        given = self._given if before and self._since == 0 else None
+        if given is not None and not self._restarted(given.epoch):
+            return False  # it is tried again at the next start
         try:
             self._stream_file.write_text(stream)
             give_to_owner_of_folder(self._stream_file)
         except OSError as error:
             self._notice(f"{self._stream_file}: cannot be written: {error.strerror}")
-        if again:
+        if given is not None:
             self._notice("the stream is another one than before: all that the journal holds goes to it")
-        return again
+        return given is not None
 
     def _known_stream(self) -> str:
         try:
