@@ -176,6 +176,33 @@ def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tm
     assert [path.name for path in out.rglob("detections/**/*.parquet")] == ["2023-11-14.parquet"]
 
 
+def test_what_is_taken_away_is_made_again(archive_of_four: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", configured(tmp_path)
+    scan([archive_of_four], out, settings, windows=True)
+    written = {path for path in out.rglob("*") if path.is_file()}
+    lost = [
+        next((out / "windows").rglob("*.parquet")),
+        next((out / "detections").rglob("*.parquet")),
+        out / "channels.png",
+    ]
+    for path in lost:
+        path.unlink()
+    killed = [out / "state/parts/.1.part.4711", out / "windows/.1.parquet.4711", out / "state/index/abcdef.npy"]
+    for path in killed:
+        path.write_bytes(b"begun")
+    assert scan([archive_of_four], out, settings, windows=True) == 0
+    assert {path for path in out.rglob("*") if path.is_file()} == written
+    assert_equal(out, reference([archive_of_four], settings))
+
+
+def test_folders_without_rows_have_the_columns_of_their_place(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path, network=None))
+    found = pa.dataset.dataset(out / "network_events", format="parquet", partitioning="hive")
+    assert (found.schema.field("year").type, found.schema.field("month").type) == (pa.int32(), pa.int32())
+    assert found.to_table(filter=pa.dataset.field("year") == 2023).num_rows == 0
+
+
 def _disk_full(tasks: int) -> Iterator[bool]:
     yield from (False for _ in range(tasks))
     while True:

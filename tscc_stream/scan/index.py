@@ -265,7 +265,7 @@ def changed(layout: Layout, names: list[str], found: archive.ArchiveIndex) -> Pa
         inside = contents(layout, name)
         states.update(zip(inside.files, inside.states, strict=True))
     for number in np.unique(found.rows["file"]).tolist():
-        path = found.files[number]
+        path: Path = found.files[number]
         then, now = states[os.fsencode(path)], _state(path)
         grown = then is not None and now.number == then.number and now.size > then.size
         if then is not None and now[:2] != then[:2] and not grown:

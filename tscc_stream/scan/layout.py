@@ -60,9 +60,13 @@ class Layout:
     def joined(self) -> Path:
         return self.state / "joined.json"
 
+    @property
+    def index(self) -> Path:
+        return self.state / "index"
+
     def batch(self, digest: str, suffix: str) -> Path:
         """A file of one batch of the index."""
-        return self.state / "index" / f"{digest}{suffix}"
+        return self.index / f"{digest}{suffix}"
 
     def chain(self, name: str) -> Path:
         """What is to be done of one chain."""

@@ -94,13 +94,22 @@ def stored(layout: Layout, name: str) -> Chain:
     return msgspec.json.decode(layout.chain(name).read_bytes(), type=Chain)
 
 
-def done(layout: Layout, chain: Chain) -> int:
+def done(layout: Layout, job: Job, chain: Chain) -> int:
     """How many of its parts are."""
     for count, part in enumerate(chain.parts):
-        marker = part_file.marker(layout.part(chain.name, part.number))
-        if marker is None or marker.key != part.key:
+        if marker_of(layout, job, chain.name, part) is None:
             return count
     return len(chain.parts)
+
+
+def marker_of(layout: Layout, job: Job, chain: str, part: Part) -> part_file.Marker | None:
+    """Of a part that is done, with its windows where they are wanted; else None."""
+    marker = part_file.marker(layout.part(chain, part.number))
+    if marker is None or marker.key != part.key:
+        return None
+    if job.windows and marker.detections[0] and not layout.windows_of(chain, part.number).exists():
+        return None
+    return marker
 
 
 def span_ns(job: Job, part: Part) -> tuple[int, int]:

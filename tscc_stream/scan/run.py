@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,7 +13,7 @@ import msgspec
 from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges.archive import ArchiveError
-from tscc_stream.scan import index, join, part_file, plan
+from tscc_stream.scan import index, join, plan, tidy
 from tscc_stream.scan.job import Job, claim, digest, job_of
 from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
 from tscc_stream.scan.local import Local
@@ -52,6 +53,7 @@ def scan(paths: list[Path], out: Path, config: Config, model: Path, options: Opt
     _made(layout)
     with taken(layout):
         claim(layout, job)
+        tidy.unfinished(layout)
         return _scan(layout, job, loaded, options.workers, place)
 
 
@@ -74,10 +76,11 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
         hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
         job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
         write_json(layout.job, job)
-        stopped = _parts(layout, placement, chains)
-    finished = [one for chain in chains for one in _finished(layout, chain, stopped)]
+        stopped = _parts(layout, job, placement, chains)
+    finished = [one for chain in chains for one in _finished(layout, job, chain, stopped)]
     came = Finished(chains, finished, list(contents.values()), stopped)
     _join(layout, job, loaded, came)
+    tidy.index(layout, contents.keys())
     return _told(came)
 
 
@@ -90,14 +93,14 @@ def _index(placement: Placement, wanting: list[str]) -> None:
         raise ScanError(why)
 
 
-def _parts(layout: Layout, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
+def _parts(layout: Layout, job: Job, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
     """Those that are not done; chains that go no further, with the reason."""
     hours: dict[Task, float] = {}
     lines: dict[str, list[Task]] = {}
     passed = 0.0
     for chain in chains:
         plan.store(layout, chain)
-        have = plan.done(layout, chain)
+        have = plan.done(layout, job, chain)
         if have < len(chain.parts) and layout.part(chain.name, chain.parts[have].number).exists():
             _say(f"{name_of(chain.name)}: the archive has changed: scanned again from part {have + 1} on")
         passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
@@ -125,12 +128,14 @@ def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
             yield done
 
 
-def _finished(layout: Layout, chain: plan.Chain, stopped: dict[str, str]) -> Iterator[tuple[str, int, Marker]]:
+def _finished(
+    layout: Layout, job: Job, chain: plan.Chain, stopped: dict[str, str]
+) -> Iterator[tuple[str, int, Marker]]:
     """The parts of a chain that are done, up to the first that is not; stopped: is told why, where it does not know."""
     for part in chain.parts:
-        path = layout.part(chain.name, part.number)
-        marker = part_file.marker(path)
-        if marker is None or marker.key != part.key:
+        marker = plan.marker_of(layout, job, chain.name, part)
+        if marker is None:
+            path = layout.part(chain.name, part.number)
             stopped.setdefault(chain.name, f"{path} was removed, or replaced by another scan, meanwhile; run it again")
             return
         yield chain.name, part.number, marker
@@ -145,15 +150,25 @@ def _join(layout: Layout, job: Job, loaded: package.Package, came: Finished) -> 
         "stopped": digest(came.stopped),
         "skipped": digest(came.skipped),
     }
-    if read_json(layout.joined) == made_of and layout.detections.is_dir() and layout.network_events.is_dir():
+    if read_json(layout.joined) == made_of | {"tables": _tables(layout)}:
         return
     layout.joined.unlink(missing_ok=True)
     detections, triggers = join.pieces_of(layout, came.parts)
-    join.join_detections(layout, detections)
-    join.join_network(layout, triggers, config)
+    first = came.span_ns[0] // join.DAY_NS
+    join.join_detections(layout, detections, first)
+    join.join_network(layout, triggers, config, first)
     _only_of(layout, came.parts)
     write_summary(layout, job, loaded, came)
-    write_json(layout.joined, made_of)
+    write_json(layout.joined, made_of | {"tables": _tables(layout)})
+
+
+def _tables(layout: Layout) -> str:
+    """Digest of what lies there for people: which files, and how large."""
+    folders = [layout.detections.rglob("*.parquet"), layout.network_events.rglob("*.parquet")]
+    pages = [layout.root.glob("summary.*"), layout.root.glob("*.png")]
+    return digest(
+        sorted([str(path.relative_to(layout.root)), path.stat().st_size] for path in itertools.chain(*folders, *pages))
+    )
 
 
 def _only_of(layout: Layout, finished: Sequence[tuple[str, int, Marker]]) -> None:
