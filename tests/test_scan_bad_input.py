@@ -19,7 +19,9 @@ from made_site import CHANNELS, command, finished, make_archive, write_settings
 
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.parquet_windows import StoredWindows
+from tscc_stream.scan import summary
 from tscc_stream.scan.layout import Layout, ScanError, taken
+from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Task
 
 NAME = "FDSN:XX_B__H_H_Z"
@@ -193,6 +195,56 @@ def test_what_is_taken_away_is_made_again(archive_of_four: Path, tmp_path: Path)
     assert scan([archive_of_four], out, settings, windows=True) == 0
     assert {path for path in out.rglob("*") if path.is_file()} == written
     assert_equal(out, reference([archive_of_four], settings))
+
+
+def test_parts_that_are_not_whole_are_made_again(archive_of_four: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", configured(tmp_path)
+    scan([archive_of_four], out, settings)
+    for path in out.glob("state/parts/*XX_B*/*.part"):
+        os.truncate(path, path.stat().st_size - 100)
+    (out / "state/joined.json").unlink()
+    assert scan([archive_of_four], out, settings) == 0
+    assert_equal(out, reference([archive_of_four], settings))
+
+
+def test_a_batch_that_every_worker_dies_of_is_named(archive_of_four: Path, tmp_path: Path) -> None:
+    def fails(task: Task) -> Done:
+        return Done(task, "its process ended by signal SIGBUS", lost=True)
+
+    named = r"one of the 4 files from .*XX\.A.*D\.0 to .*D\.3: its process ended by signal SIGBUS, 3 times"
+    with pytest.raises(ScanError, match=named):
+        scan([archive_of_four], tmp_path / "out", configured(tmp_path), lambda folder, _: Here(folder, fails=fails))
+
+
+def test_one_wrong_clock_does_not_fill_the_memory() -> None:
+    def done(number: int) -> tuple[str, int, Marker]:
+        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, [])
+        return "", number, said
+
+    names, span_ns, shares = summary._coverage([done(0), done(1), done(6 * 10**9)], 10**9)
+    assert names == ["XX.B..HHZ"]
+    assert span_ns[0] == 0
+    assert span_ns[1] >= 6 * 10**18
+    assert shares.shape[1] <= summary.MOST_COLUMNS
+    assert shares.sum() == pytest.approx(1.5e9 / (span_ns[1] / shares.shape[1]))
+
+
+def test_files_that_are_gone_are_told_and_their_rows_go(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    scan([site], out, settings)
+    (site / "2023/XX").rename(tmp_path / "away")
+    shutil.copytree(tmp_path / "away", site / "2023/XX", ignore=lambda *_: ["B"])
+    next(site.rglob("XX.C*.D.0")).unlink()
+    assert scan([site], out, settings) == 0
+    assert re.search(
+        r"XX\.B\.\.HHZ and 1 more channels: 0\.05 channel-hours .* no longer there", capsys.readouterr().err
+    )
+    assert_equal(out, reference([site], settings))
+    assert scan([site], out, settings) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_folders_without_rows_have_the_columns_of_their_place(archive_of_four: Path, tmp_path: Path) -> None:

@@ -89,6 +89,22 @@ def store(layout: Layout, chain: Chain) -> None:
         write_json(path, chain)
 
 
+def gone(layout: Layout, planned: Iterable[Chain]) -> dict[str, float]:
+    """Chain -> seconds of its parts that were planned the last time, and are not any more. A chain of which nothing is
+    left is forgotten.
+    """
+    now = {chain.name: {part.number for part in chain.parts} for chain in planned}
+    missing: dict[str, float] = {}
+    for path in sorted(layout.chains.glob("*.json")):
+        before = msgspec.json.decode(path.read_bytes(), type=Chain)
+        lost = [part.seconds for part in before.parts if part.number not in now.get(before.name, ())]
+        if lost:
+            missing[before.name] = sum(lost)
+        if before.name not in now:
+            path.unlink()
+    return missing
+
+
 def stored(layout: Layout, name: str) -> Chain:
     """A chain as it was stored."""
     return msgspec.json.decode(layout.chain(name).read_bytes(), type=Chain)

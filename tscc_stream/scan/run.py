@@ -66,7 +66,7 @@ def _made(layout: Layout) -> None:
 
 def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place: Place) -> int:
     batches = list(index.batches(job.paths, layout.root))
-    wanting = [batch.digest for batch in batches if index.plan(layout, batch)]
+    wanting = {batch.digest: index.extent(batch) for batch in batches if index.plan(layout, batch)}
     with closing(place(layout.root, workers)) as placement:
         _index(placement, wanting)
         contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
@@ -76,6 +76,7 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
         hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
         job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
         write_json(layout.job, job)
+        _say_what_is_gone(plan.gone(layout, chains))
         stopped = _parts(layout, job, placement, chains)
     finished = [one for chain in chains for one in _finished(layout, job, chain, stopped)]
     came = Finished(chains, finished, list(contents.values()), stopped)
@@ -84,13 +85,14 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
     return _told(came)
 
 
-def _index(placement: Placement, wanting: list[str]) -> None:
+def _index(placement: Placement, wanting: dict[str, str]) -> None:
+    """wanting: batches, and what to call them."""
     schedule = Schedule({name: [Task("index", name)] for name in wanting})
     with telling("index") as tell:
         for count, _ in enumerate(_carried_out(placement, schedule), 1):
             tell(count, len(wanting), "batches")
-    for why in schedule.stopped.values():
-        raise ScanError(why)
+    for name, why in schedule.stopped.items():
+        raise ScanError(f"{wanting[name]}: {why}")
 
 
 def _parts(layout: Layout, job: Job, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
@@ -196,6 +198,14 @@ def _told(came: Finished) -> int:
     for name, why in sorted(came.stopped.items()):
         _say(f"{name_of(name)}: not scanned to its end: {why}")
     return 1 if came.stopped else 0
+
+
+def _say_what_is_gone(seconds: dict[str, float]) -> None:
+    """A disk that is not mounted looks like an archive from which somebody removed files."""
+    if seconds:
+        hours, name = sum(seconds.values()) / _HOUR, name_of(min(seconds))
+        channels = f"{name} and {len(seconds) - 1:,} more channels" if len(seconds) > 1 else name
+        _say(f"{channels}: {hours:,.2f} channel-hours that were scanned before are no longer there: their rows go")
 
 
 def _say(sentence: str) -> None:
