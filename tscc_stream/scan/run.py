@@ -89,8 +89,10 @@ def _index(placement: Placement, wanting: dict[str, str]) -> None:
     """wanting: batches, and what to call them."""
     schedule = Schedule({name: [Task("index", name)] for name in wanting})
     with telling("index") as tell:
-        for count, _ in enumerate(_carried_out(placement, schedule), 1):
-            tell(count, len(wanting), "batches")
+        indexed = 0
+        for done in _carried_out(placement, schedule):
+            indexed += not done.error
+            tell(indexed, len(wanting), "batches")
     for name, why in schedule.stopped.items():
         raise ScanError(f"{wanting[name]}: {why}")
 
