@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -54,6 +54,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _name(item: pytest.Item) -> str:
     return item.path.stem.removeprefix("test_")
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Carries out a command as made_site.finished does, in this process, which has loaded what it needs."""
+
+    def carried_out(*arguments: object) -> subprocess.CompletedProcess[str]:
+        from tscc_stream import cli  # noqa: PLC0415  # which most tests do without
+
+        told = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        try:
+            status = cli.main(told)
+        except SystemExit as ended:  # of the parser of arguments
+            status = int(ended.code or 0)
+        return subprocess.CompletedProcess(told, status, *capsys.readouterr())
+
+    return carried_out
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,6 +71,10 @@ def write_settings(folder: Path, *args: Any, **over: Any) -> Path:
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-P", "-m", "tscc_stream", *map(str, arguments)]
+
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture `here`: as `finished`, in the test's process."""
 
 
 def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

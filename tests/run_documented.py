@@ -53,6 +53,7 @@ INSTEAD = (
     ("10.0.0.2:", "127.0.0.1:"),
     ("--bind 127.0.0.1:18000 --speed 10", "--bind 127.0.0.1:18010 --speed 10"),  # the prepared one has that port
     ("--random 2000", "--random 60"),
+    ("--seconds 1800 --rate 50", "--seconds 900 --rate 50"),
     ("--recipe kinds", "--recipe kinds --clusters 3 --epochs-pretrain 1 --epochs-finetune 1"),
 )
 """Places of this machine for those of a site, and fewer turns of what takes hours."""
@@ -233,7 +234,8 @@ def main(document: Path, folder: Path) -> None:
     if document.name == "bridge.md":
         (folder / "var").mkdir()  # of a daemon that is away at present; its one section is read as well
     elif document.name != "tutorial.md":
-        steps = [*FIRST, *(step for step in steps if is_command(step) or NAMED.match(step))]
+        first = FIRST[:1] if document.name == "fleet.md" else FIRST  # which has daemons of its own
+        steps = [*first, *(step for step in steps if is_command(step) or NAMED.match(step))]
     with beside(document, folder):
         for came in Reader(folder).follow(steps):
             sys.stdout.write(json.dumps(came) + "\n")

@@ -141,7 +141,7 @@ def test_a_slow_action_holds_up_no_other(tmp_path: Path, site: Site, receivers: 
                 site.event(f"{number}")
                 until(lambda number=number: len(receivers.got("mail")) == number + 1, "the mail")
             with journal_of(tmp_path) as journal:
-                assert journal.waiting() == {"mute": 3}
+                until(lambda: journal.waiting() == {"mute": 3}, "that the others' deliveries are written down")
             assert running.stop() == 0
             assert "still at work: mute" in running.text
             with journal_of(tmp_path) as journal:

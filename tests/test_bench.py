@@ -24,6 +24,7 @@ from tscc_stream.bench import (
     published_encoder,
     published_training,
     training,
+    training_parquet,
 )
 from tscc_stream.bench.measure import FIELD, Figure
 from tscc_stream.learn import views
@@ -50,6 +51,15 @@ def test_both_phases_are_measured_beside_the_published_loop() -> None:
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+def test_training_from_parquet_is_measured_beside_memory() -> None:
+    results = training_parquet.run(windows=64, rounds=1, read=64)
+    assert {name: set(figures) for name, figures in results.items()} == {
+        "training_parquet": {"field", "ours"},
+        "training_parquet_read": {"field"},
+    }
+    assert all(one.value > 0 and one.unit == "windows/s" for figures in results.values() for one in figures.values())
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_messages import detection
-from made_site import BURSTS_S, CHANNELS, finished, make_archive, serving, write_settings
+from made_site import BURSTS_S, CHANNELS, Here, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry
 from test_daemon import daemon, get, listen, take, until
 
@@ -165,7 +165,7 @@ def test_drift_of_the_live_model_is_shown_for_each_of_its_clusters(metrics: Metr
     assert metrics.registry.get_sample_value("tscc_drift_score", {"cluster": "1"}) is None
 
 
-def test_a_candidate_beside_a_running_daemon_and_its_windows_as_a_data_set(tmp_path: Path) -> None:
+def test_a_candidate_beside_a_running_daemon_and_its_windows_as_a_data_set(tmp_path: Path, here: Here) -> None:
     folder = tmp_path / "candidate"
     shutil.copytree(DEMO, folder)
     candidate = annotate(folder, metrics={"candidate": 1})
@@ -178,21 +178,21 @@ def test_a_candidate_beside_a_running_daemon_and_its_windows_as_a_data_set(tmp_p
             assert (told["state"], told["sha256"]) == ("active", candidate.sha256)
         found = {m.body["data"]["onset_ns"]: m for m in take(windows, DETECTIONS)}
         assert "tscc_shadow_total" in get(where, "/metrics")
-        assert finished("model", "shadow", "--report", "--state-dir", state).returncode == 0
-        done = finished("dataset", "build", "--from", "journal", "--config", path, "--out", out)
+        assert here("model", "shadow", "--report", "--state-dir", state).returncode == 0
+        done = here("dataset", "build", "--from", "journal", "--config", path, "--out", out)
         assert (done.returncode, done.stdout) == (0, f"{out}: {DETECTIONS} windows\n"), done.stderr
-        done = finished("model", "shadow", "--off", "--config", path)
+        done = here("model", "shadow", "--off", "--config", path)
         assert (done.returncode, done.stderr) == (0, "")
         assert "no candidate is tried; the daemon" in done.stdout
-        done = finished("model", "shadow", folder, "--state-dir", state)
+        done = here("model", "shadow", folder, "--state-dir", state)
         assert (done.returncode, done.stderr) == (0, "")
         assert "tried beside the live model; the daemon" in done.stdout
-        done = finished("model", "shadow", "models/rutford", "--state-dir", state)
+        done = here("model", "shadow", "models/rutford", "--state-dir", state)
         assert done.returncode == 1
         assert "sample_rate_hz 250.0 instead of 50.0" in done.stderr
         assert running.stop() == 0
     _check_data_set(out, found)
-    assert "no daemon runs there" in finished("model", "shadow", "--report", "--state-dir", state).stderr
+    assert "no daemon runs there" in here("model", "shadow", "--report", "--state-dir", state).stderr
     assert activation.endpoints(state) == {}
 
 

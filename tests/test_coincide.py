@@ -172,6 +172,23 @@ def test_one_recorder_with_a_clock_that_is_ahead_makes_nothing_else_late() -> No
     assert coincidence.counts["late"] == 0
 
 
+def test_recorders_that_are_years_ahead_do_not_end_network_events_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their detections wait to be settled, and what waits is bounded."""
+    monkeypatch.setattr("tscc_stream.stages.detect.MOST_TRIGGERS", 60)
+    monkeypatch.setattr("tscc_stream.apps.coincide_detections.MOST_AHEAD", 20)
+    coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)
+    years_ms, found = 5 * 365 * 86_400 * 1000, 0
+    for number in range(50):
+        at_ms = 30_000 * number
+        made = [Excursion(channel, at_ms, 500, 0) for channel in (0, 1, 2)]
+        made += [Excursion(channel, at_ms + years_ms, 500, 0) for channel in (3, 4)]
+        for one in made:
+            coincidence.feed(body(one), at_ms * 1_000_000, T0 + at_ms * 1_000_000 + SECOND)
+        found += sum(event.final for event in coincidence.poll(at_ms * 1_000_000 + 25 * SECOND))
+    assert (found, coincidence.counts["late"]) == (50, 0)
+    assert coincidence.counts["ahead"] > 50
+
+
 def test_the_same_detection_of_two_publishers_counts_once() -> None:
     """As after a station has gone to another shard, which reads a little of the past again."""
     coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)

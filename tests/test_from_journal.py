@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_messages import detection, detection_message
-from made_site import finished, write_settings
+from made_site import Here, write_settings
 
 from tscc_stream import package
 from tscc_stream.edges.sqlite import JournalFile
@@ -78,12 +78,12 @@ def test_journals_that_no_data_set_can_be_made_of(path: Path) -> None:
             from_journal.read(path)
 
 
-def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
-    done = finished("dataset", "build", "--from", "journal", "--out", tmp_path / "x.npz")
+def test_the_command_says_what_it_needs(tmp_path: Path, here: Here) -> None:
+    done = here("dataset", "build", "--from", "journal", "--out", tmp_path / "x.npz")
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected --state-dir DIR or --config FILE" in done.stderr
     path = write_settings(tmp_path)
-    done = finished("dataset", "build", "--from", "journal", "--config", path, "--out", tmp_path / "x.npz")
+    done = here("dataset", "build", "--from", "journal", "--config", path, "--out", tmp_path / "x.npz")
     assert done.returncode == 1
     assert "journal.sqlite: no such file" in done.stderr
     assert "Traceback" not in done.stderr

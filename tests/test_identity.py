@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_site import finished
+from made_site import Here
 from test_export import trained
 from test_train import data_set
 
@@ -127,10 +127,10 @@ def test_the_report_tells_where_lost_clusters_went(two: tuple[Package, Package, 
     assert "4 of 6 windows (66.7 %) changed their cluster." in text
 
 
-def test_the_command_names_what_nobody_has_named_yet(two: tuple[Package, Package, Path]) -> None:
+def test_the_command_names_what_nobody_has_named_yet(two: tuple[Package, Package, Path], here: Here) -> None:
     old, new, data = two
     sha256 = new.sha256
-    done = finished("model", "carry-labels", old.folder, new.folder, "--data", data)
+    done = here("model", "carry-labels", old.folder, new.folder, "--data", data)
     assert (done.returncode, done.stderr) == (0, "")
     assert "0 of 60 windows" in done.stdout
     after = package.load(new.folder)
@@ -141,29 +141,31 @@ def test_the_command_names_what_nobody_has_named_yet(two: tuple[Package, Package
         assert after.labels[1] == NAMES[2]
 
 
-def test_windows_of_another_shape_are_one_sentence(two: tuple[Package, Package, Path], tmp_path: Path) -> None:
+def test_windows_of_another_shape_are_one_sentence(
+    two: tuple[Package, Package, Path], tmp_path: Path, here: Here
+) -> None:
     old, new, data = two
     windows = dataset.load(data)
     dataset.save(replace(windows, x=windows.x[:, :50]), tmp_path / "short.npz")
-    done = finished("model", "carry-labels", old.folder, new.folder, "--data", tmp_path / "short.npz")
+    done = here("model", "carry-labels", old.folder, new.folder, "--data", tmp_path / "short.npz")
     assert done.returncode == 1
     assert "windows are 50 samples x 1 channels at 50 Hz; model" in done.stderr
     assert "expects 64 x 1 at 50 Hz" in done.stderr
     assert json.loads((new.folder / "labels.json").read_text())["2"]["name"] == "mine"
     shutil.rmtree(new.folder)
-    done = finished("model", "carry-labels", old.folder, new.folder, "--data", data)
+    done = here("model", "carry-labels", old.folder, new.folder, "--data", data)
     assert done.returncode == 1
     assert "no such folder" in done.stderr
 
 
-def test_train_goes_on_from_a_package_with_its_ids_and_names(tmp_path: Path) -> None:
+def test_train_goes_on_from_a_package_with_its_ids_and_names(tmp_path: Path, here: Here) -> None:
     dataset.save(data_set(60), tmp_path / "d.npz")
     common = ("--data", tmp_path / "d.npz", "--device", "cpu", "--runs", tmp_path / "runs", "--clusters", 2)
     tiny = ("--epochs-pretrain", 0, "--epochs-finetune", 0)
     first, again = tmp_path / "first", tmp_path / "again"
-    assert finished("train", "--out", first, *common, *tiny, timeout=120).returncode == 0
+    assert here("train", "--out", first, *common, *tiny).returncode == 0
     package.write_labels(first, {0: Label(name="zero"), 1: Label(name="one")})
-    done = finished("train", "--out", again, "--init", first, "--seed", 3, *common, *tiny, timeout=120)
+    done = here("train", "--out", again, "--init", first, "--seed", 3, *common, *tiny)
     assert done.returncode == 0, done.stderr
     assert "windows (" in done.stdout
     carried = identity.compare(package.load(first), package.load(again), tmp_path / "d.npz")

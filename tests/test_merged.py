@@ -209,6 +209,22 @@ def test_the_past_of_three_journals_comes_in_order_of_time_and_new_messages_foll
         assert [place and place[1] for place in given] == [301, 302, 300]
 
 
+def test_a_message_out_of_the_future_does_not_end_the_order_of_those_that_follow(
+    publisher: Callable[[str], Publisher],
+) -> None:
+    wrong, right = publisher("wrong"), publisher("right")
+    with MergedSubscriber([wrong.source("wrong"), right.source("right")], since=0, patience_seconds=1.0) as subscriber:
+        while any(subscriber.place(name) is None for name in subscriber.names):
+            assert subscriber.receive(0.1) is None
+        now_s = time.time()
+        wrong.say(timed(0, now_s + 1e8))
+        assert take(subscriber, 1) == [("wrong", 0)]
+        wrong.say(timed(1, now_s + 20))
+        assert subscriber.receive(0.3) is None, "the other may bring an earlier one"
+        right.say(timed(2, now_s))
+        assert take(subscriber, 2) == [("right", 2), ("wrong", 1)]
+
+
 def test_a_source_that_never_answers_is_told_and_holds_up_nobody(
     publisher: Callable[[str], Publisher], monkeypatch: pytest.MonkeyPatch
 ) -> None:

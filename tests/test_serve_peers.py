@@ -6,7 +6,6 @@ EasySeedLinkClient does not let one be given.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_archive import Made, channel, joined, mixed, write
+from made_site import Here
 
 from tscc_stream import miniseed
 from tscc_stream.edges import archive
@@ -350,9 +350,8 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
         (["x", "--loop", "--once"], 2, "serve: a replay that loops never ends: expected either loop or once\n"),
     ],
 )
-def test_mistakes_are_one_sentence_on_stderr(arguments: list[str], status: int, sentence: str) -> None:
-    command = [sys.executable, "-P", "-m", "tscc_stream", "serve", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False, env=os.environ)
+def test_mistakes_are_one_sentence_on_stderr(arguments: list[str], status: int, sentence: str, here: Here) -> None:
+    run = here("serve", *arguments)
     assert (run.returncode, run.stdout, run.stderr) == (status, "", sentence)
 
 

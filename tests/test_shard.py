@@ -17,6 +17,8 @@ from test_acquire import join
 
 from tscc_stream import config, daemon, data_age
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
+from tscc_stream.messages import RecordBatch
+from tscc_stream.record_decoder import RecordDecoder
 from tscc_stream.reload import ConfigFile
 from tscc_stream.seedlink.position import Position
 from tscc_stream.shard import Shard, owner, station_of
@@ -117,6 +119,21 @@ def test_a_broken_record_of_another_shards_station_is_not_told() -> None:
         ours = Shard(index, 2).holds("XX_B")
         assert bool(rejected) == ours
         assert session.elsewhere == (0 if ours else 3)
+
+
+def test_samples_of_other_shards_are_not_unpacked_and_all_else_is_the_same() -> None:
+    payloads = [one.payload for one in ring()]
+    at, data = [512 * n for n in range(len(payloads))], b"".join(payloads)
+    (whole,) = RecordDecoder().decode(data, at, [512] * len(at))
+    decoder = RecordDecoder(Shard(1, 3).holds_sid)
+    for _ in range(2):  # the first record of each channel is unpacked to learn what its headers state
+        (own,) = decoder.decode(data, at, [512] * len(at))
+    assert isinstance(whole, RecordBatch)
+    assert isinstance(own, RecordBatch)
+    assert own.start_ns.tolist() == whole.start_ns.tolist()
+    for n in range(len(at)):
+        ours = Shard(1, 3).holds_sid(own.sids[own.channel[n]])
+        assert own.record(n).samples.tolist() == (whole.record(n).samples.tolist() if ours else [])
 
 
 def test_version_3_is_asked_for_own_stations_only_where_it_takes_no_patterns() -> None:

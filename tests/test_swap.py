@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_site import BURSTS_S, CHANNELS, finished, make_archive, serving, write_settings
+from made_site import BURSTS_S, CHANNELS, Here, finished, make_archive, serving, write_settings
 from test_daemon import daemon, get, listen, take, until
 
 from tscc_stream import activation, package
@@ -77,11 +77,11 @@ def test_a_swap_under_load_loses_no_window_and_classifies_none_twice(
     assert (told["state"], told["sha256"], told["before"]) == ("active", other.sha256, before)
 
 
-def test_activate_rollback_and_a_restart(other: package.Package, tmp_path: Path) -> None:
+def test_activate_rollback_and_a_restart(other: package.Package, tmp_path: Path, here: Here) -> None:
     path = write_settings(tmp_path)
     state = _state(path)
     with daemon(path) as (running, where), listen(where) as everything:
-        done = finished("model", "activate", other.folder, "--config", path)
+        done = here("model", "activate", other.folder, "--config", path)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"process {where['pid']}) has taken it over" in done.stdout
         assert _answer(everything, state="active")["sha256"] == other.sha256
@@ -90,14 +90,14 @@ def test_activate_rollback_and_a_restart(other: package.Package, tmp_path: Path)
         running.wait_for(f"models/{other.sha256[:12]} is active")
         assert other.sha256 in get(where, "/metrics")
         os.kill(where["pid"], signal.SIGHUP)
-        done = finished("model", "rollback", "--state-dir", state)
+        done = here("model", "rollback", "--state-dir", state)
         assert (done.returncode, done.stderr) == (0, "")
         assert "the configuration's model: active again" in done.stdout
         assert package.load(DEMO).sha256 in get(where, "/metrics")
-        done = finished("model", "rollback", "--state-dir", state)
+        done = here("model", "rollback", "--state-dir", state)
         assert (done.returncode, done.stdout) == (1, "")
         assert "no model was active before this one" in done.stderr
-    done = finished("model", "activate", other.folder, "--state-dir", state)
+    done = here("model", "activate", other.folder, "--state-dir", state)
     assert "from the next start (no daemon runs there)" in done.stdout
 
 
@@ -107,16 +107,16 @@ def _tampered(folder: Path) -> None:
 
 
 def test_what_may_not_serve_is_refused_by_name_and_the_old_one_goes_on(
-    archive_of_four: Path, other: package.Package, tmp_path: Path
+    archive_of_four: Path, other: package.Package, tmp_path: Path, here: Here
 ) -> None:
     server, address = serving(archive_of_four, "--speed", "max")
     path = write_settings(tmp_path, address)
     state, sha256 = _state(path), package.load(DEMO).sha256
     with server, daemon(path) as (_, where), listen(where) as everything:
-        done = finished("model", "activate", "models/rutford", "--config", path)
+        done = here("model", "activate", "models/rutford", "--config", path)
         assert (done.returncode, done.stdout) == (1, "")
         assert "its windows are not those being cut: sample_rate_hz 250.0 instead of 50.0" in done.stderr
-        done = finished("model", "activate", "models/rutford", "--state-dir", state)  # nothing to compare with here
+        done = here("model", "activate", "models/rutford", "--state-dir", state)  # nothing to compare with here
         assert done.returncode == 1
         assert "the daemon goes on with the model it had" in done.stderr
         assert "sample_rate_hz 250.0 instead of 50.0" in done.stderr

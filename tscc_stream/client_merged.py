@@ -82,6 +82,13 @@ def time_of(received: Received) -> int | None:
         return None
 
 
+def _not_ahead(time_ns: int | None) -> int | None:
+    """What this machine's clock has not reached counts as of now: else one recorder with a wrong clock would make
+    everything that comes after its message late, and nothing would be put in order any more.
+    """
+    return None if time_ns is None else min(time_ns, time.time_ns())
+
+
 class _Follower:
     """One source's subscriber, its place in a file, and when it is to be looked at again."""
 
@@ -268,7 +275,7 @@ class MergedSubscriber:
                 received = subscriber.receive(0.0)
                 if received is None:
                     break
-                self._order.came(name, received, time_of(received), time.monotonic())
+                self._order.came(name, received, _not_ahead(time_of(received)), time.monotonic())
         except SubscriberError as error:
             follower.look_s = now_s + AGAIN_SECONDS
             self._tell(name, str(error))

@@ -63,7 +63,7 @@ class CoincideMetrics:
         )
         self.left_out = Counter(
             "tscc_coincide_left_out",
-            "Detections that came late (they may make no event any more), repeated, unreadable or turned away.",
+            "Detections that came late (they may make no event), ahead of time, repeated, unreadable, turned away.",
             ["reason"],
             registry=self.registry,
         )

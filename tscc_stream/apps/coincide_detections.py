@@ -30,6 +30,10 @@ from tscc_stream.stages.interpret import NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 
 MOST_CHANNELS = 50_000
+MOST_AHEAD = 10_000
+"""Detections that wait for their time to come, beyond which those of wrong clocks, which may wait for years, are left
+out. Below the limit of the coincidence, where all that waits would be settled, and what comes later with it.
+"""
 MOST_REMEMBERED = 65_536
 """Detections that are known to have been seen, should another publisher send them as well."""
 _NEVER_NS = 1 << 62
@@ -137,7 +141,7 @@ def _read(body: bytes) -> tuple[_Body, int, float]:
 
 
 class FleetCoincidence:
-    """`feed` detections, `poll` often. counts: late, repeated, turned away (more than MOST_CHANNELS)."""
+    """`feed` detections, `poll` often. counts: late, repeated, turned away (more than MOST_CHANNELS), ahead."""
 
     def __init__(self, config: NetworkConfig, early_s: float, settle_s: float) -> None:
         self._clock = _Clock()
@@ -157,6 +161,9 @@ class FleetCoincidence:
             return []
         on_ns, cluster = one.data.onset_ns, one.data.cluster
         self._clock.came(on_ns, now_ns, wall_ns)
+        if on_ns > wall_ns and self._final.coincidence.unsettled >= MOST_AHEAD:
+            self.counts["ahead"] += 1
+            return []
         trigger = Trigger(one.subject, one.data.window.sample_rate_hz, 0, on_ns, 0, off_ns)
         if on_ns >= self._early.reached_ns:
             self._early.feed(trigger, one.id)

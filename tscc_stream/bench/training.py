@@ -1,4 +1,5 @@
-"""`bench training`: an epoch of 4,928 windows of 500 samples, ours beside the published loop, both phases.
+"""`bench training`: an epoch of 4,928 windows of 500 samples, ours beside the published loop, both phases; and windows
+a second out of Parquet (`training_parquet`).
 
 On the processor, and where torch finds a graphics card also there: `field` is then the published loop on the card, and
 `ours_cpu` what the processor beside it does.
@@ -13,6 +14,7 @@ from itertools import cycle, islice
 import numpy as np
 import torch
 
+from tscc_stream.bench import training_parquet
 from tscc_stream.bench.measure import FIELD, Figure, Results, lower_is_better, seconds_of
 from tscc_stream.bench.published_training import PublishedLoop
 from tscc_stream.learn.network import make_encoder
@@ -54,8 +56,10 @@ class _Variant:
 
 def run(batches: int = BATCHES, rounds: int = ROUNDS, samples: int = SAMPLES) -> Results:
     """Seconds an epoch, extrapolated from `batches` of each round; same architecture, batch, mask and crops."""
-    results = on_processor(batches, rounds, samples)
-    return results | on_device("cuda", batches, rounds, samples) if torch.cuda.is_available() else results
+    results = on_processor(batches, rounds, samples) | training_parquet.run("cpu")
+    if not torch.cuda.is_available():
+        return results
+    return results | on_device("cuda", batches, rounds, samples) | training_parquet.run("cuda")
 
 
 def on_processor(batches: int = BATCHES, rounds: int = ROUNDS, samples: int = SAMPLES) -> Results:

@@ -37,7 +37,7 @@ from tscc_stream.scan.triggers import Settled, Triggers
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.infer import Encoded, Encoder, Infer
 
-CHUNK_SECONDS, FIRST_SECONDS = 300.0, 5.0
+CHUNK_SECONDS, FIRST_SECONDS = 60.0, 5.0
 CHUNK_SAMPLES = 2_000_000
 """Data time, and samples of the chain, after which the windows found are classified; that much is in memory."""
 

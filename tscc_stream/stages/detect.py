@@ -385,6 +385,11 @@ class Coincidence:
         """Onset of the oldest trigger that is not settled; far in the future where all are."""
         return min([key[0] for key in self._closed[:1]] + [key[0] for key in self._still_open()], default=_NEVER_NS)
 
+    @property
+    def unsettled(self) -> int:
+        """Closed triggers that wait to be settled."""
+        return len(self._closed)
+
     def open_windows(self) -> set[str]:
         """Windows of triggers that are not settled, which network triggers may still name."""
         return {uid for _, _, _, uid in (*self._closed, *self._still_open())}
