@@ -10,7 +10,8 @@ from tscc_stream.scan.layout import Layout
 def unfinished(layout: Layout) -> None:
     """What those left who were killed while they wrote. Nobody else may be at work there."""
     for path in layout.root.rglob(".*.[0-9]*"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
 
 
 def index(layout: Layout, wanted: Collection[str]) -> None:
