@@ -46,6 +46,7 @@ def _benches() -> dict[str, Callable[[], Results]]:
         "replay": _replay,
         "fanout": _fanout,
         "console": _console,
+        "relabel": _relabel,
     }
 
 
@@ -101,6 +102,12 @@ def _console() -> Results:
     from tscc_stream.bench import console  # noqa: PLC0415  # loaded where it is needed
 
     return console.run()
+
+
+def _relabel() -> Results:
+    from tscc_stream.bench import relabel  # noqa: PLC0415 torch takes seconds
+
+    return relabel.run()
 
 
 def _scale(options: argparse.Namespace) -> Results:

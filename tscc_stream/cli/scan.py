@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tscc_stream.cli.command import Commands, UsageError, add_command, config_of
+
+if TYPE_CHECKING:
+    from tscc_stream.scan.run import Place
 
 
 def add(commands: Commands) -> None:
@@ -34,15 +38,25 @@ def _scan(options: argparse.Namespace) -> int:
 
     settings, folder = config_of(options)
     model = package.find(options.model) if options.model else package.find(settings.model, folder)
-    how = Options(_workers(options.workers), _part_hours(options.part_hours), options.windows)
-    if options.ray != "off":
-        raise UsageError("--ray: not in this version")
-    return scan(options.paths, options.out, settings, model, how)
+    how = Options(_workers(options), _part_hours(options.part_hours), options.windows)
+    return scan(options.paths, options.out, settings, model, how, _place(options.ray))
 
 
-def _workers(text: str) -> int:
+def _place(ray: str) -> Place:
+    if ray == "off":
+        from tscc_stream.scan.local import Local  # noqa: PLC0415  # loaded where it is needed
+
+        return Local
+    from tscc_stream.scan import on_ray  # noqa: PLC0415  # loaded where it is needed
+
+    return on_ray.placing(ray)
+
+
+def _workers(options: argparse.Namespace) -> int:
+    """0: as many as a cluster has cores."""
+    text = options.workers
     if text == "auto":
-        return len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0)) if options.ray in ("off", "local") else 0
     if not text.isdigit() or not 1 <= int(text) <= 1024:
         raise UsageError(f"--workers {text}: expected auto or a whole number from 1 to 1024")
     return int(text)

@@ -16,6 +16,10 @@ EncoderOf = Callable[[Config, Package, bool], Encoder]
 """Makes the encoder of a model; told whether there are few windows, for which torch is not worth its second."""
 
 
+class EncoderLostError(Exception):
+    """An encoder elsewhere died while it was asked: the same may go well another time."""
+
+
 class Singly:
     """One window at a time, as products of matrices round by how many there are: any batches give the same bits."""
 

@@ -95,7 +95,7 @@ def write(path: Path, data: bytes) -> None:
 
     A loss of power may take it away again, but not a part of it: then it is made anew.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")  # several machines may write here
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:

@@ -40,6 +40,8 @@ from tscc_stream.stages.infer import Encoded, Encoder, Infer
 CHUNK_SECONDS, FIRST_SECONDS = 60.0, 5.0
 CHUNK_SAMPLES = 2_000_000
 """Data time, and samples of the chain, after which the windows found are classified; that much is in memory."""
+MOST_WINDOWS = 4096
+"""That go to the encoder at a time: nobody waits for the first of them, and a graphics card likes many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ class Run:
         self._model = spec.name, spec.version, tools.loaded.sha256
         self._windows = tools.job.windows
         self._triggers = Triggers(state.triggers if state else None)
-        apart = tools.config.model_copy(update={"network": None})
+        inference = tools.config.inference.model_copy(update={"max_batch": MOST_WINDOWS})
+        apart = tools.config.model_copy(update={"network": None, "inference": inference})
         self._front = FrontHalf(apart, spec, on_trigger=self._triggers.tell)
         if state:
             self._front.restore(recovery.decode(state.front, FrontState), 0, state.served)
         infer = Infer(_Late(tools.encoder))
-        self._back = BackHalf(infer, tools.loaded.name_of, calibration_scores(tools.loaded), tools.config)
+        self._back = BackHalf(infer, tools.loaded.name_of, calibration_scores(tools.loaded), apart)
         self.found = _Found()
 
     def feed(self, batch: RecordBatch) -> None:

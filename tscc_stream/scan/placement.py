@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.package import PackageError
 from tscc_stream.scan import index, part
-from tscc_stream.scan.encoders import EncoderOf, encoder_of
+from tscc_stream.scan.encoders import EncoderLostError, EncoderOf, encoder_of
 from tscc_stream.scan.job import stored_job
 from tscc_stream.scan.layout import Layout, ScanError
 from tscc_stream.scan.part import Tools
@@ -77,6 +77,8 @@ class Hand:
         """
         try:
             self._carried_out(task, alive)
+        except EncoderLostError as error:
+            return Done(task, str(error), lost=True)
         except (ScanError, PackageError) as error:
             return Done(task, str(error), fatal=True)
         except ArchiveError as error:  # of one file: others can be scanned
