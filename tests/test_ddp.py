@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import made_group
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train import KNOWN, TINY, windows
 
-from tscc_stream.learn import losses, views
+from tscc_stream.learn import losses, many, views
 from tscc_stream.learn.group import ALONE
 from tscc_stream.learn.part import Part
 from tscc_stream.learn.run import TERMS
@@ -137,6 +138,18 @@ def test_a_run_goes_on_with_another_number_of_processes(
         uninterrupted = pools[after](made_group.trained, TINY, windows(), KNOWN, None, 99)
         assert torch.equal(flat(resumed[0]), flat(uninterrupted[0]))
         assert resumed[0]["history"] == uninterrupted[0]["history"]
+
+
+def test_whatever_ends_a_process_is_what_people_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(many, "joined", joined)
+    for name, value in (("OMP_NUM_THREADS", "1"), ("GLOO_SOCKET_IFNAME", "lo")):  # which it would say for itself
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError):
+        many._one(1, 2, str(tmp_path), {"device": "cpu"}, 1.0)
+    assert many._cause(tmp_path, [-15, 1]) == "RuntimeError: out of memory"
 
 
 def test_draws_depend_on_the_place_in_the_batch_alone() -> None:

@@ -13,6 +13,7 @@ import pytest
 from test_ddp_runs import command, environment
 from test_train import data_set
 
+from tscc_stream.edges.parquet_windows import WindowsError
 from tscc_stream.learn import on_ray, stored
 from tscc_stream.learn.settings import TrainingError
 
@@ -44,6 +45,18 @@ def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path) -> None:
     (alone,) = (tmp_path / "alone").glob("*/metrics.json")
     for one, other in zip(found, json.loads(alone.read_text())["history"], strict=True):
         assert one["surrogate"] == pytest.approx(other["surrogate"], rel=1e-4)
+
+
+def test_what_any_process_finds_wrong_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(**_: object) -> None:
+        raise WindowsError("d/part-00001.parquet: damaged")
+
+    monkeypatch.setattr(on_ray, "train_model", damaged)
+    monkeypatch.setattr(on_ray.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(on_ray.distributed, "get_world_size", lambda: 2)
+    for _ in range(2):  # Ray may start it again
+        on_ray._each({"options": {}, "said": str(tmp_path / "said")})
+    assert (tmp_path / "said").read_text() == "d/part-00001.parquet: damaged"
 
 
 def test_without_ray_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,24 @@ def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["set", "one.parquet"])
+def test_a_disk_that_is_full_leaves_nothing_behind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(writer: pq.ParquetWriter, *_: object, **__: object) -> None:
+        writer.is_open = False  # so that it does not try once more when it is collected
+        raise OSError(28, "No space left on device")
+
+    def write() -> None:
+        with WindowsWriter(tmp_path / name, LAYOUT) as writer:
+            writer.write(columns(15))
+            for method in ("write_table", "close"):
+                monkeypatch.setattr(pq.ParquetWriter, method, full)
+            writer.write(columns(15, 15))
+
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["set", "one.parquet"])
 @given(sizes=st.lists(st.integers(0, 45), max_size=6))
 @settings(max_examples=15)
 def test_whatever_is_written_in_whatever_parts_comes_back(

@@ -19,7 +19,9 @@ from made_site import CHANNELS, command, finished, make_archive, write_settings
 
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.parquet_windows import StoredWindows
+from tscc_stream.scan import summary
 from tscc_stream.scan.layout import Layout, ScanError, taken
+from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Task
 
 NAME = "FDSN:XX_B__H_H_Z"
@@ -115,13 +117,12 @@ def _swapped(path: Path) -> None:
     fresh.replace(path)
 
 
-@pytest.mark.parametrize("change", [_swapped, lambda path: os.truncate(path, 1000)])
 def test_a_file_that_changes_while_it_is_scanned_is_named_and_scanned_again(
-    change: Callable[[Path], None], archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
     shutil.copytree(archive_of_four, site)
-    assert scan([site], out, settings, _changing(site, 8, change)) == 1
+    assert scan([site], out, settings, _changing(site, 8, _swapped)) == 1
     said = capsys.readouterr().err
     assert re.search(r"XX\.B\.\.HHZ: not scanned to its end: .*XX\.B\.\.HHZ\.D\.2: has changed", said)
     assert len({row["sid"] for row in rows_of(out / "detections")}) == len(CHANNELS)
@@ -174,6 +175,73 @@ def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tm
     rows = pa.dataset.dataset(out / "detections", format="parquet", partitioning="hive").to_table().to_pylist()
     assert {(row["year"], row["month"]) for row in rows} == {(row["time"].year, row["time"].month) for row in rows}
     assert [path.name for path in out.rglob("detections/**/*.parquet")] == ["2023-11-14.parquet"]
+
+
+def test_what_is_taken_away_or_not_whole_is_made_again(archive_of_four: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", configured(tmp_path)
+    scan([archive_of_four], out, settings, windows=True)
+    written = {path for path in out.rglob("*") if path.is_file()}
+    lost = [
+        next((out / "windows").rglob("*.parquet")),
+        next((out / "detections").rglob("*.parquet")),
+        out / "channels.png",
+    ]
+    for path in lost:
+        path.unlink()
+    killed = [out / "state/parts/.1.part.4711", out / "windows/.1.parquet.4711", out / "state/index/abcdef.npy"]
+    for path in killed:
+        path.write_bytes(b"begun")
+    assert scan([archive_of_four], out, settings, windows=True) == 0
+    assert {path for path in out.rglob("*") if path.is_file()} == written
+    assert_equal(out, reference([archive_of_four], settings))
+
+
+def test_a_batch_that_every_worker_dies_of_is_named(archive_of_four: Path, tmp_path: Path) -> None:
+    def fails(task: Task) -> Done:
+        return Done(task, "its process ended by signal SIGBUS", lost=True)
+
+    named = r"one of the 4 files from .*D\.0 to .*D\.3: its process ended by signal SIGBUS, 3 times"
+    with pytest.raises(ScanError, match=named):
+        scan([archive_of_four], tmp_path / "out", configured(tmp_path), lambda folder, _: Here(folder, fails=fails))
+
+
+def test_one_wrong_clock_does_not_fill_the_memory() -> None:
+    def done(number: int) -> tuple[str, int, Marker]:
+        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, [])
+        return "", number, said
+
+    names, span_ns, shares = summary._coverage([done(0), done(1), done(6 * 10**9)], 10**9)
+    assert names == ["XX.B..HHZ"]
+    assert span_ns[0] == 0
+    assert span_ns[1] >= 6 * 10**18
+    assert shares.shape[1] <= summary.MOST_COLUMNS
+    assert shares.sum() == pytest.approx(1.5e9 / (span_ns[1] / shares.shape[1]))
+
+
+def test_files_that_are_gone_are_told_and_their_rows_go(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    scan([site], out, settings)
+    (site / "2023/XX").rename(tmp_path / "away")
+    shutil.copytree(tmp_path / "away", site / "2023/XX", ignore=lambda *_: ["B"])
+    next(site.rglob("XX.C*.D.0")).unlink()
+    assert scan([site], out, settings) == 0
+    assert re.search(
+        r"XX\.B\.\.HHZ and 1 more channels: 0\.05 channel-hours .* no longer there", capsys.readouterr().err
+    )
+    assert_equal(out, reference([site], settings))
+    assert scan([site], out, settings) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_without_rows_have_the_columns_of_their_place(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path, network=None))
+    found = pa.dataset.dataset(out / "network_events", format="parquet", partitioning="hive")
+    assert (found.schema.field("year").type, found.schema.field("month").type) == (pa.int32(), pa.int32())
+    assert found.to_table(filter=pa.dataset.field("year") == 2023).num_rows == 0
 
 
 def _disk_full(tasks: int) -> Iterator[bool]:

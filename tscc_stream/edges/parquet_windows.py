@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -118,10 +118,7 @@ class WindowsWriter:
             if kind is None:
                 self._end()
         finally:
-            self._close()
-            if self._fresh.is_dir():
-                shutil.rmtree(self._fresh)
-            self._fresh.unlink(missing_ok=True)
+            self._discard()
 
     def write(self, columns: Columns) -> None:
         """More windows, in the order of the set. Raises WindowsError where they have another layout."""
@@ -173,14 +170,33 @@ class WindowsWriter:
             self._file.close()
             self._file = None
 
+    def _discard(self) -> None:
+        """What has not got its name."""
+        with suppress(OSError, pa.ArrowException):  # a full disk takes no end of a file either; that was said already
+            self._close()
+        if self._fresh.is_dir():
+            shutil.rmtree(self._fresh)
+        self._fresh.unlink(missing_ok=True)
+
     def _end(self) -> None:
         left = pa.concat_tables(self._waiting) if self._waiting else self._schema.empty_table()
         if len(left) or not self._files:
             self._put(left)
         self._close()
+        for file in [self._fresh] if self._single else self._fresh.iterdir():
+            _sync(file)
         if self.path.is_dir():  # an empty one
             self.path.rmdir()
         self._fresh.replace(self.path)
+
+
+def _sync(path: Path) -> None:
+    """Onto the disk, so that a loss of power leaves no name without content."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class Group(NamedTuple):

@@ -85,8 +85,9 @@ def _one(rank: int, processes: int, folder: str, options: dict[str, Any], wait_s
     try:
         with joined(rank, processes, device, wait_seconds, init_method=f"file://{folder}/store") as group:
             train_model(**options | {"device": device, "group": group})
-    except (ValueError, OSError) as error:
-        said = {"said": str(error), "lost": isinstance(error, LostError)}
+    except Exception as error:
+        sentence = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        said = {"said": sentence, "lost": isinstance(error, LostError)}
         (Path(folder) / f"{rank}.json").write_text(json.dumps(said), encoding="utf-8")
         raise
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def _fit(options: dict[str, Any], processes: int, wait_seconds: float) -> None:
         try:
             trainer.fit()
         except Exception as error:
+            if said.is_file():
+                raise TrainingError(said.read_text(encoding="utf-8")) from error
             raise TrainingError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
         if said.is_file():
             raise TrainingError(said.read_text(encoding="utf-8"))
@@ -92,5 +95,5 @@ def _each(config: dict[str, Any]) -> None:
     try:
         train_model(**config["options"], group=group)
     except ValueError as error:
-        if group.first:
-            Path(config["said"]).write_text(str(error), encoding="utf-8")
+        with suppress(FileExistsError), Path(config["said"]).open("x", encoding="utf-8") as file:
+            file.write(str(error))  # by whoever met it: the others only miss that one

@@ -14,7 +14,6 @@ from tscc_stream.scan.counts import BINS, Counts
 
 MOST_CHANNELS = 40
 """Of which a picture shows lines; those with the most detections, or the first ones by name."""
-MOST_COLUMNS = 2000
 
 
 def over_time(counts: Counts) -> bytes:
@@ -56,17 +55,15 @@ def by_channel(counts: Counts) -> bytes:
     return _png(figure)
 
 
-def coverage(channels: list[str], first: int, part_ns: int, shares: Float64Array) -> bytes:
-    """PNG: the share [channels, parts] of each part's time of which there are data; first: number of the first part."""
-    shown, (_, parts) = channels[:MOST_CHANNELS], shares.shape
-    together = -(-parts // MOST_COLUMNS)
-    padded = np.pad(shares[: len(shown)], ((0, 0), (0, -parts % together)), mode="edge")
-    seen = padded.reshape(len(shown), -1, together).mean(axis=2)
+def coverage(channels: list[str], span_ns: tuple[int, int], shares: Float64Array) -> bytes:
+    """PNG: the share [channels, columns] of time of which there are data, from when to when."""
+    shown = channels[:MOST_CHANNELS]
     figure = Figure((10.0, 1.5 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    span = [datetime.fromtimestamp(number * part_ns / NS_PER_SECOND, UTC) for number in (first, first + parts)]
+    span = [datetime.fromtimestamp(time_ns / NS_PER_SECOND, UTC) for time_ns in span_ns]
     axes.set_xlim(*span)  # type: ignore[arg-type]  # it takes times
     low, high = axes.get_xlim()
+    seen = shares[: len(shown)]
     picture = axes.imshow(seen, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest", cmap="viridis",
                           extent=(low, high, len(shown) - 0.5, -0.5))  # fmt: skip
     axes.set_yticks(range(len(shown)), shown)

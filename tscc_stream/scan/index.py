@@ -139,6 +139,12 @@ def _batch(files: list[File]) -> Batch:
     return Batch(digest([[file.path.hex(), *file.state[:2]] for file in files]), files)
 
 
+def extent(batch: Batch) -> str:
+    """Its files, for people."""
+    first, last = (printable(os.fsdecode(batch.files[place].path)) for place in (0, -1))
+    return first if first == last else f"one of the {len(batch.files)} files from {first} to {last}"
+
+
 def plan(layout: Layout, batch: Batch) -> bool:
     """Whether the batch is still to be indexed; then what `run` needs is written down."""
     if layout.batch(batch.digest, ".json").exists():

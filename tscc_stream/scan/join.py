@@ -83,10 +83,12 @@ class Folder:
         write(path, rows.parquet(table))
         self._written.add(path)
 
-    def close(self, schema: rows.Table) -> None:
-        """Days that were there before and have no rows any more go. A folder without any rows has one empty file."""
+    def close(self, schema: rows.Table, day: int) -> None:
+        """Days that were there before and have no rows any more go. A folder without any rows has one empty file, as of
+        a day, so that readers find the columns of its place too.
+        """
         if not self._written:
-            path = self._path / "none.parquet"
+            path = file_of(self._path, day).with_name("none.parquet")
             write(path, rows.parquet(schema.empty_table()))
             self._written.add(path)
         for path in sorted(self._path.rglob("*.parquet")):
@@ -94,20 +96,20 @@ class Folder:
                 path.unlink()
 
 
-def join_detections(layout: Layout, pieces: Sequence[Piece]) -> None:
-    """All of them."""
+def join_detections(layout: Layout, pieces: Sequence[Piece], first: int) -> None:
+    """All of them. first: day of the archive's first sample."""
     folder = Folder(layout.detections)
     for day, table in by_day(pieces, part_file.detections):
         folder.put(day, table)
-    folder.close(rows.DETECTIONS)
+    folder.close(rows.DETECTIONS, first)
 
 
-def join_network(layout: Layout, pieces: Sequence[Piece], config: NetworkConfig | None) -> None:
-    """Network events of all days; none without a network."""
+def join_network(layout: Layout, pieces: Sequence[Piece], config: NetworkConfig | None, first: int) -> None:
+    """Network events of all days; none without a network. first: as for detections."""
     folder = Folder(layout.network_events)
     for day, table in _with_events(pieces, config) if config else ():
         folder.put(day, table)
-    folder.close(rows.NETWORK_EVENTS)
+    folder.close(rows.NETWORK_EVENTS, first)
 
 
 def _with_events(pieces: Sequence[Piece], config: NetworkConfig) -> Iterator[tuple[int, rows.Table]]:

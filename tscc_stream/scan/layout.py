@@ -60,13 +60,21 @@ class Layout:
     def joined(self) -> Path:
         return self.state / "joined.json"
 
+    @property
+    def index(self) -> Path:
+        return self.state / "index"
+
     def batch(self, digest: str, suffix: str) -> Path:
         """A file of one batch of the index."""
-        return self.state / "index" / f"{digest}{suffix}"
+        return self.index / f"{digest}{suffix}"
+
+    @property
+    def chains(self) -> Path:
+        return self.state / "chains"
 
     def chain(self, name: str) -> Path:
         """What is to be done of one chain."""
-        return self.state / "chains" / f"{safe(name)}.json"
+        return self.chains / f"{safe(name)}.json"
 
     def part(self, chain: str, number: int) -> Path:
         """The file of one part."""
@@ -126,6 +134,8 @@ def taken(layout: Layout) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ScanError(f"--out {layout.root}: another scan works on it") from error
+        except OSError as error:
+            raise ScanError(f"--out {layout.root}: cannot be locked: {error.strerror}") from error
         yield

@@ -198,12 +198,12 @@ def run(tools: Tools, name: str, number: int, alive: Alive = always) -> None:
     if place is None:
         raise ScanError(f"{name}: has no part {number}")
     part = chain.parts[place]
-    if _is_done(layout, name, part):
+    if plan.marker_of(layout, tools.job, name, part) is not None:
         return
     state = None
     if place:
         before = chain.parts[place - 1]
-        if not _is_done(layout, name, before):
+        if plan.marker_of(layout, tools.job, name, before) is None:
             raise ScanError(f"{name}: part {before.number} is not done yet")
         state = part_file.state(layout.part(name, before.number))
     found = records_of(tools, chain, part)
@@ -225,11 +225,6 @@ def _unchanged(tools: Tools, part: plan.Part, found: archive.ArchiveIndex) -> No
     path = index.changed(tools.layout, part.batches, found)
     if path is not None:
         raise archive.ArchiveError(f"{path}: has changed while it was scanned; the next run scans it again")
-
-
-def _is_done(layout: Layout, name: str, part: plan.Part) -> bool:
-    marker = part_file.marker(layout.part(name, part.number))
-    return marker is not None and marker.key == part.key
 
 
 def _commit(

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -65,7 +66,7 @@ def _parquet(table: rows.Table) -> bytes:
 
 
 def marker(path: Path) -> Marker | None:
-    """None where there is no such file, or it is none of ours."""
+    """None where there is no such file, it is none of ours, or not whole."""
     found = _piece(path, 0)
     try:
         return msgspec.json.decode(found, type=Marker) if found else None
@@ -95,6 +96,8 @@ def _piece(path: Path, number: int) -> bytes:
             if len(head) < _HEAD or not head.startswith(_MAGIC):
                 return b""
             lengths = _LENGTHS.unpack(head[len(_MAGIC) :])
+            if os.fstat(file.fileno()).st_size != _HEAD + sum(lengths):
+                return b""
             file.seek(_HEAD + sum(lengths[:number]))
             return file.read(lengths[number])
     except FileNotFoundError:

@@ -89,18 +89,43 @@ def store(layout: Layout, chain: Chain) -> None:
         write_json(path, chain)
 
 
+def gone(layout: Layout, planned: Iterable[Chain]) -> dict[str, float]:
+    """Chain -> seconds of its parts that were planned the last time, and are not any more. A chain of which nothing is
+    left is forgotten.
+    """
+    now = {chain.name: {part.number for part in chain.parts} for chain in planned}
+    missing: dict[str, float] = {}
+    for path in sorted(layout.chains.glob("*.json")):
+        before = msgspec.json.decode(path.read_bytes(), type=Chain)
+        lost = [part.seconds for part in before.parts if part.number not in now.get(before.name, ())]
+        if lost:
+            missing[before.name] = sum(lost)
+        if before.name not in now:
+            path.unlink()
+    return missing
+
+
 def stored(layout: Layout, name: str) -> Chain:
     """A chain as it was stored."""
     return msgspec.json.decode(layout.chain(name).read_bytes(), type=Chain)
 
 
-def done(layout: Layout, chain: Chain) -> int:
+def done(layout: Layout, job: Job, chain: Chain) -> int:
     """How many of its parts are."""
     for count, part in enumerate(chain.parts):
-        marker = part_file.marker(layout.part(chain.name, part.number))
-        if marker is None or marker.key != part.key:
+        if marker_of(layout, job, chain.name, part) is None:
             return count
     return len(chain.parts)
+
+
+def marker_of(layout: Layout, job: Job, chain: str, part: Part) -> part_file.Marker | None:
+    """Of a part that is done, with its windows where they are wanted; else None."""
+    marker = part_file.marker(layout.part(chain, part.number))
+    if marker is None or marker.key != part.key:
+        return None
+    if job.windows and marker.detections[0] and not layout.windows_of(chain, part.number).exists():
+        return None
+    return marker
 
 
 def span_ns(job: Job, part: Part) -> tuple[int, int]:

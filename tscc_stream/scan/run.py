@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,7 +13,7 @@ import msgspec
 from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges.archive import ArchiveError
-from tscc_stream.scan import index, join, part_file, plan
+from tscc_stream.scan import index, join, plan, tidy
 from tscc_stream.scan.job import Job, claim, digest, job_of
 from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
 from tscc_stream.scan.local import Local
@@ -52,6 +53,7 @@ def scan(paths: list[Path], out: Path, config: Config, model: Path, options: Opt
     _made(layout)
     with taken(layout):
         claim(layout, job)
+        tidy.unfinished(layout)
         return _scan(layout, job, loaded, options.workers, place)
 
 
@@ -64,7 +66,7 @@ def _made(layout: Layout) -> None:
 
 def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place: Place) -> int:
     batches = list(index.batches(job.paths, layout.root))
-    wanting = [batch.digest for batch in batches if index.plan(layout, batch)]
+    wanting = {batch.digest: index.extent(batch) for batch in batches if index.plan(layout, batch)}
     with closing(place(layout.root, workers)) as placement:
         _index(placement, wanting)
         contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
@@ -74,30 +76,35 @@ def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place
         hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
         job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
         write_json(layout.job, job)
-        stopped = _parts(layout, placement, chains)
-    finished = [one for chain in chains for one in _finished(layout, chain, stopped)]
+        _say_what_is_gone(plan.gone(layout, chains))
+        stopped = _parts(layout, job, placement, chains)
+    finished = [one for chain in chains for one in _finished(layout, job, chain, stopped)]
     came = Finished(chains, finished, list(contents.values()), stopped)
     _join(layout, job, loaded, came)
+    tidy.index(layout, contents.keys())
     return _told(came)
 
 
-def _index(placement: Placement, wanting: list[str]) -> None:
+def _index(placement: Placement, wanting: dict[str, str]) -> None:
+    """wanting: batches, and what to call them."""
     schedule = Schedule({name: [Task("index", name)] for name in wanting})
     with telling("index") as tell:
-        for count, _ in enumerate(_carried_out(placement, schedule), 1):
-            tell(count, len(wanting), "batches")
-    for why in schedule.stopped.values():
-        raise ScanError(why)
+        indexed = 0
+        for done in _carried_out(placement, schedule):
+            indexed += not done.error
+            tell(indexed, len(wanting), "batches")
+    for name, why in schedule.stopped.items():
+        raise ScanError(f"{wanting[name]}: {why}")
 
 
-def _parts(layout: Layout, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
+def _parts(layout: Layout, job: Job, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
     """Those that are not done; chains that go no further, with the reason."""
     hours: dict[Task, float] = {}
     lines: dict[str, list[Task]] = {}
     passed = 0.0
     for chain in chains:
         plan.store(layout, chain)
-        have = plan.done(layout, chain)
+        have = plan.done(layout, job, chain)
         if have < len(chain.parts) and layout.part(chain.name, chain.parts[have].number).exists():
             _say(f"{name_of(chain.name)}: the archive has changed: scanned again from part {have + 1} on")
         passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
@@ -125,12 +132,14 @@ def _carried_out(placement: Placement, schedule: Schedule) -> Iterator[Done]:
             yield done
 
 
-def _finished(layout: Layout, chain: plan.Chain, stopped: dict[str, str]) -> Iterator[tuple[str, int, Marker]]:
+def _finished(
+    layout: Layout, job: Job, chain: plan.Chain, stopped: dict[str, str]
+) -> Iterator[tuple[str, int, Marker]]:
     """The parts of a chain that are done, up to the first that is not; stopped: is told why, where it does not know."""
     for part in chain.parts:
-        path = layout.part(chain.name, part.number)
-        marker = part_file.marker(path)
-        if marker is None or marker.key != part.key:
+        marker = plan.marker_of(layout, job, chain.name, part)
+        if marker is None:
+            path = layout.part(chain.name, part.number)
             stopped.setdefault(chain.name, f"{path} was removed, or replaced by another scan, meanwhile; run it again")
             return
         yield chain.name, part.number, marker
@@ -145,15 +154,25 @@ def _join(layout: Layout, job: Job, loaded: package.Package, came: Finished) -> 
         "stopped": digest(came.stopped),
         "skipped": digest(came.skipped),
     }
-    if read_json(layout.joined) == made_of and layout.detections.is_dir() and layout.network_events.is_dir():
+    if read_json(layout.joined) == made_of | {"tables": _tables(layout)}:
         return
     layout.joined.unlink(missing_ok=True)
     detections, triggers = join.pieces_of(layout, came.parts)
-    join.join_detections(layout, detections)
-    join.join_network(layout, triggers, config)
+    first = came.span_ns[0] // join.DAY_NS
+    join.join_detections(layout, detections, first)
+    join.join_network(layout, triggers, config, first)
     _only_of(layout, came.parts)
     write_summary(layout, job, loaded, came)
-    write_json(layout.joined, made_of)
+    write_json(layout.joined, made_of | {"tables": _tables(layout)})
+
+
+def _tables(layout: Layout) -> str:
+    """Digest of what lies there for people: which files, and how large."""
+    folders = [layout.detections.rglob("*.parquet"), layout.network_events.rglob("*.parquet")]
+    pages = [layout.root.glob("summary.*"), layout.root.glob("*.png")]
+    return digest(
+        sorted([str(path.relative_to(layout.root)), path.stat().st_size] for path in itertools.chain(*folders, *pages))
+    )
 
 
 def _only_of(layout: Layout, finished: Sequence[tuple[str, int, Marker]]) -> None:
@@ -181,6 +200,14 @@ def _told(came: Finished) -> int:
     for name, why in sorted(came.stopped.items()):
         _say(f"{name_of(name)}: not scanned to its end: {why}")
     return 1 if came.stopped else 0
+
+
+def _say_what_is_gone(seconds: dict[str, float]) -> None:
+    """A disk that is not mounted looks like an archive from which somebody removed files."""
+    if seconds:
+        hours, name = sum(seconds.values()) / _HOUR, name_of(min(seconds))
+        channels = f"{name} and {len(seconds) - 1:,} more channels" if len(seconds) > 1 else name
+        _say(f"{channels}: {hours:,.2f} channel-hours that were scanned before are no longer there: their rows go")
 
 
 def _say(sentence: str) -> None:

@@ -22,6 +22,8 @@ from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.plan import Chain
 from tscc_stream.source_id import name_of
 
+MOST_COLUMNS = 2000
+"""Of the picture of times with data: one wrong clock makes an archive of centuries."""
 MOST_SAID = 100
 """Of files that were skipped, how many are named."""
 _HOUR_NS = 3600 * NS_PER_SECOND
@@ -77,9 +79,9 @@ def write_summary(layout: Layout, job: Job, loaded: Package, finished: Finished)
     document = _document(job, loaded, finished, found, channels)
     write(layout.root / "detections.png", figures.over_time(found))
     write(layout.root / "channels.png", figures.by_channel(found))
-    names, first, shares = _coverage(finished.parts, job.part_ns)
+    names, span_ns, shares = _coverage(finished.parts, job.part_ns)
     if names:
-        write(layout.root / "coverage.png", figures.coverage(names, first, job.part_ns, shares))
+        write(layout.root / "coverage.png", figures.coverage(names, span_ns, shares))
     write(layout.root / "summary.md", "\n".join(_page(document)).encode())
     write_json(layout.root / "summary.json", document)
 
@@ -104,19 +106,23 @@ def _channels(parts: Iterable[tuple[str, int, Marker]]) -> dict[str, _Channel]:
     return dict(sorted(channels.items()))
 
 
-def _coverage(parts: Sequence[tuple[str, int, Marker]], part_ns: int) -> tuple[list[str], int, Float64Array]:
-    """Channels, the number of the first part, and shares of time with data [channels, parts]."""
+def _coverage(
+    parts: Sequence[tuple[str, int, Marker]], part_ns: int
+) -> tuple[list[str], tuple[int, int], Float64Array]:
+    """Channels, from when to when, and shares of time with data [channels, columns], each column of some parts."""
     numbers = [number for _, number, _ in parts]
     names = sorted({name_of(sid) for *_, marker in parts for sid in marker.recorded_ns})
     if not names:
-        return [], 0, np.zeros((0, 0))
-    first = min(numbers)
-    shares = np.zeros((len(names), max(numbers) - first + 1), np.float64)
+        return [], (0, 0), np.zeros((0, 0))
+    first, last = min(numbers), max(numbers)
+    together = -(-(last - first + 1) // MOST_COLUMNS)
+    columns = (last - first) // together + 1
+    shares = np.zeros((len(names), columns), np.float64)
     place = {name: row for row, name in enumerate(names)}
     for _, number, marker in parts:
         for sid, lasting in marker.recorded_ns.items():
-            shares[place[name_of(sid)], number - first] += min(1.0, lasting / part_ns)
-    return names, first, shares
+            shares[place[name_of(sid)], (number - first) // together] += min(1.0, lasting / part_ns) / together
+    return names, (first * part_ns, (first + columns * together) * part_ns), shares
 
 
 def _document(
