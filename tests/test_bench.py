@@ -30,6 +30,7 @@ from tscc_stream.bench.measure import FIELD, Figure
 from tscc_stream.learn import views
 from tscc_stream.learn.losses import hierarchical_contrastive_loss
 from tscc_stream.learn.network import make_encoder, pool
+from tscc_stream.learn.part import Part
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -87,8 +88,8 @@ def test_both_see_crops_of_the_same_lengths(monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[tuple[int, int, int]] = []
     crop = views.two_crops
 
-    def watched(x: torch.Tensor, rng: np.random.Generator) -> views.Crops:
-        crops = crop(x, rng)
+    def watched(x: torch.Tensor, rng: np.random.Generator, part: Part | None = None) -> views.Crops:
+        crops = crop(x, rng, part)
         seen.append((crops.a.shape[1], crops.b.shape[1], crops.overlap))
         return crops
 
