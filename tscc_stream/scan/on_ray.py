@@ -227,7 +227,8 @@ def _ray(address: str) -> ModuleType:
         import ray  # noqa: PLC0415  # an extra, and it takes a second
     except ImportError as error:
         raise ScanError(f"--ray {address}: Ray is not installed; expected tscc-stream[ray]") from error
-    return ray
+    loaded: ModuleType = ray
+    return loaded
 
 
 def _admission(address: str) -> dict[str, str]:
