@@ -19,7 +19,7 @@ from tscc_stream.edges.zeromq import Bus
 from tscc_stream.messages import Gap, Message
 
 PROGRAM = Path(__file__).with_name("alert_receivers.py")
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 SID = "FDSN:SM_S001__G_H_Z"
 
 

@@ -209,7 +209,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeSite]:
         yield MadeSite(path, folder / "state", address, where)
 
 
-def _wait(driver: Chrome, script: str, seconds: float = 20.0) -> Any:
+def _wait(driver: Chrome, script: str, seconds: float = 60.0) -> Any:
     return WebDriverWait(driver, seconds).until(lambda d: d.execute_script(f"return {script}"))
 
 

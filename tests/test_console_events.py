@@ -35,7 +35,7 @@ TWIN = "XX.T..HHZ"
 IN_VELOCITY, GAIN = "XX.A..HHZ", 400.0
 """The channel that the StationXML has, and its counts per m/s."""
 DETECTIONS = len(BURSTS_S) * len(CHANNELS) + 2
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass

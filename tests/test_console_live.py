@@ -87,7 +87,7 @@ def driver(site: str) -> Iterator[WebDriver]:
         assert [message for message in told if not any(part in message for part in elsewhere)] == []
 
 
-def _until(driver: WebDriver, condition: Any, what: str, seconds: float = 30.0) -> Any:
+def _until(driver: WebDriver, condition: Any, what: str, seconds: float = 60.0) -> Any:
     return WebDriverWait(driver, seconds, 0.1).until(condition, what)
 
 
@@ -290,7 +290,7 @@ def test_the_reader_asks_for_the_shown_channels_only_and_follows_what_is_shown(a
 
 
 def _wait(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

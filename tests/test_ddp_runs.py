@@ -43,9 +43,9 @@ def children(pid: int) -> list[int]:
 def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_same_curve(tmp_path: Path) -> None:
     for name in ("cut", "whole"):
         (tmp_path / name).mkdir()
-        stored.save(data_set(240), tmp_path / name / "d")
+        stored.save(data_set(160), tmp_path / name / "d")
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    running = subprocess.Popen(command(cut, "--processes", "2", epochs=40), env=environment(), stderr=subprocess.PIPE,
+    running = subprocess.Popen(command(cut, "--processes", "2", epochs=16), env=environment(), stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True)  # fmt: skip
     deadline = time.monotonic() + TIMES
     while not (there := list((cut / "runs").glob("*/checkpoint.pt"))):
@@ -60,11 +60,11 @@ def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_sa
     assert not (there[0].parent / "metrics.json").exists()
     for folder in (cut, whole):  # by one process
         done = subprocess.run(
-            command(folder, epochs=40), env=environment(), capture_output=True, text=True, check=False
+            command(folder, epochs=16), env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     assert "resumed after epoch" in (there[0].parent / "train.log").read_text()
-    assert len(curve(cut)) == 41
+    assert len(curve(cut)) == 17
     for one, other in zip(curve(cut), curve(whole), strict=True):
         assert one["surrogate"] == pytest.approx(other["surrogate"], rel=1e-4)
         assert one["clustering"] == pytest.approx(other["clustering"], rel=1e-2, abs=1e-6)

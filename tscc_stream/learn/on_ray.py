@@ -52,6 +52,7 @@ def _here(processes: int) -> dict[str, Any]:
     """A cluster on this machine, which nobody else can reach."""
     cards = torch.cuda.device_count()
     return {
+        "address": "local",  # whatever else of Ray runs here
         "num_cpus": processes,
         "num_gpus": cards,
         "object_store_memory": _STORE_BYTES,
