@@ -20,7 +20,7 @@ settings.load_profile("suite")
 
 COVERING = (
     *("acquire", "acquire_runs", "assemble", "coincidence", "components", "components_pipeline", "condition", "detect"),
-    *("extract", "inference", "interpret", "isolation", "journal", "lanes", "pipeline", "publish", "recovery"),
+    *("extract", "inference", "interpret", "isolation", "journal", "lanes", "pipeline", "publish", "recovery", "shard"),
 )
 """What covers the stages, branch by branch: files whose coverage is measured. Measuring takes half as long again as
 running, and slows all that a process runs.

@@ -191,6 +191,7 @@ def test_an_early_notice_waits_for_channels_that_may_know_an_earlier_onset() -> 
     for number in (0, 1):
         coincidence.feed(_trigger(number, 5.0 + number / 2, 6.5), "w")
         assert _advance(coincidence, number, 7.0) == [True] * number
+        assert coincidence.unsettled == 1 - number, "the first waits for the second"
     assert coincidence.oldest_open_ns() == 1 << 62
 
 
