@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(process.wait)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _name(item) not in COVERING:
