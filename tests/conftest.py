@@ -28,7 +28,7 @@ running, and slows all that a process runs.
 
 
 LONG = (
-    *("wheelhouse", "documents", "ddp_ray", "scan_ray", "ddp_runs", "kills", "scan", "scan_troubles", "console_health"),
+    *("documents", "wheelhouse", "ddp_ray", "scan_ray", "ddp_runs", "kills", "scan", "scan_troubles", "console_health"),
     *("bridge", "shard_daemons", "swap", "faults", "train", "inference"),
 )
 """Files that take a minute or so: they begin first, lest the end waits for one of them alone."""
@@ -48,20 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(process.wait)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _name(item) not in COVERING:
             item.add_marker("no_cover")
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
     items.sort(key=lambda item: LONG.index(_name(item)) if _name(item) in LONG else len(LONG))
-
-
-def _together(item: pytest.Item) -> str:
-    """What shares its fixtures runs in one process: a file; but documents, which share none, each for itself."""
-    callspec = getattr(item, "callspec", None)
-    apart = f" {callspec.id}" if _name(item) == "documents" and callspec else ""
-    return f"{_name(item)}{apart}"
 
 
 def _name(item: pytest.Item) -> str:
