@@ -279,10 +279,10 @@ def test_a_gpu_pays_where_the_encoder_takes_cores_and_what_is_extrapolated_is_ca
     ("arguments", "said"),
     [
         (["encoder", "--channels", "5"], "--channels: only `bench scale` takes it"),
-        (["scale", "--channels", "5", "--rate", "100"], "--channels: a plan needs --channels, --rate and --triggers; --triggers is missing"),  # noqa: E501
-        (["scale", "--costs", "x.json"], "--costs: a plan needs --channels, --rate and --triggers; --channels is missing"),  # noqa: E501
-        (["scale", "--channels", "0", "--rate", "100", "--triggers", "1"], "--channels 0: expected a number from 0.001 to 1e+07"),  # noqa: E501
-        (["scale", "--channels", "5", "--rate", "nan", "--triggers", "1"], "--rate nan: expected a number from 0.001 to 1e+07"),  # noqa: E501
+        (["scale", "--channels", "5", "--rate", "100"], "--channels: a plan needs --channels, --rate and --triggers; --triggers is missing"),  # noqa: E501  # a case is a line
+        (["scale", "--costs", "x.json"], "--costs: a plan needs --channels, --rate and --triggers; --channels is missing"),  # noqa: E501  # a case is a line
+        (["scale", "--channels", "0", "--rate", "100", "--triggers", "1"], "--channels 0: expected a number from 0.001 to 1e+07"),  # noqa: E501  # a case is a line
+        (["scale", "--channels", "5", "--rate", "nan", "--triggers", "1"], "--rate nan: expected a number from 0.001 to 1e+07"),  # noqa: E501  # a case is a line
     ],
 )  # fmt: skip
 def test_wrong_arguments_get_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ def telling(text: str) -> Iterator[Tell]:
 @contextmanager
 def _bar(text: str) -> Iterator[Tell]:
     from rich.console import Console  # noqa: PLC0415  # loaded where it is needed
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415  # slow to load
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[pace]}"))  # fmt: skip
