@@ -19,16 +19,8 @@ from tscc_stream import writable
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges import alert_journal
-from tscc_stream.edges.alert_journal import (
-    FILE,
-    AlertJournal,
-    AlertJournalError,
-    AlertJournalHeldError,
-    NewAlert,
-    NewRound,
-    NewWithheld,
-    Place,
-)
+from tscc_stream.edges.alert_journal import FILE, AlertJournal, NewAlert, NewRound, NewWithheld, Place
+from tscc_stream.edges.alert_journal_file import AlertJournalError, AlertJournalHeldError
 
 
 def new(number: int, *actions: str, at_ns: int = 0) -> NewAlert:

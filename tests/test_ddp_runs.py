@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from test_train import data_set
 
-from tscc_stream.learn import stored
+from tscc_stream.learn import many, stored
 
 TIMES = 120.0
 FEW = ("--clusters", "2", "--device", "cpu", "--set", "hidden=6", "--set", "depth=2", "--batch-size", "8")
@@ -68,6 +69,30 @@ def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_sa
     for one, other in zip(curve(cut), curve(whole), strict=True):
         assert one["surrogate"] == pytest.approx(other["surrogate"], rel=1e-4)
         assert one["clustering"] == pytest.approx(other["clustering"], rel=1e-2, abs=1e-6)
+
+
+class EndsBetween:
+    """A process that ends between one look at it and the next."""
+
+    def __init__(self, sentinel: int) -> None:
+        self.sentinel = sentinel
+        self.looks = 0
+
+    @property
+    def exitcode(self) -> int | None:
+        self.looks += 1
+        return None if self.looks == 1 else 0
+
+
+def test_all_that_end_at_once_are_not_waited_for_for_ever() -> None:
+    kept, closed = os.pipe()
+    os.close(closed)
+    codes: list[int | None] = []
+    waiting = Thread(target=lambda: codes.extend(many._ended([EndsBetween(kept)])), daemon=True)
+    waiting.start()
+    waiting.join(TIMES)
+    os.close(kept)
+    assert codes == [0]
 
 
 def test_torchrun_starts_the_processes_as_well_and_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tscc_stream.apps.alert_delivery import ActionThread
 from tscc_stream.apps.alert_metrics import AlertMetrics
 from tscc_stream.edges.alert_journal import (
     AlertJournal,
-    AlertJournalError,
     AlertJournalUnfitError,
     NewAlert,
     NewRound,
@@ -24,6 +23,7 @@ from tscc_stream.edges.alert_journal import (
     Place,
     StoredAlert,
 )
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.seldom import Seldom
 
 _log = logging.getLogger(__name__)

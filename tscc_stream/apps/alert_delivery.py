@@ -17,7 +17,8 @@ from tscc_stream.apps import alert_text
 from tscc_stream.config_alerts import AlertsConfig
 from tscc_stream.edges import alert_command, alert_mail, alert_webhook
 from tscc_stream.edges.alert_command import CommandError
-from tscc_stream.edges.alert_journal import AlertJournal, AlertJournalError, Delivery, StoredAlert
+from tscc_stream.edges.alert_journal import AlertJournal, Delivery, StoredAlert
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.edges.alert_mail import MailError
 from tscc_stream.edges.alert_webhook import WebhookError
 from tscc_stream.edges.supervision import name_this_thread

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tscc_stream.edges.alert_journal import FILE, AlertJournal, AlertJournalError, AlertJournalHeldError
+from tscc_stream.edges.alert_journal import FILE, AlertJournal
+from tscc_stream.edges.alert_journal_file import AlertJournalError, AlertJournalHeldError
 
 IN_MEMORY = "what is told is kept in memory only, and forgotten when this process ends"
 

@@ -13,7 +13,8 @@ from tscc_stream.apps.alert_delivery import ActionThread, senders
 from tscc_stream.apps.alert_told import Alert, alert_id
 from tscc_stream.config import Config
 from tscc_stream.config_alerts import Told
-from tscc_stream.edges.alert_journal import FILE, AlertJournal, AlertJournalError, StoredAlert
+from tscc_stream.edges.alert_journal import FILE, AlertJournal, StoredAlert
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 
 TURN_SECONDS = 0.1
 _HEALTH = {"text": "not looked at in a rehearsal"}

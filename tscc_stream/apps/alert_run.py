@@ -37,14 +37,8 @@ from tscc_stream.apps.alert_told import Alert, Repetition, Withheld, alert_id
 from tscc_stream.client import SubscriberError
 from tscc_stream.config import Config, ConfigError
 from tscc_stream.config_alerts import Told
-from tscc_stream.edges.alert_journal import (
-    FILE,
-    AlertJournalError,
-    Delivery,
-    NewAlert,
-    NewRound,
-    NewWithheld,
-)
+from tscc_stream.edges.alert_journal import FILE, Delivery, NewAlert, NewRound, NewWithheld
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import PeopleError
 from tscc_stream.edges.supervision import Notifier

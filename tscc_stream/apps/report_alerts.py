@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tscc_stream.apps.alert_people import answers_in
 from tscc_stream.edges import alert_journal
-from tscc_stream.edges.alert_journal import AlertJournal, AlertJournalError, StoredAlert
+from tscc_stream.edges.alert_journal import AlertJournal, StoredAlert
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.edges.people import PeopleError, Said
 
 MOST = 500

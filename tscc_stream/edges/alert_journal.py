@@ -9,7 +9,6 @@ Where the file cannot be written, the process has the same in memory until it ca
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,14 +16,24 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tscc_stream.edges import alert_makeshift
+from tscc_stream.edges.alert_journal_file import (
+    APPLICATION_ID,
+    BUSY_MS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    AlertJournalError,
+    damage_of,
+    locked,
+    locked_if_possible,
+    put_aside,
+)
 from tscc_stream.ownership import give_to_owner_of_folder
 from tscc_stream.seldom import Seldom
 from tscc_stream.writable import of_database
@@ -32,9 +41,6 @@ from tscc_stream.writable import of_database
 _log = logging.getLogger(__name__)
 
 FILE = "alerts.sqlite"
-APPLICATION_ID = 0x54534341  # "TSCA"
-SCHEMA_VERSION = 1
-BUSY_MS = 10_000
 MOST_WAITING = 1000
 """Deliveries of one action that may wait; further ones fail at once, which the other actions are told."""
 MOST_LETTERS = 500
@@ -46,72 +52,8 @@ MOST_WITHHELD = 500_000
 """Rows of what was not told, some 100 MB; a rule over every detection would fill the daemon's disk with them."""
 WITHHELD_REMOVED_AT_ONCE = 20_000
 
-_SCHEMA = (
-    """CREATE TABLE alert (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        at_ns INTEGER NOT NULL,
-        rule TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        severity TEXT NOT NULL,
-        title TEXT NOT NULL,
-        document TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX alert_at ON alert (at_ns)",
-    """CREATE TABLE delivery (
-        number INTEGER PRIMARY KEY,
-        alert TEXT NOT NULL REFERENCES alert (id),
-        action TEXT NOT NULL,
-        round INTEGER NOT NULL,
-        made_ns INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        attempts INTEGER NOT NULL,
-        next_ns INTEGER NOT NULL,
-        outcome TEXT NOT NULL,
-        told INTEGER NOT NULL,
-        UNIQUE (alert, action, round)
-    ) STRICT""",
-    "CREATE INDEX delivery_waiting ON delivery (action, attempts, number) WHERE state = 'waiting'",
-    "CREATE INDEX delivery_untold ON delivery (number) WHERE state = 'failed' AND told = 0",
-    """CREATE TABLE attempt (
-        number INTEGER PRIMARY KEY,
-        delivery INTEGER NOT NULL REFERENCES delivery (number),
-        at_ns INTEGER NOT NULL,
-        delivered INTEGER NOT NULL,
-        outcome TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX attempt_delivery ON attempt (delivery)",
-    """CREATE TABLE withheld (
-        number INTEGER PRIMARY KEY,
-        at_ns INTEGER NOT NULL,
-        onset_ns INTEGER NOT NULL,
-        rule TEXT NOT NULL,
-        uid TEXT NOT NULL,
-        why TEXT NOT NULL,
-        reason TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX withheld_at ON withheld (at_ns)",
-    "CREATE TABLE state (name TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID",
-    """CREATE TABLE place (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        epoch TEXT NOT NULL,
-        through INTEGER NOT NULL
-    ) STRICT""",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-
 STARTED = "process started"
 """Name of a state of this file's own: when, in ns."""
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-class AlertJournalError(RuntimeError):
-    """What the file cannot do, in one sentence."""
-
-
-class AlertJournalHeldError(AlertJournalError):
-    """Another alert process has the file."""
 
 
 class AlertJournalUnfitError(AlertJournalError):
@@ -249,8 +191,8 @@ class AlertJournal:
         journal = cls.__new__(cls)
         journal._begin(path)
         journal.lasting = False
-        journal._lock = _lock_if_possible(path)
-        journal._db = alert_makeshift.made(_SCHEMA, now_ns)
+        journal._lock = locked_if_possible(path)
+        journal._db = alert_makeshift.made(SCHEMA, now_ns)
         journal._db.text_factory = _text
         return journal, alert_makeshift.fill(journal._db, path, (APPLICATION_ID, SCHEMA_VERSION))
 
@@ -266,7 +208,7 @@ class AlertJournal:
             try:
                 file, told = self._carried_over(now_ns)
             except AlertJournalError:
-                self._lock = _lock_if_possible(self._path)
+                self._lock = locked_if_possible(self._path)
                 raise
             self._db.close()
             self._db, self._lock, self.lasting = file._db, file._lock, True
@@ -308,7 +250,7 @@ class AlertJournal:
 
     def hold(self) -> None:
         """Keep every other alert process out until this one ends. Raises AlertJournalError where one runs."""
-        self._lock = _lock(self._path)
+        self._lock = locked(self._path)
 
     @classmethod
     def of_the_process(cls, path: Path, now_ns: int) -> tuple[AlertJournal, str]:
@@ -317,10 +259,10 @@ class AlertJournal:
 
         Second: what was damaged and where it lies now, in words; empty where it is well. now_ns: wall time.
         """
-        lock = _lock(path)
+        lock = locked(path)
         try:
-            damage = _damage(path)
-            told = f"{damage}; it is kept as {_put_aside(path, now_ns)}" if damage else ""
+            damage = damage_of(path)
+            told = f"{damage}; it is kept as {put_aside(path, now_ns)}" if damage else ""
             journal = cls._written(path, now_ns, told)
         except BaseException:
             os.close(lock)
@@ -545,7 +487,7 @@ class AlertJournal:
     def _prepare(self) -> None:
         with self._transaction():
             if not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     self._db.execute(statement)
 
     def _recognise(self) -> None:
@@ -577,76 +519,6 @@ class AlertJournal:
             raise AlertJournalError(f"{self._path}: cannot {doing}: {of_database(error, self._path)}") from error
 
 
-def _lock(journal: Path) -> int:
-    path = journal.with_name(journal.name + ".lock")
-    lock = -1
-    try:
-        lock = _opened(path)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if lock >= 0:
-            os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise AlertJournalHeldError(f"{journal}: another `tscc-stream alert run` uses it") from error
-        raise AlertJournalError(f"{path}: cannot be locked: {of_database(error, path)}") from error
-    return lock
-
-
-def _lock_if_possible(journal: Path) -> int:
-    """-1 where there is nothing to lock: then nobody else is kept out. Raises AlertJournalHeldError."""
-    try:
-        return _lock(journal)
-    except AlertJournalHeldError:
-        raise
-    except AlertJournalError:
-        return -1
-
-
-def _opened(path: Path) -> int:
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        if not path.is_file():
-            raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a lock holds on a read-only disk as well
-    give_to_owner_of_folder(path)
-    return lock
-
-
 def _text(of_file: bytes) -> str:
     """So that SQLite hands a damaged text over, and only its row is left out."""
     return of_file.decode(errors="surrogateescape")
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with the file, in words; empty where nothing is, or where it cannot be looked at now.
-
-    The whole file is read: some 300 MB a second. A file of a newer format, or a sound one of something else, is not
-    damaged, whatever else it is.
-    """
-    if not path.is_file():
-        return ""
-    where = f"file:{quote(str(path.absolute()))}?mode=ro"  # a log beside it stays as it is
-    try:
-        with closing(sqlite3.connect(where, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)) as db:
-            ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-            if ours and db.execute("PRAGMA user_version").fetchone()[0] > SCHEMA_VERSION:
-                return ""
-            found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.Error as error:
-        return str(error) if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED else ""
-    return "" if found == "ok" else found.replace("\n", " ")[:MOST_LETTERS]
-
-
-def _put_aside(path: Path, now_ns: int) -> str:
-    """Its name now. Raises AlertJournalError."""
-    at = datetime.fromtimestamp(now_ns / 1e9, UTC)
-    aside = f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}"
-    try:
-        for end in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + end)
-            if part.exists():
-                part.rename(path.with_name(aside + end))
-    except OSError as error:
-        raise AlertJournalError(f"{path}: is damaged, and cannot be put aside: {of_database(error, path)}") from error
-    return aside

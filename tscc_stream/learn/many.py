@@ -94,8 +94,8 @@ def _one(rank: int, processes: int, folder: str, options: dict[str, Any], wait_s
 
 def _ended(processes: Sequence[BaseProcess]) -> list[int | None]:
     """Exit codes when all have ended, or soon after one has failed, None for those that are still there."""
-    while any(process.exitcode is None for process in processes):
-        connection.wait([process.sentinel for process in processes if process.exitcode is None])
+    while there := [process.sentinel for process in processes if process.exitcode is None]:
+        connection.wait(there)  # never for none: that would wait for ever
         if any(process.exitcode for process in processes):
             until = monotonic() + _GRACE_SECONDS
             for process in processes:

@@ -35,7 +35,7 @@ from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import path_of
-from tscc_stream.edges.alert_journal import AlertJournalError
+from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.edges.console_cache import CacheError
 from tscc_stream.edges.people import PeopleError
 from tscc_stream.edges.supervision import Notifier
