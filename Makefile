@@ -25,7 +25,7 @@ demo: install
 
 # The stages must be covered completely, branches included. Many tests wait for processes: four run at a time.
 test: install
-	$(BIN)/python -P -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
+	$(BIN)/python -P -m pytest tests -n 4 --dist loadfile --no-loadscope-reorder --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
 	  --cov-report=term-missing:skip-covered
 
 check: install

@@ -28,8 +28,8 @@ running, and slows all that a process runs.
 
 
 LONG = (
-    *("documents", "wheelhouse", "ddp_ray", "scan_ray", "ddp_runs", "kills", "scan", "scan_troubles", "console_health"),
-    *("bridge", "shard_daemons", "swap", "faults", "train", "inference"),
+    *("documents", "wheelhouse", "scan_ray", "kills", "ddp_runs", "scan", "console_health", "ddp_ray", "scan_troubles"),
+    *("bridge", "shard_daemons", "swap", "faults", "train", "inference", "scan_bad_input", "daemon", "alert_process"),
 )
 """Files that take a minute or so: they begin first, lest the end waits for one of them alone."""
 

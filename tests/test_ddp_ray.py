@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_ddp_runs import command, environment
+from test_ddp_runs import Here, arguments, command, environment
 from test_train import data_set
 
 from tscc_stream.edges.parquet_windows import WindowsError
@@ -20,17 +20,10 @@ from tscc_stream.learn.settings import TrainingError
 ALONE = ("unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
-def installed() -> bool:
-    try:
-        importlib.import_module("ray.train.torch")
-    except ImportError:
-        return False
-    return True
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
-@pytest.mark.skipif(not installed(), reason="Ray Train is not installed: tscc-stream[ray]")
-def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path) -> None:
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray Train is not installed: tscc-stream[ray]")
+@pytest.mark.usefixtures("one_torch_thread")
+def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path, here: Here) -> None:
     stored.save(data_set(60), tmp_path / "d")
     told = [*ALONE, *command(tmp_path, "--processes", "2", "--ray", "local")]
     done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False, timeout=240)
@@ -39,9 +32,9 @@ def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path) -> None:
     (log,) = (tmp_path / "runs").glob("*/train.log")
     assert "2 processes train together" in log.read_text()
     found = json.loads((log.parent / "metrics.json").read_text())["history"]
-    again = command(tmp_path)
+    again = arguments(tmp_path)
     again[again.index("--runs") + 1] = str(tmp_path / "alone")
-    assert subprocess.run(again, env=environment(), check=False, timeout=240).returncode == 0
+    assert here(*again).returncode == 0
     (alone,) = (tmp_path / "alone").glob("*/metrics.json")
     for one, other in zip(found, json.loads(alone.read_text())["history"], strict=True):
         assert one["surrogate"] == pytest.approx(other["surrogate"], rel=1e-4)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -17,13 +18,18 @@ from test_train import data_set
 from tscc_stream.learn import many, stored
 
 TIMES = 120.0
+Here = Callable[..., subprocess.CompletedProcess[str]]
 FEW = ("--clusters", "2", "--device", "cpu", "--set", "hidden=6", "--set", "depth=2", "--batch-size", "8")
 
 
-def command(folder: Path, *more: str, data: str = "d", epochs: int = 2) -> list[str]:
-    given = ["--data", str(folder / data), "--out", str(folder / "m"), "--runs", str(folder / "runs")]
+def arguments(folder: Path, *more: str, epochs: int = 2) -> list[str]:
+    given = ["--data", str(folder / "d"), "--out", str(folder / "m"), "--runs", str(folder / "runs")]
     lengths = ["--epochs-pretrain", str(epochs), "--epochs-finetune", "1"]
-    return [sys.executable, "-m", "tscc_stream", "train", *given, *FEW, *lengths, *more]
+    return ["train", *given, *FEW, *lengths, *more]
+
+
+def command(folder: Path, *more: str, epochs: int = 2) -> list[str]:
+    return [sys.executable, "-m", "tscc_stream", *arguments(folder, *more, epochs=epochs)]
 
 
 def environment() -> dict[str, str]:
@@ -41,7 +47,10 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
-def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_same_curve(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_torch_thread")
+def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_same_curve(
+    tmp_path: Path, here: Here
+) -> None:
     for name in ("cut", "whole"):
         (tmp_path / name).mkdir()
         stored.save(data_set(160), tmp_path / name / "d")
@@ -60,9 +69,7 @@ def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_sa
     assert not (cut / "m").exists()
     assert not (there[0].parent / "metrics.json").exists()
     for folder in (cut, whole):  # by one process
-        done = subprocess.run(
-            command(folder, epochs=16), env=environment(), capture_output=True, text=True, check=False
-        )
+        done = here(*arguments(folder, epochs=16))
         assert done.returncode == 0, done.stderr
     assert "resumed after epoch" in (there[0].parent / "train.log").read_text()
     assert len(curve(cut)) == 17
