@@ -54,7 +54,10 @@ INSTEAD = (
     ("--bind 127.0.0.1:18000 --speed 10", "--bind 127.0.0.1:18010 --speed 10"),  # the prepared one has that port
     ("--random 2000", "--random 60"),
     ("--seconds 1800 --rate 50", "--seconds 900 --rate 50"),
-    ("--recipe kinds", "--recipe kinds --clusters 3 --epochs-pretrain 1 --epochs-finetune 1 --set hidden=8 --set depth=3"),
+    (
+        "--recipe kinds",
+        "--recipe kinds --clusters 3 --epochs-pretrain 1 --epochs-finetune 1 --set hidden=8 --set depth=3",
+    ),
 )
 """Places of this machine for those of a site, and less of what takes hours."""
 FIRST = (
