@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 
 from tscc_stream.edges import archive
-from tscc_stream.messages import AnyArray, Int64Array
-from tscc_stream.sampling import NS_PER_SECOND
+from tscc_stream.messages import AnyArray
 from tscc_stream.scan.job import digest
 from tscc_stream.scan.layout import Layout, ScanError, write, write_json
 
@@ -291,16 +290,3 @@ def _path(name: bytes) -> Path:
 def _within(rows: AnyArray, span_ns: tuple[int, int]) -> AnyArray:
     begin, end = np.searchsorted(rows["start_ns"], span_ns)
     return np.array(rows[begin:end])
-
-
-def recorded_ns(found: archive.ArchiveIndex) -> dict[str, int]:
-    """For how long each channel has records, overlaps once."""
-    rows, lasting = found.rows, {}
-    ends: Int64Array = rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)
-    for number, sid in enumerate(found.sids):
-        mine = rows["sid"] == number
-        if mine.any():
-            begin, end = rows["start_ns"][mine], ends[mine]
-            before = np.maximum.accumulate(np.concatenate((begin[:1], end[:-1])))
-            lasting[sid] = int(np.maximum(0, end - np.maximum(begin, before)).sum())
-    return lasting

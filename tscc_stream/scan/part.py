@@ -239,7 +239,7 @@ def _commit(
         part.key,
         came.records,
         came.samples,
-        index.recorded_ns(found),
+        found.recorded_by_channel_ns(),
         _extent(detections),
         _extent(triggers),
         {sid: dict(causes) for sid, causes in came.gaps.items()},
