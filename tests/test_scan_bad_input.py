@@ -14,15 +14,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from made_scan import PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
+from made_scan import MODEL, PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
 from made_site import CHANNELS, command, finished, make_archive, write_settings
 
+from tscc_stream import package
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.parquet_windows import StoredWindows
+from tscc_stream.learn.dataset import shape_of
+from tscc_stream.learn.stored import index
+from tscc_stream.messages import Trigger
 from tscc_stream.scan import summary
 from tscc_stream.scan.layout import Layout, ScanError, taken
 from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Task
+from tscc_stream.scan.triggers import Triggers
 
 NAME = "FDSN:XX_B__H_H_Z"
 
@@ -167,6 +172,20 @@ def test_the_windows_are_those_of_the_rows(archive_of_four: Path, tmp_path: Path
     stored = StoredWindows(out / "windows")
     assert sorted(stored.read_all(["id"])["id"].tolist()) == sorted(row["id"] for row in rows_of(out / "detections"))
     assert stored.read_all(["x"])["x"].shape[1:] == (500, 1)
+    shape = index(stored).window  # what a model that is trained on them will state of itself
+    assert shape == shape_of(package.load(MODEL).spec)
+
+
+def test_every_record_that_cannot_be_decoded_is_counted(tmp_path: Path) -> None:
+    site, out = make_archive(tmp_path / "site", channels=("XX.A..HHZ",), record_length=256), tmp_path / "out"
+    path = site / "XX.A..HHZ.mseed"
+    data = bytearray(path.read_bytes())
+    for at in range(0, 256 * 120, 256):
+        data[at + 52] = 77  # blockette 1000: no such encoding
+    path.write_bytes(data)
+    scan([site], out, configured(tmp_path), part_hours=1.0)
+    told = json.loads((out / "summary.json").read_text())["skipped"]
+    assert (told["count"], len(told["first"])) == (120, 100)
 
 
 def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tmp_path: Path) -> None:
@@ -207,7 +226,7 @@ def test_a_batch_that_every_worker_dies_of_is_named(archive_of_four: Path, tmp_p
 
 def test_one_wrong_clock_does_not_fill_the_memory() -> None:
     def done(number: int) -> tuple[str, int, Marker]:
-        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, [])
+        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, 0, [])
         return "", number, said
 
     names, span_ns, shares = summary._coverage([done(0), done(1), done(6 * 10**9)], 10**9)
@@ -242,6 +261,17 @@ def test_folders_without_rows_have_the_columns_of_their_place(archive_of_four: P
     found = pa.dataset.dataset(out / "network_events", format="parquet", partitioning="hive")
     assert (found.schema.field("year").type, found.schema.field("month").type) == (pa.int32(), pa.int32())
     assert found.to_table(filter=pa.dataset.field("year") == 2023).num_rows == 0
+
+
+def test_the_state_of_triggers_is_that_of_its_time() -> None:
+    triggers = Triggers()
+    triggers.tell(Trigger(NAME, 100.0, 0, 10), "w")
+    triggers.tell(Trigger("FDSN:XX_C__H_H_Z", 100.0, 0, 10), "w")
+    triggers.tell(Trigger(NAME, 100.0, 0, 10, 5, 50), "w")
+    state = triggers.snapshot()
+    triggers.tell(Trigger("FDSN:XX_C__H_H_Z", 100.0, 0, 10, 6, 60), "w")
+    assert [told.off_ns for told in state.open] == [None]
+    assert [told.sid for told in state.closed] == [NAME]
 
 
 def _disk_full(tasks: int) -> Iterator[bool]:
