@@ -83,8 +83,8 @@ class Group:
         return cast("_Made", value)
 
     def each(self, make: Callable[[], _Made]) -> _Made:
-        """What each process makes for itself; where one raises TrainingError, DataSetError or another ValueError, all do:
-        the same where it is the same everywhere, else a TrainingError that says which process's it is.
+        """What each process makes for itself; where one raises a ValueError, such as DataSetError, all do: the same one
+        where all have it, else a TrainingError that says which process's it is.
         """
         value, trouble = _attempt(make)
         troubles = self._from_all(trouble)

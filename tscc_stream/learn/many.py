@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ def _one(rank: int, processes: int, folder: str, options: dict[str, Any], wait_s
         sentence = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         said = {"said": sentence, "lost": isinstance(error, LostError)}
         (Path(folder) / f"{rank}.json").write_text(json.dumps(said), encoding="utf-8")
-        sys.exit(1)  # torch would write what is raised into a file that nobody reads or takes away
+        raise SystemExit(1) from error  # of anything else torch makes a file in /tmp, which nobody takes away
 
 
 def _ended(processes: Sequence[BaseProcess]) -> list[int | None]:

@@ -69,7 +69,7 @@ class Tools:
 
         def encoder() -> Encoder:
             if not made:
-                made.append(encoder_of(config, loaded, job.few))
+                made.append(encoder_of(config, loaded, bool(job.few)))
             return made[0]
 
         return cls(layout, job, config, loaded, encoder)
