@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import tempfile
@@ -119,6 +120,11 @@ def each(group: Group, wrong: list[int]) -> object:
         return group.rank
 
     return group.each(make)
+
+
+def each_reads(group: Group, payloads: list[bytes]) -> object:
+    """JSON, which may be none, or no text: both are errors that cannot be made of a sentence."""
+    return group.each(lambda: json.loads(payloads[group.rank].decode()))
 
 
 def agreed(group: Group, values: list[object]) -> None:

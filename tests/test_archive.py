@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import random
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import obspy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -277,6 +279,75 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert count == 500_000
     assert peak < 300_000
+
+
+def sac(path: Path, station: str = "TXT", start: str = "2010-01-01T00:00:00") -> None:
+    trace = obspy.Trace(np.arange(500, dtype=np.float32), {"network": "XX", "station": station, "channel": "HHZ"})
+    trace.stats.starttime, trace.stats.sampling_rate = obspy.UTCDateTime(start), 100.0
+    trace.write(str(path), format="SAC")
+
+
+@pytest.mark.parametrize("given", [{"station": "ABCDEFGH"}, {"start": "1600-01-01"}, {"start": "2300-01-01"}])
+def test_a_file_of_another_format_that_cannot_be_packed_is_skipped(tmp_path: Path, given: dict[str, str]) -> None:
+    sac(tmp_path / "x.sac", **given)
+    with pytest.raises(archive.ArchiveError, match=r"x\.sac: .*XX_"):
+        archive.index([tmp_path / "x.sac"])
+    made = [channel("FDSN:XX_AAA__H_H_Z")]
+    write(tmp_path, made)
+    index = archive.index([tmp_path])
+    assert_same(list(archive.iter_records(index)), made)
+    assert [text.split(": ")[0] for text in index.faults.texts] == [f"{tmp_path}/x.sac"]
+
+
+def test_a_file_of_which_one_trace_cannot_be_packed_is_skipped_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.arange(50, dtype=np.int32)
+    traces = [Record("FDSN:XX_TXT__H_H_Z", T0, 100.0, samples), Record("FDSN:XX_TXT__H_H_N", 2**63, 100.0, samples)]
+    monkeypatch.setattr(archive.obspy_formats, "read_recording", lambda _: traces)
+    (tmp_path / "x").write_bytes(b"anything")
+    made = [channel("FDSN:XX_AAA__H_H_Z")]
+    index = archive.index([write(tmp_path, made)])
+    assert_same(list(archive.iter_records(index)), made)
+    assert index.faults.count == 1
+    with pytest.raises(archive.ArchiveError, match="a trace cannot be used: FDSN:XX_TXT__H_H_N starts"):
+        archive.index_of(traces)
+
+
+def test_what_is_packed_is_on_the_disk_before_an_index_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slist(tmp_path / "x.slist", np.arange(500))
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").readlink()))
+    archive.index_files([(tmp_path / "x.slist", True)], tmp_path / "spool")
+    assert synced == [tmp_path / "spool"]
+    archive.index([tmp_path / "x.slist"])  # whose spool is gone with the program
+    assert len(synced) == 1
+
+
+def test_a_link_into_something_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    made = [channel("FDSN:XX_AAA__H_H_Z")]
+    write(tmp_path / "site", made)
+    (tmp_path / "site" / "far").symlink_to(
+        "x" * 300
+    )  # no file system takes the name: an error like that of a lost disk
+    index = archive.index([tmp_path / "site"])
+    assert_same(list(archive.iter_records(index)), made)
+    assert index.faults.texts == [f"{tmp_path}/site/far: cannot be read: File name too long"]
+    with pytest.raises(archive.ArchiveError, match="far: cannot be read: File name too long"):
+        archive.index([tmp_path / "site" / "far"])
+
+
+def test_recorded_time_of_each_channel_counts_overlaps_once(tmp_path: Path) -> None:
+    second = 1_000_000_000
+    made = [
+        channel("FDSN:XX_AAA__H_H_Z"),
+        channel("FDSN:XX_AAA__H_H_Z", start_ns=T0 + 10 * second),
+        channel("FDSN:XX_BBB__H_H_Z", start_ns=T0 + 3600 * second, seconds=5),
+    ]
+    found = archive.index([write(tmp_path, made)]).recorded_by_channel_ns()
+    assert found == {"FDSN:XX_AAA__H_H_Z": 40 * second, "FDSN:XX_BBB__H_H_Z": 5 * second}
 
 
 def test_folders_are_read_through_links_once_and_a_link_to_nothing_is_told(tmp_path: Path) -> None:

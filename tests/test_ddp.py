@@ -147,8 +147,9 @@ def test_whatever_ends_a_process_is_what_people_are_told(tmp_path: Path, monkeyp
     monkeypatch.setattr(many, "joined", joined)
     for name, value in (("OMP_NUM_THREADS", "1"), ("GLOO_SOCKET_IFNAME", "lo")):  # which it would say for itself
         monkeypatch.setenv(name, value)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(SystemExit) as ended:
         many._one(1, 2, str(tmp_path), {"device": "cpu"}, 1.0)
+    assert ended.value.code == 1
     assert many._cause(tmp_path, [-15, 1]) == "RuntimeError: out of memory"
 
 
@@ -178,6 +179,10 @@ def test_what_one_process_finds_wrong_all_are_told(pools: dict[int, Call]) -> No
     assert all(isinstance(one, TrainingError) for one in errors)
     assert [str(one) for one in errors] == ["process 1 of 3: no such file"] * 3
     assert [str(one) for one in call(made_group.each, [0, 1, 2])] == ["no such file"] * 3
+    for damaged in (b"{", b"\xff"):
+        errors = call(made_group.each_reads, [b"1", b"2", damaged])
+        assert all(isinstance(one, TrainingError) for one in errors)
+        assert all(str(one).startswith("process 2 of 3: ") for one in errors)
     assert call(made_group.agreed, ["a"] * 3) == [None] * 3
     assert all(
         "process 2 on" in str(one) and "has other data" in str(one) for one in call(made_group.agreed, ["a", "a", "b"])

@@ -116,8 +116,10 @@ def test_torchrun_starts_the_processes_as_well_and_what_is_wrong_is_one_sentence
     payload = bytearray((tmp_path / "d/part-00000.parquet").read_bytes())
     payload[2000] ^= 0xFF
     (tmp_path / "d/part-00000.parquet").write_bytes(payload)
-    done = subprocess.run(command(tmp_path, "--processes", "2"), env=environment(), capture_output=True, text=True,
-                          check=False, timeout=TIMES)  # fmt: skip
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(command(tmp_path, "--processes", "2"), env=environment() | {"TMPDIR": str(tmp_path / "tmp")},
+                          capture_output=True, text=True, check=False, timeout=TIMES)  # fmt: skip
     assert done.returncode == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert done.stderr.startswith(f"tscc-stream: {tmp_path}/d/part-00000.parquet: not a readable Parquet file")
     assert done.stderr.count("\n") == 1

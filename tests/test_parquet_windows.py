@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,30 @@ def test_an_exception_leaves_nothing_behind_and_a_full_folder_is_not_touched(tmp
     with pytest.raises(WindowsError, match="set: exists already; expected a new name, or an empty folder"):
         WindowsWriter(tmp_path / "set", LAYOUT)
     assert (tmp_path / "set" / "kept").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["set", "one.parquet"])
+def test_what_a_killed_writer_left_is_neither_read_nor_in_the_way(name: str, tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+
+    def begun() -> Path:
+        """Where a writer of this number keeps what it has not ended."""
+        with WindowsWriter(sets / name, LAYOUT) as writer:
+            return writer._fresh
+
+    fresh = begun()
+    (sets / name).unlink() if name.endswith("parquet") else shutil.rmtree(sets / name)
+    if name == "set":
+        fresh.mkdir()
+        (fresh / "part-00007.parquet").write_bytes(b"begun")
+    else:
+        fresh.write_bytes(b"begun")
+    with pytest.raises(WindowsError, match=r"holds no \.parquet file"):
+        StoredWindows(sets)
+    with WindowsWriter(sets / name, LAYOUT) as writer:
+        writer.write(columns(5))
+    assert [path.name for path in sets.iterdir()] == [name]
+    assert len(StoredWindows(sets)) == 5
 
 
 def test_other_windows_than_said_are_refused(tmp_path: Path) -> None:

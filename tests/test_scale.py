@@ -235,6 +235,18 @@ def test_no_daemon_of_a_plan_is_fuller_than_it_may_be(load: Load) -> None:
     whole = scale_plan.threads_of(COSTS, load)
     assert max(whole.values()) / found.shards <= scale_plan.MOST_OF_A_CORE
     assert sum(whole.values()) / found.shards <= scale_plan.CORES_OF_A_DAEMON
+    if found.shards < load.channels:
+        assert max(found.each.values()) <= scale_plan.MOST_OF_A_CORE
+        assert sum(found.each.values()) <= scale_plan.CORES_OF_A_DAEMON
+
+
+def test_a_share_of_a_large_load_is_planned_with_what_each_daemon_costs_by_itself() -> None:
+    costs = scale_costs.read(ROOT / "docs" / "scaling-costs.json")
+    load = Load(50_000, 1000.0, 500.0)
+    found = scale_plan.needs(costs, load)
+    fewer = Load(math.ceil(50_000 / (found.shards - 1)), 1000.0, 500.0 / (found.shards - 1))
+    assert sum(found.each.values()) <= scale_plan.CORES_OF_A_DAEMON < costs.all_cores(fewer)
+    assert f"all threads {sum(found.each.values()):.2f}" in scale_plan.told(found, "here")
 
 
 def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

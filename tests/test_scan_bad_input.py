@@ -14,15 +14,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from made_scan import PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
+from made_scan import MODEL, PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
 from made_site import CHANNELS, command, finished, make_archive, write_settings
 
+from tscc_stream import package
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.edges.parquet_windows import StoredWindows
-from tscc_stream.scan import summary
+from tscc_stream.learn.dataset import shape_of
+from tscc_stream.learn.stored import index
+from tscc_stream.messages import Trigger
+from tscc_stream.scan import run, summary
 from tscc_stream.scan.layout import Layout, ScanError, taken
 from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Task
+from tscc_stream.scan.triggers import Triggers
 
 NAME = "FDSN:XX_B__H_H_Z"
 
@@ -79,7 +84,9 @@ def test_a_file_that_changed_costs_its_channel_from_there_on(
     assert_equal(out, reference([site], settings))
 
 
-def test_an_archive_that_grew_is_scanned_from_where_it_ended(archive_of_four: Path, tmp_path: Path) -> None:
+def test_an_archive_that_grew_is_scanned_from_where_it_ended(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
     shutil.copytree(archive_of_four, site)
     later = {path: path.read_bytes() for path in sorted(site.rglob("*.D.[23]"))}
@@ -92,7 +99,28 @@ def test_an_archive_that_grew_is_scanned_from_where_it_ended(archive_of_four: Pa
         path.write_bytes(data)
     assert scan([site], out, settings, part_hours=hours) == 0
     assert sum(_parts(out)[path] == at for path, at in before.items()) == len(CHANNELS)
+    assert capsys.readouterr().err == ""  # what was there before is as it was
     assert_equal(out, reference([site], settings))
+
+
+def test_an_archive_that_grew_beyond_a_small_one_has_rows_of_one_encoder(
+    archive_of_four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, out, settings = tmp_path / "site", tmp_path / "out", configured(tmp_path)
+    shutil.copytree(archive_of_four, site)
+    monkeypatch.setattr(run, "FEW_HOURS", 0.1)  # 0.04 for each channel
+    late = next(site.rglob("XX.B..HHZ.D.0")).parent
+    late.rename(tmp_path / "late")
+    late_too = next(site.rglob("XX.C..HHZ.D.0")).parent
+    late_too.rename(tmp_path / "late too")
+    scan([site], out, settings)
+    before = _parts(out)
+    (tmp_path / "late").rename(late)
+    (tmp_path / "late too").rename(late_too)
+    assert scan([site], out, settings) == 0
+    said = "the archive has more than 0.1 channel-hours now, for another form of the encoder: scanned again"
+    assert capsys.readouterr().err == f"tscc-stream: {said}\n"
+    assert not before.items() & _parts(out).items()
 
 
 def _changing(site: Path, number: int, change: Callable[[Path], None]) -> Callable[[Path, int], Here]:
@@ -167,6 +195,20 @@ def test_the_windows_are_those_of_the_rows(archive_of_four: Path, tmp_path: Path
     stored = StoredWindows(out / "windows")
     assert sorted(stored.read_all(["id"])["id"].tolist()) == sorted(row["id"] for row in rows_of(out / "detections"))
     assert stored.read_all(["x"])["x"].shape[1:] == (500, 1)
+    shape = index(stored).window  # what a model that is trained on them will state of itself
+    assert shape == shape_of(package.load(MODEL).spec)
+
+
+def test_every_record_that_cannot_be_decoded_is_counted(tmp_path: Path) -> None:
+    site, out = make_archive(tmp_path / "site", channels=("XX.A..HHZ",), record_length=256), tmp_path / "out"
+    path = site / "XX.A..HHZ.mseed"
+    data = bytearray(path.read_bytes())
+    for at in range(0, 256 * 120, 256):
+        data[at + 52] = 77  # blockette 1000: no such encoding
+    path.write_bytes(data)
+    scan([site], out, configured(tmp_path), part_hours=1.0)
+    told = json.loads((out / "summary.json").read_text())["skipped"]
+    assert (told["count"], len(told["first"])) == (120, 100)
 
 
 def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tmp_path: Path) -> None:
@@ -177,7 +219,9 @@ def test_the_folders_are_partitioned_by_year_and_month(archive_of_four: Path, tm
     assert [path.name for path in out.rglob("detections/**/*.parquet")] == ["2023-11-14.parquet"]
 
 
-def test_what_is_taken_away_or_not_whole_is_made_again(archive_of_four: Path, tmp_path: Path) -> None:
+def test_what_is_taken_away_or_not_whole_is_made_again(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, settings = tmp_path / "out", configured(tmp_path)
     scan([archive_of_four], out, settings, windows=True)
     written = {path for path in out.rglob("*") if path.is_file()}
@@ -188,11 +232,13 @@ def test_what_is_taken_away_or_not_whole_is_made_again(archive_of_four: Path, tm
     ]
     for path in lost:
         path.unlink()
+    capsys.readouterr()
     killed = [out / "state/parts/.1.part.4711", out / "windows/.1.parquet.4711", out / "state/index/abcdef.npy"]
     for path in killed:
         path.write_bytes(b"begun")
     assert scan([archive_of_four], out, settings, windows=True) == 0
     assert {path for path in out.rglob("*") if path.is_file()} == written
+    assert capsys.readouterr().err == ""  # nothing of the archive has changed
     assert_equal(out, reference([archive_of_four], settings))
 
 
@@ -207,7 +253,7 @@ def test_a_batch_that_every_worker_dies_of_is_named(archive_of_four: Path, tmp_p
 
 def test_one_wrong_clock_does_not_fill_the_memory() -> None:
     def done(number: int) -> tuple[str, int, Marker]:
-        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, [])
+        said = Marker("", 1, 1, {NAME: 5 * 10**8}, (0, 0, 0), (0, 0, 0), {}, {}, {}, {}, 0, [])
         return "", number, said
 
     names, span_ns, shares = summary._coverage([done(0), done(1), done(6 * 10**9)], 10**9)
@@ -242,6 +288,17 @@ def test_folders_without_rows_have_the_columns_of_their_place(archive_of_four: P
     found = pa.dataset.dataset(out / "network_events", format="parquet", partitioning="hive")
     assert (found.schema.field("year").type, found.schema.field("month").type) == (pa.int32(), pa.int32())
     assert found.to_table(filter=pa.dataset.field("year") == 2023).num_rows == 0
+
+
+def test_the_state_of_triggers_is_that_of_its_time() -> None:
+    triggers = Triggers()
+    triggers.tell(Trigger(NAME, 100.0, 0, 10), "w")
+    triggers.tell(Trigger("FDSN:XX_C__H_H_Z", 100.0, 0, 10), "w")
+    triggers.tell(Trigger(NAME, 100.0, 0, 10, 5, 50), "w")
+    state = triggers.snapshot()
+    triggers.tell(Trigger("FDSN:XX_C__H_H_Z", 100.0, 0, 10, 6, 60), "w")
+    assert [told.off_ns for told in state.open] == [None]
+    assert [told.sid for told in state.closed] == [NAME]
 
 
 def _disk_full(tasks: int) -> Iterator[bool]:
@@ -292,9 +349,33 @@ def test_a_folder_that_holds_something_else_is_left_alone(archive_of_four: Path,
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(ScanError, match=r"holds something else \(thesis\.tex\)"):
         scan([archive_of_four], out, configured(tmp_path))
-    assert [path.name for path in out.iterdir() if path.name != "state"] == ["thesis.tex"]
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
     with pytest.raises(ScanError, match="lies within the archive"):
         scan([archive_of_four], archive_of_four / "out", configured(tmp_path))
+    assert not (archive_of_four / "out").exists()
+
+
+def test_a_scan_that_found_nothing_leaves_the_folder_to_another(archive_of_four: Path, tmp_path: Path) -> None:
+    site, out = tmp_path / "site", tmp_path / "out"
+    with pytest.raises(ArchiveError, match="no such file or folder"):
+        scan([site], out, configured(tmp_path))
+    site.mkdir()
+    with pytest.raises(ArchiveError, match="no recording found"):
+        scan([site], out, configured(tmp_path))
+    assert not out.exists()
+    (site / "notes.txt").write_text("nothing to hear")
+    with pytest.raises(ArchiveError, match=r"no recording found: .*notes\.txt"):
+        scan([site], out, configured(tmp_path))
+    assert scan([archive_of_four], out, configured(tmp_path)) == 0
+    assert_equal(out, reference([archive_of_four], configured(tmp_path)))
+
+
+def test_a_folder_that_was_deleted_can_be_scanned_with_other_parts(archive_of_four: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path), part_hours=1.0)
+    shutil.rmtree(out)
+    scan([archive_of_four], out, configured(tmp_path))
+    assert_equal(out, reference([archive_of_four], configured(tmp_path)))
 
 
 def test_one_scan_at_a_time(archive_of_four: Path, tmp_path: Path) -> None:

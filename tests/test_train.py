@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -342,6 +343,34 @@ def _command(tmp_path: Path, **more: object) -> package.Package:
     arguments = {"epochs_pretrain": 1, "epochs_finetune": 1, "batch_size": 32, "repr_dims": 4, "device": "cpu"}
     arguments |= {"clusters": 2, "finer": {"hidden": 6, "depth": 3}} | more
     return commands.train_model(tmp_path / "d.npz", tmp_path / "models" / "m", runs=tmp_path / "training", **arguments)
+
+
+def test_a_run_that_was_killed_while_it_began_hinders_no_later_one(tmp_path: Path) -> None:
+    request = run.Request(tmp_path / "north-east.npz", tmp_path / "m", TINY, runs=tmp_path / "training")
+    first, second, third = (run._folder(request, {"settings": number}) for number in range(3))
+    assert all(folder.name.startswith("north-east__m_") for folder in (first, second, third))
+    for folder, left in ((first, b""), (second, b'{"settings": \xff')):
+        (folder / "settings.json").write_bytes(left)
+    assert run._folder(request, {"settings": 2}) == third
+    assert run._folder(request, {"settings": 0}) not in (first, second, third)
+    assert sorted(path.name for path in third.iterdir()) == ["settings.json"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(Trainer(TINY, windows()), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output error") as said:
+        save_checkpoint(Trainer(replace(TINY, seed=2), windows()), path)
+    assert said.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_leaves_a_package_and_a_run_folder(tmp_path: Path) -> None:

@@ -29,16 +29,18 @@ _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 @dataclass(frozen=True, slots=True)
 class Needs:
     """days: of the journal. shards: daemons that the channels are divided among. threads: cores that each thread would
-    take if one daemon had them all. cores: of all shards, on average; encoder_cores: of these, the encoder.
-    memory_bytes, journal_bytes: of all shards. written_bytes: to the disk, received_bytes, sent_bytes: on the network,
-    a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics; snapshot_every_seconds, and pause_seconds,
-    in which its front thread takes one. beyond: how many times larger the load is than the runs measured.
+    take if one daemon had them all; each: that it takes in one of the shards. cores: of all shards, on average;
+    encoder_cores: of these, the encoder. memory_bytes, journal_bytes: of all shards. written_bytes: to the disk,
+    received_bytes, sent_bytes: on the network, a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics;
+    snapshot_every_seconds, and pause_seconds, in which its front thread takes one. beyond: how many times larger the
+    load is than the runs measured.
     """
 
     load: Load
     days: float
     shards: int
     threads: dict[str, float]
+    each: dict[str, float]
     cores: float
     encoder_cores: float
     memory_bytes: float
@@ -53,10 +55,6 @@ class Needs:
     beyond: float
 
     @property
-    def busiest(self) -> str:
-        return max(self.threads, key=self.threads.__getitem__)
-
-    @property
     def gpu_pays(self) -> bool:
         return self.encoder_cores >= GPU_FROM_CORES
 
@@ -64,10 +62,10 @@ class Needs:
 def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
     """Of a load, by costs that were measured."""
     whole = threads_of(costs, load)
-    shards = max(1, math.ceil(max(max(whole.values()) / MOST_OF_A_CORE, sum(whole.values()) / CORES_OF_A_DAEMON)))
-    part = Load(math.ceil(load.channels / shards), load.rate_hz, load.triggers_per_second / shards, load.subscribers)
-    each = costs.journal["message"] + costs.journal["waveform"]
-    per_day = load.triggers_per_second * _DAY_S * each
+    shards = _shards(costs, load, whole)
+    part = _share(load, shards)
+    each = threads_of(costs, part)
+    per_day = load.triggers_per_second * _DAY_S * (costs.journal["message"] + costs.journal["waveform"])
     sent = load.deliveries_per_second * costs.message_sent + load.subscribers * shards * costs.heartbeat_sent
     scrape_seconds, scrape_bytes = costs.scrape(part)
     return Needs(
@@ -75,7 +73,8 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         days,
         shards,
         whole,
-        shards * sum(threads_of(costs, part).values()),
+        each,
+        shards * sum(each.values()),
         shards * costs.thread_cores(part)["inference"],
         shards * costs.memory_bytes(part),
         shards * costs.journal_bytes(part, 0) + days * per_day,
@@ -88,6 +87,28 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         costs.pause_seconds(part),
         costs.beyond(load),
     )
+
+
+def _shards(costs: Costs, load: Load, whole: dict[str, float]) -> int:
+    """The fewest whose daemons are not too full. whole: threads of one that has everything.
+
+    A share takes more than its part of the whole: what a daemon costs by itself is there once more, and fewer of its
+    records and windows go together.
+    """
+    shards = max(1, math.ceil(_fullness(whole)))
+    while shards < load.channels and _fullness(threads_of(costs, _share(load, shards))) > 1.0:
+        shards += 1
+    return shards
+
+
+def _fullness(threads: dict[str, float]) -> float:
+    """Of a daemon; 1 where it is as full as it may be."""
+    return max(max(threads.values()) / MOST_OF_A_CORE, sum(threads.values()) / CORES_OF_A_DAEMON)
+
+
+def _share(load: Load, shards: int) -> Load:
+    """What one of so many has of it."""
+    return Load(math.ceil(load.channels / shards), load.rate_hz, load.triggers_per_second / shards, load.subscribers)
 
 
 def threads_of(costs: Costs, load: Load) -> dict[str, float]:
@@ -154,11 +175,15 @@ def _line(what: str, value: str, why: str) -> str:
 
 
 def _why(found: Needs) -> str:
-    busiest = found.busiest
-    share = f"in one daemon thread {busiest} would take {found.threads[busiest]:.2f} of a core"
-    return (
-        f"{share}, all threads {sum(found.threads.values()):.2f}; at most {MOST_OF_A_CORE:g} and {CORES_OF_A_DAEMON:g}"
-    )
+    at_most = f"at most {MOST_OF_A_CORE:g} and {CORES_OF_A_DAEMON:g}"
+    if found.shards == 1:
+        return f"{_busy(found.each)}; {at_most}"
+    return f"each: {_busy(found.each)}; {at_most}; one alone: {_busy(found.threads)}"
+
+
+def _busy(threads: dict[str, float]) -> str:
+    busiest = max(threads, key=threads.__getitem__)
+    return f"thread {busiest} takes {threads[busiest]:.2f} of a core, all threads {sum(threads.values()):.2f}"
 
 
 def _gpu(found: Needs) -> str:

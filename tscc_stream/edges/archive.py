@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,8 @@ _OPEN_FILES = max(16, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] //
 _REMEMBERED_FAULTS = 100
 _HELD_ROWS = 65_536
 """Whose columns are made at once: of many small files, that is much less work."""
+_ERAS_NS = (-9_214_560_000_000_000_000, 9_214_646_400_000_000_000)
+"""1678 up to 2262, which 64 bits can hold."""
 _TEXT = 0  # encoding of records that hold text
 
 
@@ -143,16 +145,22 @@ class ArchiveIndex:
     @property
     def stop_ns(self) -> int:
         """Where the archive would go on: one sample after the last one of whichever channel lasts longest."""
-        rows = self.rows
-        return int((rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)).max())
+        return int(self._stops_ns().max())
+
+    def _stops_ns(self) -> Int64Array:
+        """Of each record [n], one sample after its last."""
+        stops: Int64Array = self.rows["end_ns"] + np.rint(NS_PER_SECOND / self.rows["rate"]).astype(np.int64)
+        return stops
 
     def recorded_ns(self, span_ns: tuple[int, int]) -> int:
         """For how long within the span (from, to) any channel has records."""
-        rows = self.rows
-        ends = rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)
-        begin, end = (np.clip(times, *span_ns) for times in (rows["start_ns"], ends))
-        before = np.maximum.accumulate(np.concatenate(([span_ns[0]], end[:-1])))
-        return int(np.maximum(0, end - np.maximum(begin, before)).sum())
+        return _union_ns(np.clip(self.rows["start_ns"], *span_ns), np.clip(self._stops_ns(), *span_ns))
+
+    def recorded_by_channel_ns(self) -> dict[str, int]:
+        """For how long each channel has records, overlaps once; without those that have none."""
+        starts, stops = self.rows["start_ns"], self._stops_ns()
+        masks = {sid: self.rows["sid"] == number for number, sid in enumerate(self.sids)}
+        return {sid: _union_ns(starts[mine], stops[mine]) for sid, mine in masks.items() if mine.any()}
 
     def payload(self, row: int) -> memoryview:
         """The bytes of one record, valid until some hundreds of other files have been read."""
@@ -195,6 +203,12 @@ class ArchiveIndex:
             raise ArchiveError(f"{path}: cannot be read any more: {error}") from error
 
 
+def _union_ns(begin: Int64Array, end: Int64Array) -> int:
+    """How long some stretches of time, ordered by their begin, are together; what several have counts once."""
+    before = np.maximum.accumulate(np.concatenate((begin[:1], end[:-1])))
+    return int(np.maximum(0, end - np.maximum(begin, before)).sum())
+
+
 def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
     """The records under files and folders (searched recursively, in the order of their names).
 
@@ -207,12 +221,16 @@ def index(paths: Iterable[str | os.PathLike[str]]) -> ArchiveIndex:
 def files_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, bool]]:
     """The files that `index` would read, in its order, and whether each was given itself. Raises ArchiveError."""
     for path in map(Path, paths):
-        if not path.exists():
+        try:
+            there, folder = path.exists(), path.is_dir()
+        except OSError as error:
+            raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+        if not there:
             raise ArchiveError(f"{path}: no such file or folder")
-        if not path.is_dir():
+        if folder:
+            yield from ((file, False) for file in _inside(path, set()))
+        else:
             yield path, True
-            continue
-        yield from ((file, False) for file in _inside(path, set()))
 
 
 def _inside(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -230,12 +248,22 @@ def _inside(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         return
     seen.add((status.st_dev, status.st_ino))
     for entry in ordered:
-        path, linked = folder / entry.name, entry.is_symlink()
+        kind = _kind(entry, folder / entry.name)
+        if kind == "folder":
+            yield from _inside(folder / entry.name, seen)
+        elif kind == "file":
+            yield folder / entry.name
+
+
+def _kind(entry: os.DirEntry[str], path: Path) -> Literal["folder", "file", "neither"]:
+    try:
+        linked = entry.is_symlink()
         there = path if linked else entry  # a path knows links that lead to themselves
         if there.is_dir():
-            yield from _inside(path, seen)
-        elif there.is_file() or (linked and not path.exists()):
-            yield path
+            return "folder"
+        return "file" if there.is_file() or (linked and not path.exists()) else "neither"
+    except OSError:  # nobody may look there, or the disk behind it has gone
+        return "file"
 
 
 def index_files(files: Iterable[tuple[Path, bool]], spool: Path) -> ArchiveIndex:
@@ -422,7 +450,7 @@ class _Indexer:
     def hold(self, records: Iterable[Record]) -> ArchiveIndex:
         try:
             self._pack(records)
-        except (miniseed.RecordError, ValueError) as error:
+        except ValueError as error:
             raise ArchiveError(f"a trace cannot be used: {error}") from error
         return self._sealed("the traces")
 
@@ -436,6 +464,8 @@ class _Indexer:
     def _whole(self) -> ArchiveIndex:
         if self._spool is not None:
             self._spool.flush()
+            if self._spool_path is not None:
+                os.fsync(self._spool.fileno())  # before an index that lasts says where in it records lie
             self._add_rows_of(self._spool_path or Path("(other formats)"), self._spool)
         self._add_held()
         return ArchiveIndex(self._files, list(self._sids), self._columns.sealed(), self._spool, self._faults)
@@ -528,14 +558,16 @@ class _Indexer:
         """Another format, packed as miniSEED at the end of the spool."""
         try:
             self._pack(obspy_formats.read_recording(path))
-        except (obspy_formats.FormatError, miniseed.RecordError) as error:
+        except ValueError as error:
             raise ArchiveError(f"{path}: {error}") from error
 
     def _pack(self, records: Iterable[Record]) -> None:
-        for record in records:
-            if self._spool is None:
-                self._spool = self._opened()
-            self._spool.writelines(_packed(record))
+        """All of them or, where one cannot be packed, none. Raises ValueError."""
+        packed = [piece for record in records for piece in _packed(record)]
+        if packed and self._spool is None:
+            self._spool = self._opened()
+        if self._spool is not None:
+            self._spool.writelines(packed)
 
     def _opened(self) -> IO[bytes]:
         if self._spool_path is not None:
@@ -544,7 +576,12 @@ class _Indexer:
 
 
 def _packed(record: Record) -> list[bytes]:
-    """A recording as miniSEED 2, or as version 3 where version 2 cannot state its start or rate exactly."""
+    """A recording as miniSEED 2, or as version 3 where version 2 cannot state its start or rate exactly.
+
+    Raises ValueError where it fits neither.
+    """
+    if not _ERAS_NS[0] <= record.start_ns < _ERAS_NS[1]:
+        raise ValueError(f"{record.sid} starts {record.start_ns} ns after 1970; expected a time from 1678 to 2261")
     encodings: dict[str, tuple[miniseed.Encoding, ...]] = {"i": ("steim2", "int32"), "f": ("float32",)}
     *others, last = encodings.get(record.samples.dtype.kind, ("float64",))
     if record.samples.dtype == np.float64:

@@ -100,15 +100,16 @@ class WindowsWriter:
         self._schema = layout.schema()
         self._group = max(1, GROUP_BYTES // layout.window_bytes)
         self._per_file = self._group * max(1, FILE_BYTES // (self._group * layout.window_bytes))
-        self._fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        self._fresh = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
         self._waiting: list[Any] = []
         self._file: Any = None
         self._in_file = self._files = 0
 
     def __enter__(self) -> WindowsWriter:
+        self._discard()  # of a killed process that had the same number: in a container they all have
         self._fresh.parent.mkdir(parents=True, exist_ok=True)
         if not self._single:
-            self._fresh.mkdir(parents=True)
+            self._fresh.mkdir()
         return self
 
     def __exit__(
@@ -286,11 +287,13 @@ def is_windows(path: Path) -> bool:
 
 
 def _files_of(path: Path) -> list[Path]:
+    """Without those whose name, or a folder's on the way to them, says that they are no data: unfinished ones do."""
     if path.is_file():
         return [path]
     if not path.exists():
         raise WindowsError(f"{path}: no such file or folder")
-    inside = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith((".", "_")))
+    found = sorted(path.rglob(f"*{SUFFIX}"))
+    inside = [file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts)]
     if not inside:
         raise WindowsError(f"{path}: holds no {SUFFIX} file")
     return inside

@@ -259,6 +259,11 @@ def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:
     )
 
 
+def written_shape(shape: WindowShape) -> str:
+    """How windows were cut, as `read_shape` takes it."""
+    return json.dumps(asdict(shape))
+
+
 def read_shape(stored: str) -> WindowShape:
     """How windows were cut, out of JSON. Raises DataSetError."""
     try:
@@ -285,7 +290,7 @@ def save(data: DataSet, path: Path) -> None:
         if (one := getattr(data, name)) is not None:
             arrays[name] = one
     if data.window is not None:
-        arrays["window"] = np.array(json.dumps(asdict(data.window)))
+        arrays["window"] = np.array(written_shape(data.window))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -83,13 +83,15 @@ class Group:
         return cast("_Made", value)
 
     def each(self, make: Callable[[], _Made]) -> _Made:
-        """What each process makes for itself; where one raises TrainingError or DataSetError, all do."""
+        """What each process makes for itself; where one raises a ValueError, such as DataSetError, all do: the same one
+        where all have it, else a TrainingError that says which process's it is.
+        """
         value, trouble = _attempt(make)
         troubles = self._from_all(trouble)
         for rank, one in enumerate(troubles):
             if one is not None:
                 same = all(other is not None and str(other) == str(one) for other in troubles)
-                raise one if same else type(one)(f"process {rank} of {self.processes}: {one}")
+                raise one if same else TrainingError(f"process {rank} of {self.processes}: {one}") from one
         return cast("_Made", value)
 
     def agreed(self, value: object, what: str) -> None:

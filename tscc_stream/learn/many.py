@@ -89,7 +89,7 @@ def _one(rank: int, processes: int, folder: str, options: dict[str, Any], wait_s
         sentence = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         said = {"said": sentence, "lost": isinstance(error, LostError)}
         (Path(folder) / f"{rank}.json").write_text(json.dumps(said), encoding="utf-8")
-        raise
+        raise SystemExit(1) from error  # of anything else torch makes a file in /tmp, which nobody takes away
 
 
 def _ended(processes: Sequence[BaseProcess]) -> list[int | None]:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tscc_stream import __version__
 from tscc_stream.edges.parquet_windows import StoredWindows, is_windows
-from tscc_stream.learn import choose
+from tscc_stream.learn import choose, saving
 from tscc_stream.learn.clusters import Head
 from tscc_stream.learn.export import SELFCHECK_WINDOWS, Trained, export
 from tscc_stream.learn.group import ALONE, Group
@@ -146,18 +146,30 @@ def _folder(request: Request, identity: dict[str, Any]) -> Path:
     """The newest unfinished run of the same request, else a new folder `<data>__<name>_<date_time>`."""
     stem = f"{request.data.stem}__{request.out.name}"
     for folder in sorted(request.runs.glob(f"{stem}_*"), reverse=True):
-        stated = folder / _SETTINGS
-        if stated.is_file() and not (folder / _METRICS).exists() and json.loads(stated.read_text()) == identity:
+        if not (folder / _METRICS).exists() and _stated(folder / _SETTINGS) == identity:
             return folder
     folder = request.runs / f"{stem}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    name = folder.name
     for attempt in range(1, 1000):
         try:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
-            folder = folder.with_name(f"{folder.name.split('-')[0]}-{attempt}")
-    (folder / _SETTINGS).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+            folder = folder.with_name(f"{name}-{attempt}")
+    _write_json(folder / _SETTINGS, identity)
     return folder
+
+
+def _stated(path: Path) -> object:
+    """What a run was asked for; None where nobody can tell any more."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _write_json(path: Path, document: object) -> None:
+    saving.write(path, f"{json.dumps(document, indent=1)}\n".encode())
 
 
 @contextmanager
@@ -292,7 +304,7 @@ def _finish(folder: Path, trainer: Trainer, package: Package) -> None:
         number = len(_head(trainer).centres)
         choose.plot(trainer.choices, number, folder / "clusters.png")
         (folder / "clusters.md").write_text(choose.explain(trainer.choices, number), encoding="utf-8")
-    (folder / _METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write_json(folder / _METRICS, document)
     LOG.info("wrote %s", package.folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def read_group(stored: StoredWindows, group: Group, rows: Int64Array) -> Float32
 def layout_of(shape: WindowShape | None, data: DataSet) -> Layout:
     """How Parquet keeps a data set."""
     columns = tuple(name for name in COLUMNS if getattr(data, name) is not None)
-    facts = {} if shape is None else {"window": json.dumps(asdict(shape))}
+    facts = {} if shape is None else {"window": dataset.written_shape(shape)}
     if data.y is not None:
         facts["y_names"] = json.dumps(data.y_names)
     _, samples, channels = data.x.shape

@@ -321,9 +321,7 @@ class Trainer:
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write the state in one step."""
-    fresh = path.with_suffix(".new")
-    save_tensors(trainer.state(), fresh)
-    fresh.replace(path)
+    save_tensors(trainer.state(), path)
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:

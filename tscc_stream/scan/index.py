@@ -1,7 +1,8 @@
 """Where the records of an archive lie, a batch of files at a time, so that neither memory nor workers ever need all.
 
-A batch is some files of one folder. What is found in it is kept under the digest of their names, sizes and times: rows
-of all records, ordered by source id and start, and beside them a list of its files and of which channels these hold.
+A batch is some files of one folder. What is found in it is kept under the digest of their names, sizes and times and of
+how time is cut: rows of all records, ordered by source id and start, and beside them a list of its files and of which
+channels these hold.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import msgspec
 import numpy as np
 
 from tscc_stream.edges import archive
-from tscc_stream.messages import AnyArray, Int64Array
-from tscc_stream.sampling import NS_PER_SECOND
+from tscc_stream.messages import AnyArray
 from tscc_stream.scan.job import digest
-from tscc_stream.scan.layout import Layout, ScanError, write, write_json
+from tscc_stream.scan.layout import Layout, write, write_json
 
 FILES_OF_A_BATCH = 64
 BYTES_OF_A_BATCH = 1 << 30
@@ -98,14 +98,12 @@ class Contents(msgspec.Struct, frozen=True):
     told: list[str]
 
 
-def batches(paths: list[str], out: Path) -> Iterator[Batch]:
-    """The files under some paths in batches. Raises ArchiveError, and ScanError where the scan would read itself."""
+def batches(paths: list[str], part_ns: int) -> Iterator[Batch]:
+    """The files under some paths in batches. part_ns: how long a stretch of time is. Raises ArchiveError."""
     for root, path in enumerate(paths):
-        if out.resolve().is_relative_to(Path(path).resolve()) and Path(path).is_dir():
-            raise ScanError(f"--out {out}: lies within the archive {path}; expected a folder outside")
         files = (_file(file, Path(path), root, given) for file, given in archive.files_of([path]))
         for _, some in itertools.groupby(files, lambda file: file.path.rpartition(b"/")[0]):
-            yield from _split(some)
+            yield from (_batch(few, part_ns) for few in _split(some))
 
 
 def _file(path: Path, top: Path, root: int, given: bool) -> File:
@@ -122,21 +120,22 @@ def _state(path: Path) -> FileState:
     return FileState(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def _split(files: Iterable[File]) -> Iterator[Batch]:
+def _split(files: Iterable[File]) -> Iterator[list[File]]:
     batch: list[File] = []
     for file in files:
         full = (
             len(batch) >= FILES_OF_A_BATCH or sum(one.state.size for one in batch) + file.state.size > BYTES_OF_A_BATCH
         )
         if batch and full:
-            yield _batch(batch)
+            yield batch
             batch = []
         batch.append(file)
-    yield _batch(batch)
+    yield batch
 
 
-def _batch(files: list[File]) -> Batch:
-    return Batch(digest([[file.path.hex(), *file.state[:2]] for file in files]), files)
+def _batch(files: list[File], part_ns: int) -> Batch:
+    stated = [[file.path.hex(), file.name.hex(), file.root, file.given, *file.state[:2]] for file in files]
+    return Batch(digest([part_ns, *stated]), files)
 
 
 def extent(batch: Batch) -> str:
@@ -227,7 +226,7 @@ def _piece(rows: AnyArray, sids: list[str], part_ns: int) -> Piece:
 
 @lru_cache(256)
 def contents(layout: Layout, name: str) -> Contents:
-    """Of a batch that is indexed: the same for ever, as its name says."""
+    """Of a batch that is indexed: the same for ever, as its name says everything that it depends on."""
     return msgspec.json.decode(layout.batch(name, ".json").read_bytes(), type=Contents)
 
 
@@ -291,16 +290,3 @@ def _path(name: bytes) -> Path:
 def _within(rows: AnyArray, span_ns: tuple[int, int]) -> AnyArray:
     begin, end = np.searchsorted(rows["start_ns"], span_ns)
     return np.array(rows[begin:end])
-
-
-def recorded_ns(found: archive.ArchiveIndex) -> dict[str, int]:
-    """For how long each channel has records, overlaps once."""
-    rows, lasting = found.rows, {}
-    ends: Int64Array = rows["end_ns"] + np.rint(NS_PER_SECOND / rows["rate"]).astype(np.int64)
-    for number, sid in enumerate(found.sids):
-        mine = rows["sid"] == number
-        if mine.any():
-            begin, end = rows["start_ns"][mine], ends[mine]
-            before = np.maximum.accumulate(np.concatenate((begin[:1], end[:-1])))
-            lasting[sid] = int(np.maximum(0, end - np.maximum(begin, before)).sum())
-    return lasting

@@ -14,7 +14,7 @@ from tscc_stream.config import Config
 from tscc_stream.sampling import NS_PER_SECOND
 from tscc_stream.scan.layout import Layout, ScanError, read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 """Of everything under state: to be raised whenever its form or meaning changes."""
 _SECTIONS = ("site", "assemble", "quarantine", "condition", "trigger", "channels", "novelty")
 
@@ -23,7 +23,7 @@ class Job(msgspec.Struct, frozen=True):
     """paths: of the archive, absolute. config: as JSON. model: the package's folder. part_ns: how long a part is.
 
     windows: whether they are stored. made_of: digests of what the rows depend on, by name. few: whether the archive is
-    small, so that there can be few windows only.
+    small, so that there can be few windows only; None: not known yet.
     """
 
     paths: list[str]
@@ -32,15 +32,15 @@ class Job(msgspec.Struct, frozen=True):
     part_ns: int
     windows: bool
     made_of: dict[str, str]
-    few: bool = False
+    few: bool | None = None
 
     def settings(self) -> Config:
         return Config.model_validate_json(self.config)
 
     @property
     def base(self) -> str:
-        """What every part depends on beside its records."""
-        return digest(self.made_of)
+        """What every part depends on beside its records; by `few`, which form of the encoder it is."""
+        return digest([self.made_of, self.few])
 
 
 def digest(value: object) -> str:
@@ -65,26 +65,44 @@ def job_of(paths: list[Path], config: Config, loaded: package.Package, part_hour
     return Job(absolute, config.model_dump_json(), str(loaded.folder.absolute()), part_ns, windows, made_of)
 
 
-def claim(layout: Layout, job: Job) -> None:
-    """The folder is for this job from now on. Raises ScanError where it holds something else."""
-    found = read(layout)
+def check(layout: Layout, job: Job) -> Job | None:
+    """The same job as it was carried out in the folder before; None where the folder is free: empty, or with a job that
+    has found nothing to do. Raises ScanError where it holds something else; changes nothing.
+    """
+    found = read(layout) if layout.chains.exists() else None
     if found is None:
+        _check_free(layout)
+        return None
+    if found.paths != job.paths:
+        scanned = ", ".join(found.paths)
+        raise ScanError(f"--out {layout.root}: holds a scan of {scanned}; expected that archive, or another folder")
+    differing = [name for name in job.made_of if found.made_of.get(name) != job.made_of[name]]
+    if differing:
+        raise ScanError(
+            f"--out {layout.root}: holds a scan with another {', '.join(differing)}; expected another folder"
+        )
+    return found
+
+
+def _check_free(layout: Layout) -> None:
+    try:
         others = [path.name for path in layout.root.iterdir() if path.name != layout.state.name]
-        if others:
-            raise ScanError(
-                f"--out {layout.root}: holds something else ({min(others)}); expected a new or empty folder"
-            )
-    else:
-        if found.paths != job.paths:
-            scanned = ", ".join(found.paths)
-            raise ScanError(f"--out {layout.root}: holds a scan of {scanned}; expected that archive, or another folder")
-        differing = [name for name in job.made_of if found.made_of.get(name) != job.made_of[name]]
-        if differing:
-            raise ScanError(
-                f"--out {layout.root}: holds a scan with another {', '.join(differing)}; expected another folder"
-            )
-    if found is None or msgspec.structs.replace(found, few=job.few) != job:
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ScanError(f"--out {layout.root}: cannot be read: {error.strerror}") from error
+    if others:
+        raise ScanError(f"--out {layout.root}: holds something else ({min(others)}); expected a new or empty folder")
+
+
+def claim(layout: Layout, job: Job) -> Job:
+    """The folder is for this job from now on; with what is known of the archive from before. Raises as `check`."""
+    found = check(layout, job)
+    if found is not None:
+        job = msgspec.structs.replace(job, few=found.few)
+    if found != job:
         write_json(layout.job, job)
+    return job
 
 
 def read(layout: Layout) -> Job | None:

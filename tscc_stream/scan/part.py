@@ -16,6 +16,7 @@ from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.edges.parquet_windows import Layout as WindowsLayout
 from tscc_stream.edges.parquet_windows import WindowsWriter
+from tscc_stream.learn.dataset import shape_of, written_shape
 from tscc_stream.messages import (
     AnyArray,
     Detection,
@@ -68,7 +69,7 @@ class Tools:
 
         def encoder() -> Encoder:
             if not made:
-                made.append(encoder_of(config, loaded, job.few))
+                made.append(encoder_of(config, loaded, bool(job.few)))
             return made[0]
 
         return cls(layout, job, config, loaded, encoder)
@@ -239,13 +240,14 @@ def _commit(
         part.key,
         came.records,
         came.samples,
-        index.recorded_ns(found),
+        found.recorded_by_channel_ns(),
         _extent(detections),
         _extent(triggers),
         {sid: dict(causes) for sid, causes in came.gaps.items()},
         {sid: dict(reasons) for sid, reasons in came.dropped.items()},
         came.refused,
         came.quarantined,
+        found.faults.count,
         [index.printable(text) for text in found.faults.texts],
     )
     part_file.store(layout.part(chain.name, part.number), marker, state, detections, triggers)
@@ -276,7 +278,8 @@ def _store_windows(tools: Tools, path: Path, found: list[dict[str, AnyArray]]) -
     if not found:
         return
     spec = tools.loaded.spec
-    layout = WindowsLayout(spec.sample_rate_hz, spec.samples, spec.channels, tuple(found[0])[:-1])
+    facts = {"window": written_shape(shape_of(spec))}
+    layout = WindowsLayout(spec.sample_rate_hz, spec.samples, spec.channels, tuple(found[0])[:-1], facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     with WindowsWriter(path, layout) as writer:
         for columns in found:

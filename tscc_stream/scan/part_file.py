@@ -38,7 +38,8 @@ class Marker(msgspec.Struct, frozen=True):
     """What a part came to.
 
     detections, triggers: how many, and the earliest and latest onset. recorded_ns: by channel. gaps, dropped: by
-    channel and cause. refused, quarantined: channel -> why. skipped: what could not be decoded.
+    channel and cause. refused, quarantined: channel -> why. undecoded: how many records could not be decoded, and
+    skipped: the first of them in words.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Marker(msgspec.Struct, frozen=True):
     dropped: dict[str, dict[str, int]]
     refused: dict[str, str]
     quarantined: dict[str, str]
+    undecoded: int
     skipped: list[str]
 
 

@@ -23,11 +23,12 @@ class Part(msgspec.Struct, frozen=True):
     """number: of the stretch of time, counted since 1970. batches: of the index, in which its records lie. seconds: of
     samples, of all its channels together.
 
-    last: the chain ends with it.
+    last: the chain ends with it. other_key: which it would have if the opposite were so.
     """
 
     number: int
     key: str
+    other_key: str
     batches: list[str]
     seconds: float
     last: bool
@@ -74,8 +75,8 @@ def _chain(job: Job, name: str, pieces: list[tuple[str, Contents, Piece]]) -> Ch
     for number in sorted(inputs):
         last = number == max(inputs)
         files = sorted(set().union(*inputs[number].values()))
-        key = digest([key, number, files, last])
-        parts.append(Part(number, key, sorted(inputs[number]), lasting[number], last))
+        key, other = (digest([key, number, files, ends]) for ends in (last, not last))
+        parts.append(Part(number, key, other, sorted(inputs[number]), lasting[number], last))
     sids = sorted({piece.sid for _, _, piece in pieces})
     starts, ends = [piece.first_ns for *_, piece in pieces], [piece.end_ns for *_, piece in pieces]
     return Chain(name, sids, min(starts), max(ends), parts)
@@ -126,6 +127,12 @@ def marker_of(layout: Layout, job: Job, chain: str, part: Part) -> part_file.Mar
     if job.windows and marker.detections[0] and not layout.windows_of(chain, part.number).exists():
         return None
     return marker
+
+
+def changed(layout: Layout, chain: str, part: Part) -> bool:
+    """Whether a part was done with other records than are there now."""
+    marker = part_file.marker(layout.part(chain, part.number))
+    return marker is not None and marker.key not in (part.key, part.other_key)
 
 
 def span_ns(job: Job, part: Part) -> tuple[int, int]:

@@ -105,7 +105,7 @@ class RayEncoder:
             inference = config.inference.model_copy(update={"device": "cuda"})
             config = config.model_copy(update={"inference": inference})
         self._card = card
-        self._together = Together(encoder_of(config, loaded, job.few and not card))
+        self._together = Together(encoder_of(config, loaded, bool(job.few) and not card))
 
     async def ready(self) -> int:
         """Its process, once it is loaded."""

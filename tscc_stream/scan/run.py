@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tscc_stream import package
 from tscc_stream.config import Config
 from tscc_stream.edges.archive import ArchiveError
 from tscc_stream.scan import index, join, plan, tidy
-from tscc_stream.scan.job import Job, claim, digest, job_of
+from tscc_stream.scan.job import Job, check, claim, digest, job_of
 from tscc_stream.scan.layout import Layout, ScanError, read_json, taken, write_json
 from tscc_stream.scan.local import Local
 from tscc_stream.scan.part_file import Marker
@@ -50,11 +50,30 @@ def scan(paths: list[Path], out: Path, config: Config, model: Path, options: Opt
     loaded = package.load_live(model)
     job = job_of(paths, config, loaded, options.part_hours, windows=options.windows)
     layout = Layout(out.absolute())
+    batches = _batches(layout, job)
+    check(layout, job)
     _made(layout)
     with taken(layout):
-        claim(layout, job)
+        job = claim(layout, job)
         tidy.unfinished(layout)
-        return _scan(layout, job, loaded, options.workers, place)
+        with closing(place(layout.root, options.workers)) as placement:
+            chains, contents, stopped = _scan(layout, job, loaded, batches, placement)
+        finished = [one for chain in chains for one in _finished(layout, job, chain, stopped)]
+        came = Finished(chains, finished, contents, stopped)
+        _join(layout, job, loaded, came)
+        tidy.index(layout, {batch.digest for batch in batches})
+        return _told(came)
+
+
+def _batches(layout: Layout, job: Job) -> list[index.Batch]:
+    """All that there is to read. Raises ArchiveError, and ScanError where the scan would read itself."""
+    for path in map(Path, job.paths):
+        if layout.root.resolve().is_relative_to(path.resolve()) and path.is_dir():
+            raise ScanError(f"--out {layout.root}: lies within the archive {path}; expected a folder outside")
+    found = list(index.batches(job.paths, job.part_ns))
+    if not found:
+        raise ArchiveError(f"{', '.join(job.paths)}: no recording found")
+    return found
 
 
 def _made(layout: Layout) -> None:
@@ -64,25 +83,28 @@ def _made(layout: Layout) -> None:
         raise ScanError(f"--out {layout.root}: cannot be made: {error.strerror}") from error
 
 
-def _scan(layout: Layout, job: Job, loaded: package.Package, workers: int, place: Place) -> int:
-    batches = list(index.batches(job.paths, layout.root))
-    wanting = {batch.digest: index.extent(batch) for batch in batches if index.plan(layout, batch)}
-    with closing(place(layout.root, workers)) as placement:
-        _index(placement, wanting)
-        contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
-        chains = plan.chains(job, loaded.spec.components, contents.items())
-        if not chains:
-            raise ArchiveError(_nothing(job, contents))
-        hours = sum(part.seconds for chain in chains for part in chain.parts) / _HOUR
-        job = msgspec.structs.replace(job, few=hours <= FEW_HOURS)
-        write_json(layout.job, job)
-        _say_what_is_gone(plan.gone(layout, chains))
-        stopped = _parts(layout, job, placement, chains)
-    finished = [one for chain in chains for one in _finished(layout, job, chain, stopped)]
-    came = Finished(chains, finished, list(contents.values()), stopped)
-    _join(layout, job, loaded, came)
-    tidy.index(layout, contents.keys())
-    return _told(came)
+def _scan(
+    layout: Layout, job: Job, loaded: package.Package, batches: list[index.Batch], placement: Placement
+) -> tuple[list[plan.Chain], list[index.Contents], dict[str, str]]:
+    """Index and parts. Returns the chains, what the batches hold, and chains that go no further, with the reason."""
+    _index(placement, {batch.digest: index.extent(batch) for batch in batches if index.plan(layout, batch)})
+    contents = {batch.digest: index.contents(layout, batch.digest) for batch in batches}
+    before, job = job.few, msgspec.structs.replace(job, few=_hours(contents.values()) <= FEW_HOURS)
+    chains = plan.chains(job, loaded.spec.components, contents.items())
+    if not chains:
+        raise ArchiveError(_nothing(job, contents))
+    write_json(layout.job, job)
+    _say_what_is_gone(plan.gone(layout, chains))
+    anew = before not in (None, job.few)
+    if anew:
+        now = "at most" if job.few else "more than"
+        _say(f"the archive has {now} {FEW_HOURS:g} channel-hours now, for another form of the encoder: scanned again")
+    return chains, list(contents.values()), _parts(layout, job, placement, chains, anew)
+
+
+def _hours(contents: Iterable[index.Contents]) -> float:
+    """Of all channels together."""
+    return sum(seconds for one in contents for piece in one.pieces for _, seconds in piece.parts) / _HOUR
 
 
 def _index(placement: Placement, wanting: dict[str, str]) -> None:
@@ -97,15 +119,15 @@ def _index(placement: Placement, wanting: dict[str, str]) -> None:
         raise ScanError(f"{wanting[name]}: {why}")
 
 
-def _parts(layout: Layout, job: Job, placement: Placement, chains: list[plan.Chain]) -> dict[str, str]:
-    """Those that are not done; chains that go no further, with the reason."""
+def _parts(layout: Layout, job: Job, placement: Placement, chains: list[plan.Chain], anew: bool) -> dict[str, str]:
+    """Those that are not done; chains that go no further, with the reason. anew: people know that all are."""
     hours: dict[Task, float] = {}
     lines: dict[str, list[Task]] = {}
     passed = 0.0
     for chain in chains:
         plan.store(layout, chain)
         have = plan.done(layout, job, chain)
-        if have < len(chain.parts) and layout.part(chain.name, chain.parts[have].number).exists():
+        if have < len(chain.parts) and not anew and plan.changed(layout, chain.name, chain.parts[have]):
             _say(f"{name_of(chain.name)}: the archive has changed: scanned again from part {have + 1} on")
         passed += sum(part.seconds for part in chain.parts[:have]) / _HOUR
         lines[chain.name] = [Task("part", chain.name, part.number) for part in chain.parts[have:]]

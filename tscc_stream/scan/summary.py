@@ -55,9 +55,11 @@ class Finished:
     @property
     def skipped(self) -> tuple[int, list[str]]:
         """Files and records that could not be read: how many, and the first in words."""
-        undecoded = [text for *_, marker in self.parts for text in marker.skipped]
-        texts = [text for one in self.contents for text in one.told] + undecoded
-        return sum(one.skipped for one in self.contents) + len(undecoded), texts[:MOST_SAID]
+        markers = [marker for *_, marker in self.parts]
+        texts = [text for one in self.contents for text in one.told]
+        texts += [text for marker in markers for text in marker.skipped]
+        count = sum(one.skipped for one in self.contents) + sum(marker.undecoded for marker in markers)
+        return count, texts[:MOST_SAID]
 
     @property
     def left_out(self) -> list[tuple[str, str]]:

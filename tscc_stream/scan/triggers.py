@@ -26,7 +26,7 @@ class Ballot(msgspec.Struct, frozen=True):
     membership: float
 
 
-class Told(msgspec.Struct):
+class Told(msgspec.Struct, frozen=True):
     """A trigger. window: what to ask for the window that covers it. off_ns: None while it is open."""
 
     sid: str
@@ -67,8 +67,7 @@ class Triggers:
             self._open[trigger.sid] = Told(trigger.sid, trigger.on_ns, window)
             return
         told = self._open.pop(trigger.sid, None) or Told(trigger.sid, trigger.on_ns, window)
-        told.off_ns = trigger.off_ns
-        self._closed.append(told)
+        self._closed.append(msgspec.structs.replace(told, off_ns=trigger.off_ns))
 
     def hear(self, outcome: Detection | WindowDropped) -> None:
         """What became of a window."""
@@ -100,4 +99,4 @@ class Triggers:
 
     def snapshot(self) -> TriggersState:
         """What a later part goes on from."""
-        return TriggersState(list(self._open.values()), self._closed, list(self._outcomes.items()))
+        return TriggersState(list(self._open.values()), list(self._closed), list(self._outcomes.items()))
