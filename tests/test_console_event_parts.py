@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_messages import detection, detection_message, network_message
 from made_site import settings
+from starlette.requests import Request
 
 from tscc_stream import config
-from tscc_stream.apps.console import event_verdicts
+from tscc_stream.apps.console import event_verdicts, events
 from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
-from tscc_stream.apps.console.event_index import catch_up, look, share_done
+from tscc_stream.apps.console.event_documents import Documents
+from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
 from tscc_stream.apps.console.event_names import Names
 from tscc_stream.apps.console.event_verdicts import Judged, judge, take_back
+from tscc_stream.apps.console.events import Events
+from tscc_stream.apps.console.feed import Feed
 from tscc_stream.apps.console.neighbourhood import Neighbourhood
 from tscc_stream.apps.console.site import Site
 from tscc_stream.apps.console.spectrogram import RANGE_DB, as_bytes, spectrogram
+from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.console_cache import CacheFile
-from tscc_stream.edges.console_cache_events import Choice, EventIndex, Indexed, VerdictMirror
+from tscc_stream.edges.console_cache_events import MOST_PAGE, Choice, EventIndex, Indexed, VerdictMirror
 from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import Message
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 
@@ -180,3 +188,81 @@ def test_an_older_stretch_that_comes_late_leaves_nothing_out(tmp_path: Path) -> 
     index.add([], (121, 150), 1)
     index.add([], (10, 50), 1)
     assert index.done() == (100, 150)
+
+
+def _message(number: int) -> Message:
+    publish = Publish("test", ModelIdentity("demo", "1", "0" * 64))
+    return publish.detection(detection(uid=f"u{number}", onset_ns=number * 10**10, start_ns=number * 10**10))
+
+
+def _answer(handler: Callable[[Request], dict[str, Any]], **query: int) -> dict[str, Any]:
+    text = "&".join(f"{key}={value}" for key, value in query.items())
+    return handler(Request({"type": "http", "query_string": text.encode(), "headers": []}))
+
+
+def _uids(answer: dict[str, Any]) -> list[str]:
+    return [row["uid"] for row in answer["rows"]]
+
+
+def test_a_list_that_was_away_for_long_gets_everything_page_by_page(sudbury: Site) -> None:
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    count = 2 * MOST_PAGE + 7
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(number) for number in range(count)])
+    found: list[str] = []
+    answer: dict[str, Any] = {"seq": 0, "people": 0, "more": True}
+    while answer["more"]:
+        answer = _answer(page.since, seq=answer["seq"], people=answer["people"])
+        found += _uids(answer)
+    assert found == [f"u{number}" for number in range(count)]
+    assert answer["seq"] == count
+
+
+def test_what_comes_while_the_list_is_answered_comes_with_the_next_question(
+    sudbury: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upkeep's thread fills the cache, and another console takes verdicts over, between two reads of a request."""
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(0)])
+        with look(sudbury) as other:
+
+            def meanwhile() -> None:
+                number = journal.head
+                journal.append([_message(number)])
+                judge(sudbury, [Judged("u0", "x", 0)], f"name {number}", "eve")
+                catch_up(sudbury, other)
+
+            class Slow(Documents):
+                def rows(self, places: Any) -> Any:
+                    made = super().rows(places)
+                    meanwhile()
+                    return made
+
+            monkeypatch.setattr(events, "Documents", Slow)
+            first = _answer(page.rows)
+            assert (_uids(first), first["rows"][0]["verdict"]) == (["u0"], None)
+            second = _answer(page.since, seq=first["seq"], people=first["people"])
+            assert (_uids(second), second["verdicts"]["u0"]["name"]) == (["u1"], "name 1")
+            third = _answer(page.since, seq=second["seq"], people=second["people"])
+            assert (_uids(third), third["verdicts"]["u0"]["name"]) == (["u2"], "name 2")
+
+
+def test_a_verdict_that_the_cache_does_not_have_yet_is_told_later(
+    sudbury: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(0)])
+    waiting = ["blast"]
+
+    def follow_and_say(site: Site, now: Look) -> None:
+        catch_up(site, now)
+        for name in waiting:
+            judge(site, [Judged("u0", "x", 0)], name, "eve")
+
+    monkeypatch.setattr(events, "catch_up", follow_and_say)
+    answer = _answer(page.since, seq=0, people=0)
+    assert (answer["verdicts"], answer["people"]) == ({}, 0)
+    waiting.clear()
+    assert _answer(page.since, seq=0, people=answer["people"])["verdicts"]["u0"]["name"] == "blast"
