@@ -36,6 +36,7 @@ from tscc_stream.apps.console.trace_picture import picture
 from tscc_stream.apps.console.unknown_families import (
     Candidate,
     FamilyBook,
+    FamilyGoneError,
     dismiss,
     named_families,
     take_dismissal_back,
@@ -148,6 +149,27 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     )  # with another typical member
     assert people.latest("dismissal")["uid0"].document["dismissed"] is False
     people.close()
+
+
+def test_taking_a_family_s_name_back_leaves_what_a_colleague_said_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, colleague = PeopleFile(tmp_path / FILE), PeopleFile(tmp_path / FILE)
+    name_family(people, Candidate("uid0", _rows(4), dismissed=False), "orepass", "eve")
+    given = verdicts.given
+
+    def given_and_then(file: PeopleFile) -> dict[str, verdicts.Verdict]:
+        found = given(file)
+        colleague.say("verdict", "uid1", {"name": "blast", "agrees": False, "cluster": None}, "mara", 1)
+        return found
+
+    monkeypatch.setattr(verdicts, "given", given_and_then)
+    with pytest.raises(FamilyGoneError, match="mara said of a member of this family: 'blast'"):
+        take_name_back(people, "uid0", "eve")
+    held = {uid: one.name for uid, one in given(people).items()}
+    assert held == {"uid0": "orepass", "uid1": "blast", "uid2": "orepass", "uid3": "orepass"}
+    people.close()
+    colleague.close()
 
 
 def test_what_the_page_events_has_embedded_is_not_computed_again(tmp_path: Path) -> None:
