@@ -161,7 +161,7 @@ class Wall:
         links = [asdict(link) for link in self.links()]
         for page, shown in told:
             if page.shown != shown or page.behind:
-                page.behind, page.shown = False, shown
+                page.tell_anew(shown)
                 page.put(_event("channels", self._described(shown, channels)))
                 backlog = self._columns(page, dict.fromkeys(shown), channels)
                 if backlog:
