@@ -77,9 +77,11 @@ def newest_sample_s(now: Readings | None) -> float | None:
 
 
 def data_now_ns(seen: Seen) -> int:
-    """Where a period of data ends: at the newest sample, or now where that is not known."""
-    newest_s = newest_sample_s(seen.now)
-    return round((newest_s or time.time()) * NS_PER_SECOND)
+    """Where a period of data ends: at the newest sample, or now where that is not known. Never later than now: one
+    recorder whose clock is ahead must not hide the gaps of all others.
+    """
+    now_s = time.time()
+    return round(min(newest_sample_s(seen.now) or now_s, now_s) * NS_PER_SECOND)
 
 
 def parts(site: Site, seen: Seen, found: InJournal, refused: str, sensors: Sequence[Sensor]) -> list[Part]:

@@ -25,7 +25,6 @@ from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.wall import Wall
 from tscc_stream.apps.console.wall_page import SPANS, Choice, ChoiceError, WallPage
 from tscc_stream.apps.console.web import Console
-from tscc_stream.edges.people import PeopleError
 from tscc_stream.package import PackageError
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.journal import JournalError
@@ -101,7 +100,7 @@ class Live:
         """Name and colour of each cluster of the model in use, by id; {} where that cannot be read."""
         try:
             package = self._site.package()
-        except (PackageError, ActivationError, PeopleError, NotThereError):
+        except (PackageError, ActivationError):
             return {}
         named = {}
         for cluster in range(package.spec.clusters):

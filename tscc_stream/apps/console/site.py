@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from tscc_stream.config import Config
 from tscc_stream.config_people import Term
 from tscc_stream.edges import people
 from tscc_stream.edges.daemon_view import TIMEOUT_SECONDS, DaemonView, Login
-from tscc_stream.edges.people import PeopleFile
+from tscc_stream.edges.people import PeopleError, PeopleFile
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.package import Package
+from tscc_stream.seldom import Seldom
+
+_log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
 _LOOK_SECONDS = 1.0
@@ -42,6 +46,7 @@ class Site:
         self._lock = threading.Lock()
         self._package: Package | None = None
         self._looked = -_LOOK_SECONDS
+        self._said = Seldom()
 
     @contextmanager
     def journal(self) -> Iterator[JournalReader]:
@@ -57,7 +62,7 @@ class Site:
 
     @contextmanager
     def people(self) -> Iterator[PeopleFile]:
-        """For one request. Raises PeopleError."""
+        """For one request. Raises NotThereError and PeopleError."""
         if not self.state_dir.is_dir():
             raise NotThereError(f"no folder {self.state_dir}: the daemon has not run here yet")
         file = PeopleFile(self.state_dir / people.FILE)
@@ -69,7 +74,8 @@ class Site:
     def package(self) -> Package:
         """The model that is served, with the names that hold now, looked at once a second.
 
-        Raises ActivationError and PackageError.
+        Where what people said cannot be read, it keeps the names that it had, and the log says so. Raises ActivationError
+        and PackageError.
         """
         with self._lock:
             now = time.monotonic()
@@ -79,11 +85,19 @@ class Site:
                     self._package = package.load(folder)
                 else:
                     self._package.labels = package.read_labels(folder, self._package.spec.clusters)
-                if self.state_dir.is_dir():
-                    with self.people() as said:
-                        self._package.given = names.given(said, self._package.sha256)
+                self._take_names(self._package)
                 self._looked = now
             return self._package
+
+    def _take_names(self, loaded: Package) -> None:
+        try:
+            with self.people() as said:
+                loaded.given = names.given(said, loaded.sha256)
+        except NotThereError:
+            pass  # nobody can have said anything yet
+        except PeopleError as error:
+            if self._said.due(str(error), time.monotonic()):
+                _log.error("%s; clusters keep the names that they had", error)
 
     def colour_of(self, name: str) -> str:
         """The colour of a cluster's name: the label's own, else that of the site's word for it."""
