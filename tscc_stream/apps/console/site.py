@@ -33,6 +33,14 @@ class NotThereError(RuntimeError):
     """The daemon has not run here yet, or its files are elsewhere; a page says so."""
 
 
+def is_there(path: Path) -> bool:
+    """Raises NotThereError where that cannot be told."""
+    try:
+        return path.exists()
+    except OSError as error:  # a disk that fails, or a folder that may not be looked into
+        raise NotThereError(f"{path}: cannot be looked for: {error.strerror}") from error
+
+
 class Site:
     """Used by many threads at once. folder: what a relative model path starts from."""
 
@@ -52,7 +60,7 @@ class Site:
     def journal(self) -> Iterator[JournalReader]:
         """A reader for one request. Raises NotThereError, and JournalError where it cannot be read."""
         path = self.state_dir / JOURNAL
-        if not path.exists():
+        if not is_there(path):
             raise NotThereError(f"no journal in {self.state_dir}: the daemon has not run here yet")
         reader = JournalReader(path)
         try:
@@ -63,7 +71,7 @@ class Site:
     @contextmanager
     def people(self) -> Iterator[PeopleFile]:
         """For one request. Raises NotThereError and PeopleError."""
-        if not self.state_dir.is_dir():
+        if not is_there(self.state_dir):
             raise NotThereError(f"no folder {self.state_dir}: the daemon has not run here yet")
         file = PeopleFile(self.state_dir / people.FILE)
         try:
@@ -74,8 +82,8 @@ class Site:
     def package(self) -> Package:
         """The model that is served, with the names that hold now, looked at once a second.
 
-        Where what people said cannot be read, it keeps the names that it had, and the log says so. Raises ActivationError
-        and PackageError.
+        Where what people said cannot be read, it keeps the names that it had, and the log says so.
+        Raises ActivationError and PackageError.
         """
         with self._lock:
             now = time.monotonic()
