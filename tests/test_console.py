@@ -15,6 +15,7 @@ from made_browser import browser
 from made_site import Running, write_settings
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tscc_stream import cli
 from tscc_stream.apps.console.feed import MOST_PAGES
 from tscc_stream.passwords import line_for
 
@@ -139,6 +140,21 @@ def test_a_page_that_was_refused_is_live_again_once_there_is_room(tmp_path: Path
         driver.execute_script(later)
         WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "live")
         WebDriverWait(driver, 20).until(lambda d: "was refused" not in d.find_element("id", "wall-said").text)
+
+
+@pytest.mark.parametrize(
+    ("bind", "sentence"),
+    [
+        ("nonsense", "console.bind: 'nonsense': expected HOST:PORT with a port from 0 to 65535"),
+        ("0.0.0.0:8899", "console: bind 0.0.0.0:8899: other machines could name clusters and answer alerts;"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_as_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bind: str, sentence: str
+) -> None:
+    assert cli.main(["console", "--config", str(write_settings(tmp_path)), "--bind", bind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tscc-stream: {sentence}")
 
 
 def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(
