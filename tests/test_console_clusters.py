@@ -274,6 +274,7 @@ def test_two_who_name_one_cluster_are_told_of_one_another(site: MadeSite) -> Non
         driver.get(f"http://{site.console}/clusters/4")
         assert site.asked("/clusters/5/name", {"name": "tremor", "seen": 0})[0] == 200
         assert site.asked("/clusters/4/name", {"name": "belt", "seen": 0})[0] == 200
+        assert 'id="called">belt<' in site.asked("/clusters/4")[1]  # at once, however lately the page was looked at
         field, said = (
             driver.find_element("css selector", "#name [name=name]"),
             "document.getElementById('said').textContent",

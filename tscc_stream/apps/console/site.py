@@ -97,6 +97,11 @@ class Site:
                 self._looked = now
             return self._package
 
+    def look_again(self) -> None:
+        """A name was given: whoever asks for the model next gets it with that."""
+        with self._lock:
+            self._looked = -_LOOK_SECONDS
+
     def _take_names(self, loaded: Package) -> None:
         try:
             with self.people() as said:
