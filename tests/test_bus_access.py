@@ -18,6 +18,7 @@ from made_keys import Keyring
 from made_messages import mixed
 
 from tscc_stream import client
+from tscc_stream.apps.console.feed import Feed
 from tscc_stream.bus import access, monitor
 from tscc_stream.bus.access import Access
 from tscc_stream.bus.keys import AllowList, CurveKeys, text_of
@@ -420,3 +421,24 @@ def test_a_secured_bus_that_starts_again_is_followed_on(
         second.publish(written)
         assert [one.seq for one in take(subscriber, 10)] == list(range(11, 21))
     assert not [told for told in notices if "no answer" not in told]
+
+
+@pytest.mark.parametrize("key", ["stranger", None])
+def test_the_console_s_feed_says_that_it_is_refused_until_something_comes(
+    bus: Bus, keyring: Keyring, key: str | None
+) -> None:
+    feed = Feed(
+        lambda: {"publish": bus.endpoint, "replay": bus.replay_endpoint},
+        curve=None if key is None else keyring.subscriber(key),
+    )
+    feed.start()
+    try:
+        until(lambda: feed.refused, lambda: time.sleep(0.01))
+        assert bus.endpoint in feed.refused or bus.replay_endpoint in feed.refused
+        assert ("refuses the key" if key else "secured") in feed.refused
+        if key is not None:
+            keyring.allow("alarm", key)
+            bus.reload_keys()
+            until(lambda: not feed.refused, lambda: time.sleep(0.01))
+    finally:
+        feed.stop()

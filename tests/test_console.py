@@ -15,6 +15,8 @@ from made_browser import browser
 from made_site import Running, write_settings
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tscc_stream import cli
+from tscc_stream.apps.console.feed import MOST_PAGES
 from tscc_stream.passwords import line_for
 
 
@@ -119,6 +121,40 @@ def test_a_page_that_nobody_sees_keeps_no_connection(console: str) -> None:
             if hidden is not None:
                 driver.execute_script(become, hidden)
             WebDriverWait(driver, 20).until(lambda d, said=said: d.find_element("id", "link").text == said)
+
+
+def test_a_page_that_was_refused_is_live_again_once_there_is_room(tmp_path: Path) -> None:
+    """A browser gives a source up for good that is answered 503."""
+    later = "const now = performance.now.bind(performance); performance.now = () => now() + 13000"
+    path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})
+    with Running("console", "--config", path) as running, browser() as driver:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        with ExitStack() as others:
+            for _ in range(MOST_PAGES):
+                for stream in ("stream", "live/stream"):
+                    opened = urllib.request.urlopen(f"http://{address}/{stream}", timeout=10)  # http, as it says
+                    others.enter_context(opened)
+            driver.get(f"http://{address}/live")
+            WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "no connection")
+            WebDriverWait(driver, 20).until(lambda d: "was refused" in d.find_element("id", "wall-said").text)
+        driver.execute_script(later)
+        WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "live")
+        WebDriverWait(driver, 20).until(lambda d: "was refused" not in d.find_element("id", "wall-said").text)
+
+
+@pytest.mark.parametrize(
+    ("bind", "sentence"),
+    [
+        ("nonsense", "console.bind: 'nonsense': expected HOST:PORT with a port from 0 to 65535"),
+        ("0.0.0.0:8899", "console: bind 0.0.0.0:8899: other machines could name clusters and answer alerts;"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_as_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bind: str, sentence: str
+) -> None:
+    assert cli.main(["console", "--config", str(write_settings(tmp_path)), "--bind", bind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tscc-stream: {sentence}")
 
 
 def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(

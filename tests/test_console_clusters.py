@@ -36,6 +36,7 @@ from tscc_stream.apps.console.trace_picture import picture
 from tscc_stream.apps.console.unknown_families import (
     Candidate,
     FamilyBook,
+    FamilyGoneError,
     dismiss,
     named_families,
     take_dismissal_back,
@@ -150,6 +151,27 @@ def test_names_and_dismissals_of_a_family_can_be_taken_back(tmp_path: Path) -> N
     people.close()
 
 
+def test_taking_a_family_s_name_back_leaves_what_a_colleague_said_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, colleague = PeopleFile(tmp_path / FILE), PeopleFile(tmp_path / FILE)
+    name_family(people, Candidate("uid0", _rows(4), dismissed=False), "orepass", "eve")
+    given = verdicts.given
+
+    def given_and_then(file: PeopleFile) -> dict[str, verdicts.Verdict]:
+        found = given(file)
+        colleague.say("verdict", "uid1", {"name": "blast", "agrees": False, "cluster": None}, "mara", 1)
+        return found
+
+    monkeypatch.setattr(verdicts, "given", given_and_then)
+    with pytest.raises(FamilyGoneError, match="mara said of a member of this family: 'blast'"):
+        take_name_back(people, "uid0", "eve")
+    held = {uid: one.name for uid, one in given(people).items()}
+    assert held == {"uid0": "orepass", "uid1": "blast", "uid2": "orepass", "uid3": "orepass"}
+    people.close()
+    colleague.close()
+
+
 def test_what_the_page_events_has_embedded_is_not_computed_again(tmp_path: Path) -> None:
     made = Site(load(write_settings(tmp_path)), tmp_path)
     make_journal(tmp_path, pipeline_messages(tmp_path))
@@ -252,6 +274,7 @@ def test_two_who_name_one_cluster_are_told_of_one_another(site: MadeSite) -> Non
         driver.get(f"http://{site.console}/clusters/4")
         assert site.asked("/clusters/5/name", {"name": "tremor", "seen": 0})[0] == 200
         assert site.asked("/clusters/4/name", {"name": "belt", "seen": 0})[0] == 200
+        assert 'id="called">belt<' in site.asked("/clusters/4")[1]  # at once, however lately the page was looked at
         field, said = (
             driver.find_element("css selector", "#name [name=name]"),
             "document.getElementById('said').textContent",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +18,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_messages import detection, detection_message, network_message
 from made_site import settings
+from starlette.requests import Request
 
 from tscc_stream import config
-from tscc_stream.apps.console import event_verdicts
+from tscc_stream.apps.console import event_verdicts, events, health_facts
 from tscc_stream.apps.console.event_choice import Asked, ChoiceError, asked, choice_of
-from tscc_stream.apps.console.event_index import catch_up, look, share_done
+from tscc_stream.apps.console.event_documents import Documents
+from tscc_stream.apps.console.event_index import Look, catch_up, look, share_done
 from tscc_stream.apps.console.event_names import Names
+from tscc_stream.apps.console.event_upkeep import EventUpkeep
 from tscc_stream.apps.console.event_verdicts import Judged, judge, take_back
+from tscc_stream.apps.console.events import Events
+from tscc_stream.apps.console.feed import Feed
+from tscc_stream.apps.console.live import Live
 from tscc_stream.apps.console.neighbourhood import Neighbourhood
-from tscc_stream.apps.console.site import Site
+from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.spectrogram import RANGE_DB, as_bytes, spectrogram
+from tscc_stream.apps.console.wall import Wall
+from tscc_stream.apps.console.wall_page import Choice as WallChoice
+from tscc_stream.apps.console.web import Console
 from tscc_stream.edges.console_cache import CacheFile
-from tscc_stream.edges.console_cache_events import Choice, EventIndex, Indexed, VerdictMirror
+from tscc_stream.edges.console_cache_events import MOST_PAGE, Choice, EventIndex, Indexed, VerdictMirror
 from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import Message
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 
@@ -162,13 +177,63 @@ def test_the_console_never_loads_torch() -> None:
 def test_messages_that_cannot_be_read_are_left_out_and_told(sudbury: Site, caplog: pytest.LogCaptureFixture) -> None:
     journal = JournalFile(sudbury.state_dir / "journal.sqlite")
     good = Publish("test", ModelIdentity("demo", "1", "0" * 64)).detection(detection())
-    journal.append([good, detection_message(7), network_message(8)])
+    bad = network_message(9)
+    bodies = (b"no JSON", b"[1]", b'{"data": {"detections": 3}}', b'{"data": {"detections": [[]], "cluster": {}}}')
+    worse = [replace(bad, uid=f"worse-{number}", body=body) for number, body in enumerate(bodies)]
+    journal.append([good, detection_message(7), network_message(8), *worse])
     journal.close()
     with look(sudbury) as now:
         catch_up(sudbury, now)
         assert [place.uid for place in now.index.page(Choice())] == [good.uid]
         assert share_done(now) == 1.0
-    assert "detection-7, seq 2, is left out" in caplog.text
+    assert all(f"{uid}, seq {seq}, is left out" in caplog.text for uid, seq in (("detection-7", 2), ("worse-0", 4)))
+
+
+def test_a_disk_that_fails_ends_no_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that is too long stands for it: the system's error is of the same kind."""
+    known = config.parse(json.dumps(settings(tmp_path)))
+    site = Site(known.model_copy(update={"state_dir": str(tmp_path / ("x" * 300))}), tmp_path)
+    upkeep, live = EventUpkeep(site), Live(site)
+    upkeep.start()
+    try:
+        _until(lambda: "cannot be looked for" in upkeep.reason)
+        assert upkeep._thread.is_alive()
+    finally:
+        upkeep.stop()
+    live.look(time.time_ns(), 0.0)
+    assert "cannot be looked for" in live._journal_reason
+    found = health_facts.in_journal(site, 0)
+    assert ("cannot be looked for" in found.unreadable, found.bytes) == (True, 0)
+    assert health_facts.retention(site, found)["messages"] == 0
+    with pytest.raises(NotThereError, match="cannot be looked for"), site.people():
+        pass
+
+
+def test_the_wall_and_live_go_on_after_a_turn_that_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = config.parse(json.dumps(settings(tmp_path)))
+    tried = []
+
+    def beside(first: bool) -> dict[str, Any]:
+        tried.append(first)
+        if len(tried) == 1:
+            raise RuntimeError("of any kind")
+        return {}
+
+    async def until_told() -> str:
+        page = Wall(known, lambda: (), beside).open(WallChoice((), 60, 1000))
+        async for event in page.events():
+            return event
+        raise AssertionError
+
+    assert "event: channels" in asyncio.run(asyncio.wait_for(until_told(), 20))
+    assert "a turn of the wall failed" in caplog.text
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
 
 
 def test_an_older_stretch_that_comes_late_leaves_nothing_out(tmp_path: Path) -> None:
@@ -180,3 +245,81 @@ def test_an_older_stretch_that_comes_late_leaves_nothing_out(tmp_path: Path) -> 
     index.add([], (121, 150), 1)
     index.add([], (10, 50), 1)
     assert index.done() == (100, 150)
+
+
+def _message(number: int) -> Message:
+    publish = Publish("test", ModelIdentity("demo", "1", "0" * 64))
+    return publish.detection(detection(uid=f"u{number}", onset_ns=number * 10**10, start_ns=number * 10**10))
+
+
+def _answer(handler: Callable[[Request], dict[str, Any]], **query: int) -> dict[str, Any]:
+    text = "&".join(f"{key}={value}" for key, value in query.items())
+    return handler(Request({"type": "http", "query_string": text.encode(), "headers": []}))
+
+
+def _uids(answer: dict[str, Any]) -> list[str]:
+    return [row["uid"] for row in answer["rows"]]
+
+
+def test_a_list_that_was_away_for_long_gets_everything_page_by_page(sudbury: Site) -> None:
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    count = 2 * MOST_PAGE + 7
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(number) for number in range(count)])
+    found: list[str] = []
+    answer: dict[str, Any] = {"seq": 0, "people": 0, "more": True}
+    while answer["more"]:
+        answer = _answer(page.since, seq=answer["seq"], people=answer["people"])
+        found += _uids(answer)
+    assert found == [f"u{number}" for number in range(count)]
+    assert answer["seq"] == count
+
+
+def test_what_comes_while_the_list_is_answered_comes_with_the_next_question(
+    sudbury: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upkeep's thread fills the cache, and another console takes verdicts over, between two reads of a request."""
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(0)])
+        with look(sudbury) as other:
+
+            def meanwhile() -> None:
+                number = journal.head
+                journal.append([_message(number)])
+                judge(sudbury, [Judged("u0", "x", 0)], f"name {number}", "eve")
+                catch_up(sudbury, other)
+
+            class Slow(Documents):
+                def rows(self, places: Any) -> Any:
+                    made = super().rows(places)
+                    meanwhile()
+                    return made
+
+            monkeypatch.setattr(events, "Documents", Slow)
+            first = _answer(page.rows)
+            assert (_uids(first), first["rows"][0]["verdict"]) == (["u0"], None)
+            second = _answer(page.since, seq=first["seq"], people=first["people"])
+            assert (_uids(second), second["verdicts"]["u0"]["name"]) == (["u1"], "name 1")
+            third = _answer(page.since, seq=second["seq"], people=second["people"])
+            assert (_uids(third), third["verdicts"]["u0"]["name"]) == (["u2"], "name 2")
+
+
+def test_a_verdict_that_the_cache_does_not_have_yet_is_told_later(
+    sudbury: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Events(Console(sudbury, Feed(sudbury.endpoints)))
+    with JournalFile(sudbury.state_dir / "journal.sqlite") as journal:
+        journal.append([_message(0)])
+    waiting = ["blast"]
+
+    def follow_and_say(site: Site, now: Look) -> None:
+        catch_up(site, now)
+        for name in waiting:
+            judge(site, [Judged("u0", "x", 0)], name, "eve")
+
+    monkeypatch.setattr(events, "catch_up", follow_and_say)
+    answer = _answer(page.since, seq=0, people=0)
+    assert (answer["verdicts"], answer["people"]) == ({}, 0)
+    waiting.clear()
+    assert _answer(page.since, seq=0, people=answer["people"])["verdicts"]["u0"]["name"] == "blast"

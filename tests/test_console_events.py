@@ -368,8 +368,32 @@ def test_new_ones_come_on_top_without_losing_the_place(tmp_path: Path) -> None:
             driver.execute_script("window.scrollTo(0, document.documentElement.scrollHeight)")
             _wait(driver, lambda d: len(_shown(d)) == 102)
             assert _shown(driver)[-1] == "u0"
+            _choose_while_older_ones_are_fetched(driver, address)
     finally:
         journal.close()
+
+
+def _choose_while_older_ones_are_fetched(driver: Chrome, address: str) -> None:
+    """Older rows of the filter that was chosen before do not join those of the new one."""
+    driver.get(f"http://{address}/events")
+    _wait(driver, lambda d: len(_shown(d)) == 60)
+    driver.execute_script("""
+      const real = window.fetch;
+      window.fetch = async (address, ...rest) => {
+        const answer = await real(address, ...rest);
+        if (address.includes("before=")) await new Promise((go) => { window.letGo = go; });
+        return answer;
+      };
+      scrollTo(0, document.documentElement.scrollHeight);""")
+    _wait(driver, lambda d: d.execute_script("return Boolean(window.letGo)"))
+    driver.execute_script("""
+      const box = document.querySelector("#filter [name=unknown]");
+      box.checked = true;
+      box.dispatchEvent(new Event("input", { bubbles: true }));""")
+    _wait(driver, lambda d: _shown(d) == [])
+    driver.execute_script("letGo()")
+    _wait(driver, lambda d: not d.execute_script("return document.getElementById('more').disabled"))
+    assert _shown(driver) == []
 
 
 def test_alerts_are_listed_and_acknowledged_with_a_click(site: Site, driver: Chrome) -> None:

@@ -18,20 +18,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_browser import PHONE, browser, unfit_for_a_phone
 from made_certificate import make_certificate, needs_openssl
+from made_journal import make_journal, name_cluster
 from made_site import Running, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from selenium.webdriver.support.ui import WebDriverWait
 from test_daemon import daemon, get, listen, take, until
 
 from tscc_stream import config
-from tscc_stream.apps.console import gap_ledger, judgement, model_card
+from tscc_stream.apps.console import gap_ledger, health_facts, judgement, model_card
+from tscc_stream.apps.console import site as site_module
 from tscc_stream.apps.console.daemon_watch import DaemonWatch
+from tscc_stream.apps.console.health_watch import HealthWatch, Seen
 from tscc_stream.apps.console.readings import quantiles, rate, rates, read
 from tscc_stream.apps.console.sensors import Known, table
 from tscc_stream.apps.console.site import Site
 from tscc_stream.config import ConfigError, load
 from tscc_stream.edges.daemon_view import SecretViewError, ViewError
-from tscc_stream.package import find
+from tscc_stream.edges.people import FILE
+from tscc_stream.messages import Gap
+from tscc_stream.package import Label, find
 from tscc_stream.passwords import line_for
 from tscc_stream.stages.journal import GapEntry
 
@@ -72,6 +77,66 @@ def test_any_label_and_value_is_read_as_it_was_written(label: str, value: float)
     Gauge("tscc_some", "", ["sid"], registry=registry).labels(label).set(value)
     text = generate_latest(registry).decode()
     assert read(text, 0.0).by("tscc_some", "sid") == {label: value}
+
+
+class _Daemon:
+    """Answers with the samples that it has, or not at all."""
+
+    def __init__(self) -> None:
+        self.samples = 0.0
+        self.away: ViewError | None = None
+
+    def health(self, _address: str) -> dict[str, Any]:
+        if self.away is not None:
+            raise self.away
+        return {"state": "ok"}
+
+    def metrics(self, _address: str) -> str:
+        return _scrape(self.samples)
+
+
+@pytest.mark.parametrize("away", [ViewError("no answer"), SecretViewError("a password")])
+def test_rates_after_an_outage_are_those_since_it(tmp_path: Path, away: ViewError) -> None:
+    watch, daemon_there = HealthWatch(Site(load(write_settings(tmp_path)), tmp_path)), _Daemon()
+    watch._view = daemon_there  # type: ignore[assignment]  # it has what is asked for
+    rates_seen = []
+    for second, samples, gone in ((0, 0, False), (5, 500, False), (10, 0, True), (600, 600, False), (605, 1100, False)):
+        daemon_there.samples, daemon_there.away = samples, away if gone else None
+        watch.look(second, second)
+        rates_seen.append(
+            rates(watch.seen.earlier, watch.seen.now, "tscc_samples_total", "sid").get(SID)
+            if watch.seen.earlier and watch.seen.now
+            else None
+        )
+    assert (rates_seen[1], rates_seen[3:]) == (100.0, [None, 100.0])
+
+
+def test_a_recorder_whose_clock_is_ahead_hides_no_gap_of_others(tmp_path: Path) -> None:
+    now_s = time.time()
+    gap = Gap(SID, round((now_s - 600) * S), round((now_s - 500) * S), "link")
+    site = Site(load(write_settings(tmp_path)), tmp_path)
+    make_journal(tmp_path, [], (gap,))
+    seen = Seen(now=read(_scrape(1, newest_s=now_s + 30 * 86_400), 1.0))
+    found = health_facts.in_journal(site, health_facts.data_now_ns(seen))
+    assert [(one.sid, one.cause) for one in found.gaps] == [(SID, "link")]
+    past = health_facts.data_now_ns(Seen(now=read(_scrape(1, newest_s=1000.0), 1.0)))
+    assert past == 1000 * S  # a recording: its last day is what is looked at
+
+
+def test_clusters_keep_their_names_while_what_people_said_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(site_module, "_LOOK_SECONDS", 0.0)
+    site = Site(load(write_settings(tmp_path)), tmp_path)
+    (tmp_path / "state").mkdir()
+    name_cluster(tmp_path, 0, Label(name="crusher", colour="#123456"))
+    assert site.package().name_of(0) == "crusher"
+    for end in ("-wal", "-shm"):
+        (tmp_path / "state" / f"{FILE}{end}").unlink(missing_ok=True)
+    (tmp_path / "state" / FILE).write_bytes(b"no database, " * 1000)
+    assert site.package().name_of(0) == "crusher"
+    assert site.package().name_of(0) == "crusher"
+    assert caplog.text.count("clusters keep the names that they had") == 1
 
 
 def test_what_is_no_series_is_passed_over() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,8 +17,10 @@ from tscc_stream.apps.console.daemon_watch import Said, quarantined
 from tscc_stream.apps.console.live_alerts import sentences
 from tscc_stream.apps.console.recent import Recent, first_since
 from tscc_stream.apps.console.shift import UNKNOWN, Shift, Tally
-from tscc_stream.apps.console.wall_page import Choice, ChoiceError
+from tscc_stream.apps.console.wall import Wall
+from tscc_stream.apps.console.wall_page import MOST_EVENTS, Choice, ChoiceError, WallPage
 from tscc_stream.apps.console.wall_reader import Link
+from tscc_stream.config import Config
 from tscc_stream.edges.daemon_view import newest_samples
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.messages import Message
@@ -169,3 +173,37 @@ def test_a_choice_keeps_its_order_and_its_bounds() -> None:
     assert len(Choice.of({"channels": "*"}).among(there)) == 100
     assert Choice.of({}).among(there) == tuple(there[:12])
     assert Choice.of({"span": "10", "columns": "1000"}).column_ns == 10_000_000
+
+
+def test_a_page_that_was_behind_is_told_everything_again() -> None:
+    """The red line, the clusters and the counts too, though they have not changed since."""
+    beside = {"alerts": {"sentences": ["the daemon does not answer"]}, "words": {"OK": 3}}
+    wall = Wall(Config(), lambda: (), lambda first: {"recent": []} if first else beside)
+
+    async def told(page: WallPage) -> list[str]:
+        """Names of the events that wait for it."""
+        await asyncio.sleep(0)
+        page.put("event: end\n")
+        found = [text.split()[1] async for text in _until_end(page)]
+        return [name for name in found if name != "filler"]
+
+    async def turns() -> None:
+        page = WallPage(Choice((), 60, 1000))
+        wall._tell([(page, ())], {})
+        assert await told(page) == ["channels", "states", "alerts", "words", "recent"]
+        wall._tell([(page, ())], {})
+        assert await told(page) == ["states"]
+        for _ in range(MOST_EVENTS + 1):
+            page.put("event: filler\n")
+        await asyncio.sleep(0)
+        wall._tell([(page, ())], {})
+        assert await told(page) == ["channels", "states", "alerts", "words", "recent"]
+
+    asyncio.run(turns())
+
+
+async def _until_end(page: WallPage) -> AsyncIterator[str]:
+    async for event in page.events():
+        if event == "event: end\n":
+            return
+        yield event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -43,7 +44,31 @@ def test_strangers_are_refused_until_their_key_is_in_the_list(tmp_path: Path) ->
         place = ("--position", tmp_path / "position", "--count", 1)
         told = [json.loads(finished(*tail, *place).stdout) for _ in range(2)]
         daemon.wait_for("stranger .key .* connected from 127.0.0.1")
+        keyless = {"bind": "127.0.0.1:0"}
+        keys_of_bus = {
+            "server_key": str(ring.folder / "daemon.key.pub"),
+            "secret_key_file": str(tmp_path / "alarm.key"),
+        }
+        assert "secured" in _bus_on_health(tmp_path, ring, keyless, "BAD")
+        said = _bus_on_health(tmp_path, ring, {**keyless, "bus_keys": keys_of_bus}, "OK")
+        assert said == "messages go out, and this console receives them"
     assert [(one["seq"], one["subject"]) for one in told] == [(1, "daemon"), (2, "seedlink")]
+
+
+def _bus_on_health(folder: Path, ring: Keyring, console: dict[str, object], word: str) -> str:
+    """What a console says of the bus once it has that word for it, for three seconds on end where it is OK."""
+    path = write_settings(folder, "127.0.0.1:1", publish=curve(ring), console=console)
+    with Running("console", "--config", path) as running:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        deadline, since = time.monotonic() + 30, time.monotonic()
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://{address}/health/state.json", timeout=10) as answer:
+                found = {part["name"]: part for part in json.loads(answer.read())["parts"]}["bus"]
+            since = since if found["word"] == word else time.monotonic()
+            if found["word"] == word and (word != "OK" or time.monotonic() - since > 3):
+                return str(found["what"])
+            time.sleep(0.1)
+    raise AssertionError(found)
 
 
 def test_keys_that_cannot_be_read_are_a_wrong_configuration(tmp_path: Path) -> None:

@@ -126,6 +126,17 @@ def test_the_ledger_keeps_the_first_cause_and_closes_what_was_open(tmp_path: Pat
     reader.close()
 
 
+def test_of_more_gaps_than_are_asked_for_come_those_that_last_and_the_newest(tmp_path: Path) -> None:
+    ended = [gap(10 * second, 10 * second + 1, "link") for second in range(1, 10)]
+    with JournalFile(tmp_path / "journal.sqlite") as journal:
+        journal.append([], [gap(0, None, "quarantined"), *ended])
+    reader = JournalReader(tmp_path / "journal.sqlite")
+    found = [((e.from_ns - T0) // SECOND, e.cause) for e in reader.gaps(limit=3)]
+    assert found == [(0, "quarantined"), (80, "link"), (90, "link")]
+    assert [(e.from_ns - T0) // SECOND for e in reader.gaps(T0 + 85 * SECOND)] == [0, 90]
+    reader.close()
+
+
 def test_a_loss_that_turns_out_longer_is_lengthened_and_a_quarantine_ends(tmp_path: Path) -> None:
     with JournalFile(tmp_path / "journal.sqlite") as journal:
         journal.append([], [gap(1, 2, "server"), gap(5, None, "quarantined"), gap(30, None, "flat")])

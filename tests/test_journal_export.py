@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import obspy
@@ -24,6 +24,7 @@ from tscc_stream.apps.journal_formats import SiteJournal, Wanted
 from tscc_stream.edges.sqlite import JournalFile
 from tscc_stream.messages import Message, read_only
 from tscc_stream.package import Label
+from tscc_stream.stages.journal import JournalError
 from tscc_stream.stages.publish import ModelIdentity, Publish, iso_time
 
 ODD = 'blast <b>&"\x07$x$'
@@ -209,6 +210,27 @@ def test_options_that_contradict_one_another(folder: Path, capsys: pytest.Captur
     status, _, err = run(capsys, folder, "--format", "csv", "--out", tmp_path / "there")
     assert (status, "is there already" in err) == (2, True)
     assert (tmp_path / "there").read_text() == "x"
+
+
+@pytest.mark.parametrize("ends", [JournalError("the disk is gone"), KeyboardInterrupt()])
+def test_half_an_export_leaves_no_file(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: BaseException,
+) -> None:
+    def half(_site: SiteJournal, _wanted: Wanted, out: TextIO, _update: object) -> int:
+        out.write("id,onset\n" * 10_000)
+        raise ends
+
+    options, path = ("--format", "csv", "--out", tmp_path / "day.csv"), tmp_path / "day.csv"
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_formats, "write_csv", half)
+        assert run(capsys, folder, *options)[0] != 0
+    assert not path.exists()
+    assert run(capsys, folder, *options)[0] == 0
+    assert path.stat().st_size > 0
 
 
 def test_lines_of_json_are_as_before(folder: Path, messages: list[Message]) -> None:

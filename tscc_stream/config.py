@@ -488,6 +488,16 @@ def parse(text: str) -> Config:
         raise ConfigError(f"line {line}: {sentence}" for line, sentence in told) from error
 
 
+def changed(config: Config, section: str, **values: object) -> Config:
+    """The same with other values in a section, such as the command line gives. Raises ConfigError."""
+    document = config.model_dump()
+    document[section] |= values
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(_sentence(e) for e in error.errors()) from error
+
+
 def load(path: Path) -> Config:
     """The configuration in a file, with the absolute path of its state_dir. Raises ConfigError (also where the file
     cannot be read).

@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_people import Span
-from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, SecretFile, Section, split_host_port
+from tscc_stream.config_section import (
+    BusKeysConfig,
+    Endpoint,
+    HostPort,
+    NotNegative,
+    Positive,
+    SecretFile,
+    Section,
+    split_host_port,
+)
 from tscc_stream.mistakes import WORDS
 
 Name = Annotated[str, Field(pattern=WORDS)]
@@ -182,13 +191,6 @@ class MonitorConfig(Section):
 
     user: Annotated[str, Field(min_length=1)] | None = None
     password_file: SecretFile | None = None
-
-
-class BusKeysConfig(Section):
-    """Where publish.curve secures the bus. server_key: the daemon's public key, or a file that holds it."""
-
-    server_key: Annotated[str, Field(min_length=1)]
-    secret_key_file: SecretFile
 
 
 class AlertSource(Section):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tscc_stream.config_alerts import AlertSource, BusKeysConfig
+from tscc_stream.config_alerts import AlertSource
 from tscc_stream.config_http import MetricsConfig, is_loopback
-from tscc_stream.config_section import HostPort, Positive, SecretFile, Section, split_host_port
+from tscc_stream.config_section import BusKeysConfig, HostPort, Positive, SecretFile, Section, split_host_port
 
 
 class StreamLimits(Section):

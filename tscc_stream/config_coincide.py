@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tscc_stream.config_alerts import AlertSource, BusKeysConfig
-from tscc_stream.config_section import NotNegative, Positive, Section
+from tscc_stream.config_alerts import AlertSource
+from tscc_stream.config_section import BusKeysConfig, NotNegative, Positive, Section
 
 
 class CoincideConfig(Section):

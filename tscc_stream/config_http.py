@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from pydantic import model_validator
 
-from tscc_stream.config_section import HostPort, SecretFile, Section, split_host_port
+from tscc_stream.config_section import BusKeysConfig, HostPort, SecretFile, Section, split_host_port
 
 
 def is_loopback(host: str) -> bool:
@@ -69,12 +69,13 @@ class MetricsConfig(HttpConfig):
 
 class ConsoleConfig(HttpConfig):
     """The web console. metrics_user, metrics_password_file: as whom it reads the daemon's /metrics, where these have
-    users.
+    users. bus_keys: where the bus is secured.
     """
 
     bind: HostPort = "127.0.0.1:8108"
     metrics_user: str | None = None
     metrics_password_file: SecretFile | None = None
+    bus_keys: BusKeysConfig | None = None
 
     @model_validator(mode="after")
     def _guarded(self) -> ConsoleConfig:

@@ -46,3 +46,10 @@ class Section(BaseModel):
     """Frozen; unknown keys and silent conversions are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BusKeysConfig(Section):
+    """Where publish.curve secures the bus. server_key: the daemon's public key, or a file that holds it."""
+
+    server_key: Annotated[str, Field(min_length=1)]
+    secret_key_file: SecretFile

@@ -260,7 +260,7 @@ def _gaps(path: Path) -> str:
         raise SupportError("there is no journal yet")
     reader = JournalReader(path)
     try:
-        entries = reader.gaps()[-GAPS:]
+        entries = reader.gaps(limit=GAPS)
     finally:
         reader.close()
     lines = (

@@ -141,15 +141,20 @@ def _export_messages(options: argparse.Namespace, path: Path) -> int:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """A new file, or standard output."""
+    """A new file, or standard output. Where the work fails there is no file: half of one would look like a whole."""
     if path is None:
         yield sys.stdout
         return
     try:
-        with path.open("x", encoding="utf-8") as out:
-            yield out
+        out = path.open("x", encoding="utf-8")
     except FileExistsError as error:
         raise UsageError(f"{path}: is there already; give another name, or move it away") from error
+    try:
+        with out:
+            yield out
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _export_events(options: argparse.Namespace, path: Path) -> int:

@@ -21,13 +21,11 @@ def add(commands: Commands) -> None:
 
 
 def _console(options: argparse.Namespace) -> int:
+    from tscc_stream import config  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.apps.console import web  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.config import Config  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     if options.bind is not None:
-        document = settings.model_dump()
-        document["console"]["bind"] = options.bind
-        settings = Config.model_validate(document)
+        settings = config.changed(settings, "console", bind=options.bind)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return web.run(settings, folder)

@@ -497,9 +497,12 @@ class JournalReader:
             return Page(oldest, head, heads, messages[-1].seq if full else end, tuple(messages))
 
     def gaps(self, from_ns: int = -(2**63), limit: int = 1_000_000) -> list[GapEntry]:
-        """The ledger of gaps that end at or after a data time, or still last, in order of their beginning."""
-        query = """SELECT sid, from_ns, to_ns, cause, noted_ns FROM gap
-                   WHERE to_ns IS NULL OR to_ns >= ? ORDER BY from_ns, sid LIMIT ?"""
+        """The ledger of gaps that end at or after a data time, or still last, in order of their beginning. Of more than
+        `limit`, those that still last and then those that ended last.
+        """
+        query = """SELECT * FROM (SELECT sid, from_ns, to_ns, cause, noted_ns FROM gap WHERE to_ns IS NULL OR to_ns >= ?
+                                  ORDER BY to_ns DESC NULLS FIRST, from_ns DESC, sid DESC LIMIT ?)
+                   ORDER BY from_ns, sid"""
         with explained(self.path, "read it"):
             return [GapEntry(*row) for row in self._db.execute(query, (from_ns, limit))]
 

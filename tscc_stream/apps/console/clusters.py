@@ -199,6 +199,8 @@ class ClusterPages:
                 number = names.give(people, package.sha256, cluster, label, user, time.time_ns(), seen)
             except ChangedError as error:
                 return JSONResponse({"error": _told_change(self._site, error)}, 409)
+            finally:
+                self._site.look_again()
         same = names.told_same_name(package, cluster, label.name)
         return JSONResponse(
             {"cluster": cluster, "name": label.name, "sha256": package.sha256, "seen": number, "same": same}

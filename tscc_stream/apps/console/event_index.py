@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tscc_stream.apps.console import event_verdicts
-from tscc_stream.apps.console.site import JOURNAL, NotThereError, Site
+from tscc_stream.apps.console.site import JOURNAL, NotThereError, Site, is_there
 from tscc_stream.edges.console_cache import FILE, CacheFile, next_stretch
 from tscc_stream.edges.console_cache_events import EventIndex, Indexed, VerdictMirror
 from tscc_stream.edges.journal_events import MOST_ROWS, EventReader, StoredEvent
@@ -38,7 +38,7 @@ class Look:
 def look(site: Site) -> Iterator[Look]:
     """For one request or one thread. Raises NotThereError, JournalError and CacheError."""
     path = site.state_dir / JOURNAL
-    if not path.exists():
+    if not is_there(path):
         raise NotThereError(f"no journal in {site.state_dir}: the daemon has not run here yet")
     journal = EventReader(path)
     try:
@@ -78,7 +78,7 @@ def _readable(event: StoredEvent, known: Mapping[str, StoredEvent]) -> Indexed |
     """None: its body is not as this version writes it; it is left out, and the log says so."""
     try:
         return _indexed(event, known)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         _log.warning(
             "%s %s, seq %d, is left out of Events: %s %s", event.kind, event.uid, event.seq, type(error), error
         )
@@ -94,8 +94,11 @@ def share_done(now: Look) -> float:
 
 
 def _members(event: StoredEvent) -> list[str]:
-    data = _body(event).get("data")
-    return list(data.get("detections", ())) if isinstance(data, dict) else []
+    """Empty where its body is not as this version writes it: `_readable` says so."""
+    try:
+        return [str(uid) for uid in _body(event)["data"]["detections"]]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _body(event: StoredEvent) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _PIECE = 64
 """Messages whose windows are embedded in one go: some 50 ms."""
 _WAIT_SECONDS = 0.5
 _LATER_SECONDS = 2.0
-_FOR_THE_MOMENT = (NotThereError, JournalError, PeopleError, CacheError, PackageError, ActivationError)
+_FOR_THE_MOMENT = (NotThereError, JournalError, PeopleError, CacheError, PackageError, ActivationError, OSError)
 
 
 @dataclass(frozen=True, slots=True)

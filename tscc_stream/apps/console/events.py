@@ -28,7 +28,7 @@ from tscc_stream.apps.console.event_verdicts import Judged
 from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.web import Console
 from tscc_stream.apps.response import ResponseError, Responses
-from tscc_stream.edges.console_cache_events import Choice, Place
+from tscc_stream.edges.console_cache_events import MOST_PAGE, Choice, Place
 from tscc_stream.edges.journal_events import StoredEvent
 from tscc_stream.edges.people import ChangedError
 from tscc_stream.mistakes import first
@@ -134,32 +134,36 @@ class Events:
         before = _place(request.query_params.get("before"))
         with look(self._site) as now:
             catch_up(self._site, now)
+            seq, people = _come_to(now)
             documents = Documents(self._site, now)
             _, choice = self._choice(request, now, documents)
             places = now.index.page(choice, before, ROWS + 1)
             return {
                 "rows": documents.rows(places[:ROWS]),
                 "next": _text_of(places[ROWS - 1]) if len(places) > ROWS else None,
-                "seq": (now.index.done() or (0, 0))[1],
-                "people": now.verdicts.through(),
+                "seq": seq,
+                "people": people,
                 "names": documents.all_names(),
                 "precision": documents.precision(),
                 "found": share_done(now),
             }
 
     def since(self, request: Request) -> Document:
-        """What was committed after ?seq= and is chosen, and verdicts after ?people=."""
+        """What was committed after ?seq= and is chosen, and verdicts after ?people=. more: there is more than fits."""
         seq, people = _number(request, "seq"), _number(request, "people")
         with look(self._site) as now:
             catch_up(self._site, now)
+            done, mirrored = _come_to(now)
             documents = Documents(self._site, now)
             _, choice = self._choice(request, now, documents)
             places = now.index.since(choice, seq)
-            changed, renamed, through = self._said_after(people)
+            full = len(places) == MOST_PAGE
+            changed, renamed, through = self._said_between(people, mirrored)
             verdicts = now.verdicts.of(changed)
             return {
                 "rows": documents.rows(places),
-                "seq": (now.index.done() or (0, 0))[1],
+                "seq": places[-1].seq if full else done,
+                "more": full,
                 "people": through,
                 "renamed": renamed,
                 "verdicts": {uid: verdict_of(self._site, verdicts.get(uid)) for uid in changed},
@@ -167,10 +171,12 @@ class Events:
                 "found": share_done(now),
             }
 
-    def _said_after(self, number: int) -> tuple[list[str], bool, int]:
-        """Events with a new verdict, whether anything was renamed, and how far that goes."""
+    def _said_between(self, number: int, last: int) -> tuple[list[str], bool, int]:
+        """Events with a new verdict after one number and up to another, whether anything was renamed, and how far that
+        goes.
+        """
         with self._site.people() as people:
-            said = people.after(number, _MOST_CHANGES)
+            said = [one for one in people.after(number, _MOST_CHANGES) if one.number <= last]
         changed = list(dict.fromkeys(one.subject for one in said if one.kind == KIND))
         return changed, any(one.kind == "name" for one in said), said[-1].number if said else number
 
@@ -180,7 +186,7 @@ class Events:
         with look(self._site) as now:
             catch_up(self._site, now)
             documents = Documents(self._site, now)
-            event = _stored(now, uid)
+            event, people = _stored(now, uid), now.verdicts.through()
             place = now.index.place_of(uid) or Place(event.onset_ns, event.seq, uid)
             _, choice = self._choice(request, now, documents)
             row = documents.row(event, now.verdicts.of([uid]).get(uid))
@@ -194,7 +200,7 @@ class Events:
                 "members": [documents.row(one, with_verdicts.get(one.uid)) for one in events] if "votes" in row else [],
                 "network": now.index.network_of(uid),
                 "history": documents.history(event_verdicts.history(self._site, uid)),
-                "people": now.verdicts.through(),
+                "people": people,
                 "precision": documents.precision(),
                 **_around(now, documents, choice, place),
             }
@@ -287,6 +293,13 @@ def _refused(saying: Saying, there: set[str], documents: Documents, names_now: s
     if saying.action == "judge" and saying.name not in documents.names.known_to_people() | names_now:
         return f"name {saying.name!r}: expected a word of the site's vocabulary, a cluster's name or unknown"
     return ""
+
+
+def _come_to(now: Look) -> tuple[int, int]:
+    """The last seq and the last thing said that are in the cache. Asked before anything is read from it: other threads
+    fill it meanwhile, and what they add must still come with the next question.
+    """
+    return (now.index.done() or (0, 0))[1], now.verdicts.through()
 
 
 def _stored(now: Look, uid: str) -> StoredEvent:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.client import Received, Subscriber, SubscriberError
 from tscc_stream.seldom import Seldom
 
@@ -22,6 +23,8 @@ MOST_WAITING = 1000
 MOST_PAGES = 64
 _TURN_SECONDS = 0.5
 _AGAIN_SECONDS = 2.0
+_SILENT_SECONDS = 15.0
+"""Twice what a well daemon may be silent for: a subscriber that hears no heartbeat asks after five seconds."""
 
 
 class TooManyPagesError(RuntimeError):
@@ -56,19 +59,25 @@ class Page:
 
 
 class Feed:
-    """`start`, then `open` and `close` pages, then `stop`. endpoints: where the daemon listens, asked all the time."""
+    """`start`, then `open` and `close` pages, then `stop`. endpoints: where the daemon listens, asked all the time.
+    curve: keys, where the bus is secured.
 
-    def __init__(self, endpoints: Callable[[], dict[str, Any]], **keys: Any) -> None:  # noqa: ANN401  # Subscriber's own
-        self._endpoints, self._keys = endpoints, keys
+    refused: why nothing comes from the bus, in a sentence; empty once anything has come since.
+    """
+
+    def __init__(self, endpoints: Callable[[], dict[str, Any]], curve: CurveKeys | None = None) -> None:
+        self._endpoints, self._curve = endpoints, curve
         self._pages: set[Page] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self.refused = ""
+        self._noticed_s = 0.0
         self._said = Seldom()
 
     def _notice(self, sentence: str) -> None:
-        if self._said.due(sentence, time.monotonic()):
+        self.refused, self._noticed_s = sentence, time.monotonic()
+        if self._said.due(sentence, self._noticed_s):
             _log.warning("%s", sentence)
 
     def start(self) -> None:
@@ -95,8 +104,9 @@ class Feed:
         while not self._stopping.is_set():
             where = self._endpoints()
             try:
-                with Subscriber(where["publish"], where["replay"], notice=self._notice, **self._keys) as subscriber:
-                    self.refused = ""
+                with Subscriber(
+                    where["publish"], where["replay"], notice=self._notice, curve=self._curve
+                ) as subscriber:
                     self._listen(subscriber, where)
             except SubscriberError as error:
                 self.refused = str(error)
@@ -104,8 +114,13 @@ class Feed:
                 self._stopping.wait(_AGAIN_SECONDS)
 
     def _listen(self, subscriber: Subscriber, where: dict[str, Any]) -> None:
+        begun_s = subscriber.heard_s
         while not self._stopping.is_set() and self._endpoints() == where:
             received = subscriber.receive(_TURN_SECONDS)
+            if subscriber.heard_s > max(begun_s, self._noticed_s):
+                self.refused = ""
+            if not self.refused and time.monotonic() - subscriber.heard_s > _SILENT_SECONDS:
+                self._notice(f"nothing comes from {where['publish']} and {where['replay']}")
             if received is not None:
                 with self._lock:
                     pages = list(self._pages)

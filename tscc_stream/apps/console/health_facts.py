@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ class InJournal:
 def in_journal(site: Site, until_ns: int) -> InJournal:
     """Never raises what a page could show."""
     files = [site.state_dir / f"{JOURNAL}{end}" for end in ("", "-wal")]
-    stats = [file.stat() for file in files if file.exists()]
+    stats = list(_stats(files))
     size, written_s = sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=None)
     try:
         with site.journal() as journal:
@@ -60,6 +62,22 @@ def in_journal(site: Site, until_ns: int) -> InJournal:
             return InJournal("", journal.head(), journal.oldest(), size, written_s, told, clipped, gaps)
     except (JournalError, NotThereError) as error:
         return InJournal(str(error), 0, 0, size, written_s, "", Counter(), [])
+
+
+def _stats(files: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Of those that can be looked at."""
+    for file in files:
+        with suppress(OSError):
+            yield file.stat()
+
+
+def _disk(site: Site) -> tuple[int, int]:
+    """Free bytes and all of them where the state is, or would be."""
+    try:
+        disk = shutil.disk_usage(site.state_dir)
+    except OSError:
+        disk = shutil.disk_usage(Path.cwd())
+    return disk.free, disk.total
 
 
 def _latest(journal: JournalReader) -> tuple[str, Counter[str]]:
@@ -77,16 +95,17 @@ def newest_sample_s(now: Readings | None) -> float | None:
 
 
 def data_now_ns(seen: Seen) -> int:
-    """Where a period of data ends: at the newest sample, or now where that is not known."""
-    newest_s = newest_sample_s(seen.now)
-    return round((newest_s or time.time()) * NS_PER_SECOND)
+    """Where a period of data ends: at the newest sample, or now where that is not known. Never later than now: one
+    recorder whose clock is ahead must not hide the gaps of all others.
+    """
+    now_s = time.time()
+    return round(min(newest_sample_s(seen.now) or now_s, now_s) * NS_PER_SECOND)
 
 
 def parts(site: Site, seen: Seen, found: InJournal, refused: str, sensors: Sequence[Sensor]) -> list[Part]:
     """refused: why the console's subscriber was, empty where it was not. sensors: as the page lists them."""
     now, health = seen.now if seen.health is not None else None, seen.health
     waiting = rates(seen.earlier, now, "tscc_seedlink_waiting_seconds_total", "server") if now else {}
-    disk = shutil.disk_usage(site.state_dir if site.state_dir.is_dir() else Path.cwd())
     threads = health.get("threads", {}) if health else {}
     size = f"{found.head:,} messages, {bytes_text(found.bytes)}"
     running = _running(now)
@@ -104,7 +123,7 @@ def parts(site: Site, seen: Seen, found: InJournal, refused: str, sensors: Seque
         judgement.journal((health or {}).get("reason") or "", found.unreadable, size),
         judgement.bus(refused, threads.get("bus")),
         judgement.model(_chosen(site), running, now.value("tscc_drift_score", cluster="all") if now else math.nan),
-        judgement.disk(disk.free, disk.total),
+        judgement.disk(*_disk(site)),
         judgement.clock(_ahead(seen), machine_clock.is_kept()),
     ]
 
@@ -225,15 +244,15 @@ def shadow(site: Site, seen: Seen) -> dict[str, Any] | None:
 
 def retention(site: Site, found: InJournal) -> dict[str, Any]:
     """What is kept, and how much room it takes."""
-    kept, disk = site.config.retention, shutil.disk_usage(site.state_dir if site.state_dir.is_dir() else Path.cwd())
+    kept, (free, total) = site.config.retention, _disk(site)
     return {
         "messages": found.head - found.oldest + 1 if found.head else 0,
         "journal": bytes_text(found.bytes),
         "share": found.bytes / (kept.max_gib * 2**30),
         "days": kept.days,
         "max_gib": kept.max_gib,
-        "free": bytes_text(disk.free),
-        "free_share": disk.free / disk.total if disk.total else 0.0,
+        "free": bytes_text(free),
+        "free_share": free / total if total else 0.0,
     }
 
 

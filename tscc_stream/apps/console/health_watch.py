@@ -94,9 +94,11 @@ class HealthWatch:
             now = read(self._view.metrics(address), now_s)
         except SecretViewError as error:
             self._note(str(error))
+            self._base = self._next_base = None
             self.seen = replace(seen, health=None, away="", secret=str(error), now=None, earlier=None)
         except ViewError as error:
             self._note(str(error))
+            self._base = self._next_base = None  # rates since would mix in the time without it
             self.seen = replace(seen, health=None, away=str(error), secret="")
             self.history.append(Point(wall_s, {}))
         else:

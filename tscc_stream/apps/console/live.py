@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -25,10 +26,12 @@ from tscc_stream.apps.console.site import NotThereError, Site
 from tscc_stream.apps.console.wall import Wall
 from tscc_stream.apps.console.wall_page import SPANS, Choice, ChoiceError, WallPage
 from tscc_stream.apps.console.web import Console
-from tscc_stream.edges.people import PeopleError
 from tscc_stream.package import PackageError
+from tscc_stream.seldom import Seldom
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.journal import JournalError
+
+_log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 SHOWN = 20
@@ -46,6 +49,7 @@ class Live:
         self.wall = Wall(site.config, self._known, self._told)
         self._lock = threading.Lock()
         self._journal_reason = ""
+        self._said = Seldom()
         self._thread: threading.Thread | None = None
 
     def _known(self) -> Iterable[str] | None:
@@ -63,17 +67,25 @@ class Live:
     def _run(self) -> None:
         while True:
             if self.wall.watched:
-                now_ns = time.time_ns()
-                self.daemon.look(time.monotonic())
-                self._read_journal(now_ns)
+                try:
+                    self.look(time.time_ns(), time.monotonic())
+                except Exception as error:  # noqa: BLE001  # whatever it is, pages must not show what was for ever
+                    self._journal_reason = f"{type(error).__name__}: {error}"
+                    if self._said.due(repr(error), time.monotonic()):
+                        _log.exception("a look at the daemon and the journal failed")
             time.sleep(LOOK_SECONDS)
+
+    def look(self, now_ns: int, now_s: float) -> None:
+        """At the daemon and the journal. now_s: monotonic."""
+        self.daemon.look(now_s)
+        self._read_journal(now_ns)
 
     def _read_journal(self, now_ns: int) -> None:
         try:
             with self._site.journal() as journal, self._lock:
                 self._recent.read(journal, now_ns)
             self._journal_reason = ""
-        except (NotThereError, JournalError) as error:
+        except (NotThereError, JournalError, OSError) as error:
             self._journal_reason = str(error)
 
     # What pages are told
@@ -101,7 +113,7 @@ class Live:
         """Name and colour of each cluster of the model in use, by id; {} where that cannot be read."""
         try:
             package = self._site.package()
-        except (PackageError, ActivationError, PeopleError, NotThereError):
+        except (PackageError, ActivationError):
             return {}
         named = {}
         for cluster in range(package.spec.clusters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from tscc_stream.config import Config
 from tscc_stream.config_people import Term
 from tscc_stream.edges import people
 from tscc_stream.edges.daemon_view import TIMEOUT_SECONDS, DaemonView, Login
-from tscc_stream.edges.people import PeopleFile
+from tscc_stream.edges.people import PeopleError, PeopleFile
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.package import Package
+from tscc_stream.seldom import Seldom
+
+_log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
 _LOOK_SECONDS = 1.0
@@ -27,6 +31,14 @@ _LOOK_SECONDS = 1.0
 
 class NotThereError(RuntimeError):
     """The daemon has not run here yet, or its files are elsewhere; a page says so."""
+
+
+def is_there(path: Path) -> bool:
+    """Raises NotThereError where that cannot be told."""
+    try:
+        return path.exists()
+    except OSError as error:  # a disk that fails, or a folder that may not be looked into
+        raise NotThereError(f"{path}: cannot be looked for: {error.strerror}") from error
 
 
 class Site:
@@ -42,12 +54,13 @@ class Site:
         self._lock = threading.Lock()
         self._package: Package | None = None
         self._looked = -_LOOK_SECONDS
+        self._said = Seldom()
 
     @contextmanager
     def journal(self) -> Iterator[JournalReader]:
         """A reader for one request. Raises NotThereError, and JournalError where it cannot be read."""
         path = self.state_dir / JOURNAL
-        if not path.exists():
+        if not is_there(path):
             raise NotThereError(f"no journal in {self.state_dir}: the daemon has not run here yet")
         reader = JournalReader(path)
         try:
@@ -57,8 +70,8 @@ class Site:
 
     @contextmanager
     def people(self) -> Iterator[PeopleFile]:
-        """For one request. Raises PeopleError."""
-        if not self.state_dir.is_dir():
+        """For one request. Raises NotThereError and PeopleError."""
+        if not is_there(self.state_dir):
             raise NotThereError(f"no folder {self.state_dir}: the daemon has not run here yet")
         file = PeopleFile(self.state_dir / people.FILE)
         try:
@@ -69,6 +82,7 @@ class Site:
     def package(self) -> Package:
         """The model that is served, with the names that hold now, looked at once a second.
 
+        Where what people said cannot be read, it keeps the names that it had, and the log says so.
         Raises ActivationError and PackageError.
         """
         with self._lock:
@@ -79,11 +93,24 @@ class Site:
                     self._package = package.load(folder)
                 else:
                     self._package.labels = package.read_labels(folder, self._package.spec.clusters)
-                if self.state_dir.is_dir():
-                    with self.people() as said:
-                        self._package.given = names.given(said, self._package.sha256)
+                self._take_names(self._package)
                 self._looked = now
             return self._package
+
+    def look_again(self) -> None:
+        """A name was given: whoever asks for the model next gets it with that."""
+        with self._lock:
+            self._looked = -_LOOK_SECONDS
+
+    def _take_names(self, loaded: Package) -> None:
+        try:
+            with self.people() as said:
+                loaded.given = names.given(said, loaded.sha256)
+        except NotThereError:
+            pass  # nobody can have said anything yet
+        except PeopleError as error:
+            if self._said.due(str(error), time.monotonic()):
+                _log.error("%s; clusters keep the names that they had", error)
 
     def colour_of(self, name: str) -> str:
         """The colour of a cluster's name: the label's own, else that of the site's word for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +131,15 @@ def name(people: PeopleFile, family: Candidate, word: str, who: str) -> None:
     and PeopleError.
     """
     document = {"name": word, "agrees": False, "cluster": None, "family": family.key}
-    documents = dict.fromkeys(family.uids, document)
+    _say(people, dict.fromkeys(family.uids, document), who, _nobody_judged)
+
+
+def _say(
+    people: PeopleFile, documents: dict[str, dict[str, Any]], who: str, unchanged: Callable[[str, Said | None], bool]
+) -> None:
+    """Raises FamilyGoneError and PeopleError."""
     try:
-        people.say_where_unchanged(verdicts.KIND, documents, who, time.time_ns(), _nobody_judged)
+        people.say_where_unchanged(verdicts.KIND, documents, who, time.time_ns(), unchanged)
     except ChangedError as error:
         if error.said is None:
             raise FamilyGoneError("a member of this family was judged since it was shown: look again") from error
@@ -148,10 +154,15 @@ def _nobody_judged(_uid: str, last: Said | None) -> bool:
 
 
 def take_name_back(people: PeopleFile, key: str, who: str) -> int:
-    """No verdict on the members any more; how many. Raises PeopleError."""
+    """No verdict on the members any more; how many. Raises FamilyGoneError where somebody has judged one of them since,
+    and PeopleError.
+    """
     members = [uid for uid, one in verdicts.given(people).items() if one.family == key]
-    for uid in members:
-        people.say(verdicts.KIND, uid, _TAKEN_BACK, who, time.time_ns())
+
+    def unchanged(_uid: str, last: Said | None) -> bool:
+        return last is not None and last.document.get("family") == key
+
+    _say(people, dict.fromkeys(members, _TAKEN_BACK), who, unchanged)
     return len(members)
 
 

@@ -23,6 +23,7 @@ from tscc_stream.apps.console.wall_page import Choice, WallPage
 from tscc_stream.apps.console.wall_reader import Link, Source
 from tscc_stream.config import Config
 from tscc_stream.messages import Record
+from tscc_stream.seldom import Seldom
 from tscc_stream.source_id import to_nslc
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Wall:
         self._listened_s = -LISTEN_AGAIN_SECONDS
         self._heard_any = False
         self._looked_s = 0.0
+        self._said = Seldom()
 
     # Pages
 
@@ -102,11 +104,18 @@ class Wall:
     def _run(self) -> None:
         while True:
             begin_s = time.monotonic()
-            if begin_s - self._looked_s >= LOOK_SECONDS:
-                self._looked_s = begin_s
-                self._look(begin_s)
-            self._push()
+            try:
+                self._turn(begin_s)
+            except Exception as error:  # noqa: BLE001  # whatever it is, pages must not stand still for ever
+                if self._said.due(repr(error), begin_s):
+                    _log.exception("a turn of the wall failed")
             time.sleep(max(0.01, PUSH_SECONDS - (time.monotonic() - begin_s)))
+
+    def _turn(self, now_s: float) -> None:
+        if now_s - self._looked_s >= LOOK_SECONDS:
+            self._looked_s = now_s
+            self._look(now_s)
+        self._push()
 
     def _channels(self) -> dict[str, str]:
         """Source id by NET.STA.LOC.CHA, of all that are known of."""
@@ -161,7 +170,7 @@ class Wall:
         links = [asdict(link) for link in self.links()]
         for page, shown in told:
             if page.shown != shown or page.behind:
-                page.behind, page.shown = False, shown
+                page.tell_anew(shown)
                 page.put(_event("channels", self._described(shown, channels)))
                 backlog = self._columns(page, dict.fromkeys(shown), channels)
                 if backlog:

@@ -93,6 +93,12 @@ class WallPage:
         except RuntimeError:  # its loop has ended, and so has the page
             self.behind = True
 
+    def tell_anew(self, shown: tuple[str, ...]) -> None:
+        """What it shows from now on. Where it was behind, what it was told may have been dropped: it is told again."""
+        if self.behind:
+            self.told.clear()
+        self.behind, self.shown = False, shown
+
     def tell(self, name: str, event: str) -> None:
         """An event, where it is another one than the last of that name."""
         if self.told.get(name) != event:

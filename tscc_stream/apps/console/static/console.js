@@ -17,6 +17,7 @@ function show(state, text) { link.className = "link " + state; link.textContent 
 const listeners = [];
 export function onMessage(listener) { listeners.push(listener); }
 
+export const SILENT_MS = 12000;
 let source = null;
 let lastSign = 0;
 function connect() {
@@ -35,7 +36,8 @@ function pause() { source?.close(); source = null; show("", "paused"); }
 function follow() { if (document.hidden) pause(); else if (!source) connect(); }
 follow();
 document.addEventListener("visibilitychange", follow);
-setInterval(() => { if (source && performance.now() - lastSign > 12000) show("bad", "no connection"); }, 1000);
+// A refusal closes a source for good, and a connection that is cut off without a word looks like a quiet one.
+setInterval(() => { if (source && performance.now() - lastSign > SILENT_MS) { show("bad", "no connection"); connect(); } }, 1000);
 
 export async function send(address, document) {
   const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });

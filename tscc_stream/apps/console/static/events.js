@@ -161,11 +161,12 @@ async function load() {
 
 async function loadOlder() {
   if (!next) return;
-  const asking = query();
+  const asking = query(), turn = asked;
   asking.set("before", next);
   more.disabled = true;
   try {
     const page = await get(`/events/rows?${asking}`);
+    if (turn !== asked) return;
     for (const row of page.rows) appendOld(row);
     next = page.next; showFound(page.found); showEnds();
   } catch (error) { complain(error.message); } finally { more.disabled = false; }
@@ -193,6 +194,7 @@ async function follow() {
     }
     forgetOldest();
     ({ seq, people } = page);
+    again ||= page.more;
     for (const [uid, verdict] of Object.entries(page.verdicts)) showVerdict(uid, verdict);
     if (page.precision) showPrecision(page.precision);
     showFound(page.found); showEnds();

@@ -1,6 +1,6 @@
 // The page Live: what is shown, remembered in this browser; the stream of the wall; keys.
 
-import { onMessage } from "./console.js";
+import { SILENT_MS, onMessage } from "./console.js";
 import { Wall } from "./live_wall.js";
 import { List, element, showShift, utc } from "./live_side.js";
 
@@ -26,13 +26,14 @@ function clusterOf(data) {
 
 // The stream
 
-let source = null, dirty = false, wallSaid = "";
+let source = null, dirty = false, wallSaid = "", lastSign = 0;
 function open() {
   close();
+  lastSign = performance.now();
   const columns = place();
   const query = new URLSearchParams({ span: kept.span, columns, channels: kept.channels.join(",") });
   source = new EventSource(`/live/stream?${query}`);
-  const on = (name, take) => source.addEventListener(name, (event) => take(JSON.parse(event.data)));
+  const on = (name, take) => source.addEventListener(name, (event) => { lastSign = performance.now(); take(JSON.parse(event.data)); });
   on("channels", ({ channels }) => { place(channels.length); wall.setChannels(channels); label(); invalidate(); });
   on("columns", (parts) => { wall.take(parts); invalidate(); });
   on("states", showStates);
@@ -41,7 +42,7 @@ function open() {
   on("words", (words) => { $("words").replaceChildren(...Object.entries(words).flatMap(([word, count]) => [element("b", "", count), ` ${word}  `])); });
   on("shift", showShift);
   on("recent", (messages) => { messages.forEach(take); redraw(); });
-  source.onerror = () => { if (source?.readyState === EventSource.CLOSED) say("The wall was refused. Load the page again, or choose other channels."); };
+  source.onerror = () => { if (source?.readyState === EventSource.CLOSED) say("The wall was refused, or the console is away. It is asked for again and again; or choose other channels."); };
 }
 function close() { source?.close(); source = null; }
 // A page that nobody sees reads nothing; a browser has few connections to one server, too.
@@ -78,7 +79,7 @@ function invalidate() {
     if (drawn.length) requestAnimationFrame(() => document.dispatchEvent(new CustomEvent("wall-drawn", { detail: drawn })));
   });
 }
-setInterval(() => { invalidate(); scales(); }, 1000);
+setInterval(() => { invalidate(); scales(); if (source && performance.now() - lastSign > SILENT_MS) open(); }, 1000);
 
 // Places
 
