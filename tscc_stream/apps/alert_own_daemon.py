@@ -128,7 +128,7 @@ class OwnDaemon:
         self._watches.detection(channel, time.monotonic())
 
     def poll(self, now_s: float) -> None:
-        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
+        self._health.learn(self._probe.facts, now_s, self._subscriber.heard_s)
         self._follow()
 
     def silences(self, now_ns: int, now_s: float) -> list[Alert | Repetition]:

@@ -121,7 +121,7 @@ class Sources:
 
     def poll(self, now_s: float) -> None:
         for name, publisher in self._publishers.items():
-            publisher.health.learn(publisher.probe.facts, now_s - self._subscriber.heard_s(name))
+            publisher.health.learn(publisher.probe.facts, now_s, self._subscriber.heard_s(name))
 
     def silences(self, now_ns: int, now_s: float) -> list[Alert | Repetition]:
         return [
