@@ -242,8 +242,26 @@ def test_messages_that_are_too_large_are_told_of_and_hold_up_nothing(tmp_path: P
     assert seqs(came, site) == [*range(1, len(site.messages) + 1)]
     empty = [one for one in came if not one.data]
     assert [(one.headers or {})["Tscc-Seq"] for one in empty] == ["5", "6"]
-    assert ["of at most 900" in (one.headers or {})["Tscc-Omitted"] for one in empty] == [True, True]
+    assert ["of at most 872" in (one.headers or {})["Tscc-Omitted"] for one in empty] == [
+        True,
+        True,
+    ]  # 28 name the stream
     assert running.text.count("an empty one that says so goes instead; the daemon's journal keeps it") == 2
+
+
+def test_no_size_of_a_message_ends_the_connection(tmp_path: Path, site: PublishingSite) -> None:
+    """Each 7 bytes larger than the one before, from those that go as they are to those that do not."""
+    site.say_some(0, 1)
+    plain = site.messages[0].body
+    site.say_bodies(*(plain.replace(b"north-d0", b"x" * size) for size in range(7, 2048, 7)))
+    with NatsServer(tmp_path / "nats", "max_payload: 2048") as server:
+        with bridging(bridge_settings(tmp_path, server, [site])) as running:
+            until(lambda: count_of(server) == len(site.messages), "everything")
+            assert running.stop() == 0
+        came = stored(server)
+    assert seqs(came, site) == [*range(1, len(site.messages) + 1)]
+    assert running.text.count("connected to NATS") == 1
+    assert 10 < sum(not one.data for one in came) < len(came) - 10
 
 
 def test_a_daemon_that_goes_away_and_comes_back_with_another_journal(
