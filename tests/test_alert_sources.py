@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +91,23 @@ def _placed(tmp_path: Path, source: str) -> bool:
     """Whether a publisher's place is kept: what comes from then on is told."""
     with AlertJournal(tmp_path / "centre" / FILE, read_only=True) as journal:
         return f"source {source} place" in journal.states()
+
+
+def test_a_quiet_source_has_a_place_while_another_one_is_busy(fleet: Fleet) -> None:
+    """Else what it says while the process is down would be missed."""
+    parsed = config.parse(json.dumps({"alerts": {"sources": fleet.sources}}))
+    states: dict[str, bytes] = {}
+    with ExitStack() as stack:
+        sources = Sources(parsed, {}, lambda _sentence: None)
+        sources.start(stack)
+        deadline_s = time.monotonic() + 5.0
+        while "source south place" not in states and time.monotonic() < deadline_s:
+            fleet.north.detection(f"{time.monotonic_ns()}")
+            if (heard := sources.receive(1.0)) is not None:
+                sources.handled(heard)
+            sources.poll(time.monotonic())
+            states |= sources.changes()
+    assert states.keys() >= {"source north place", "source south place"}
 
 
 def test_what_is_the_same_of_many_sources_is_said_once() -> None:

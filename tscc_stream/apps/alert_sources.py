@@ -120,6 +120,8 @@ class Sources:
         publisher.watches.detection(channel, time.monotonic())
 
     def poll(self, now_s: float) -> None:
+        """After `handled`: a source that says nothing has its place also while another one leaves no pause."""
+        self.idle()
         for name, publisher in self._publishers.items():
             publisher.health.learn(publisher.probe.facts, now_s, self._subscriber.heard_s(name))
 
