@@ -15,7 +15,9 @@ from made_alerts import Receivers, Site, alerting, until
 from made_site import write_settings
 
 from tscc_stream import config
+from tscc_stream.apps import alert_run, doctor_site
 from tscc_stream.apps.alert_sources import Sources
+from tscc_stream.cli import main
 from tscc_stream.config import ConfigError
 from tscc_stream.edges.alert_journal import FILE, AlertJournal
 
@@ -108,6 +110,25 @@ def test_a_quiet_source_has_a_place_while_another_one_is_busy(fleet: Fleet) -> N
             sources.poll(time.monotonic())
             states |= sources.changes()
     assert states.keys() >= {"source north place", "source south place"}
+
+
+def test_a_file_for_several_shards_needs_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without them the first shard alone would be followed."""
+    words = "alerts.sources: none is given, and this file is for 2 shards"
+    path = write_settings(tmp_path, shard={"count": 2}, alerts={"rules": [{"name": "any"}]})
+    made = config.load(path)
+    (tmp_path / "state").mkdir()
+    with pytest.raises(ConfigError, match=words):
+        alert_run.run(made, tmp_path / "state", tmp_path)
+    assert main(["check-config", str(path)]) == 0
+    assert words in capsys.readouterr().err
+    found = {one.check: one.found for one in doctor_site.people(doctor_site.Site(made, path, {}))}
+    assert words in found["alerts"]
+    one = {"index": 2, "count": 2}
+    for good in ({"shard": one}, {"shard": {"count": 2}, "alerts": {}}):
+        quiet = write_settings(tmp_path, **{"alerts": {"rules": [{"name": "any"}]}, **good})
+        assert main(["check-config", str(quiet)]) == 0
+        assert not capsys.readouterr().err
 
 
 def test_what_is_the_same_of_many_sources_is_said_once() -> None:
