@@ -31,7 +31,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from tscc_stream.bus.keys import write_new_pair
+from tscc_stream.apps.bridge_source import Source
+from tscc_stream.bus.keys import CurveKeys, write_new_pair
 from tscc_stream.bus.position import PositionFile
 from tscc_stream.cli import main
 from tscc_stream.config import CurveConfig
@@ -336,6 +337,28 @@ def test_the_daemon_of_the_configuration_is_followed_to_other_ports(tmp_path: Pa
                 until(lambda count=2 * number: count_of(server) == count, f"event {name}")
         assert running.stop() == 0
     assert ids(stored(server)) == ["test/detection-one", "test/one", "test/detection-two", "test/two"]
+
+
+def test_a_daemon_that_moved_is_followed_though_the_first_try_fails(tmp_path: Path) -> None:
+    for name in ("daemon.key", "bridge.key"):
+        write_new_pair(tmp_path / name)
+    curve = CurveConfig(
+        secret_key_file=str(tmp_path / "daemon.key"), allowed_keys_file=str(tmp_path / "bridge.key.pub")
+    )
+    keys = CurveKeys(str(tmp_path / "daemon.key.pub"), tmp_path / "bridge.key")
+    with (
+        PublishingSite(tmp_path / "before", "north", curve) as before,
+        PublishingSite(tmp_path / "after", "north", curve) as after,
+    ):
+        where = [(site.source["connect"], site.source["replay"]) for site in (before, after)]
+        source = Source("north", "", lambda: where[0], keys, tmp_path / "north.position", "oldest")
+        after.say_some(0, 1)
+        (tmp_path / "bridge.key").rename(tmp_path / "away")
+        del where[0]
+        assert source.turn(None, 1).messages == [], "its key cannot be read"
+        (tmp_path / "away").rename(tmp_path / "bridge.key")
+        until(lambda: source.turn(None, 1).messages, "what it says where it is now")
+        source.close()
 
 
 def test_every_shard_of_a_file_is_read(tmp_path: Path, server: NatsServer) -> None:
