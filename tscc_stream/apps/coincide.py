@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 """Of the state: to be raised whenever it changes its form or meaning."""
 TURN_SECONDS = 0.2
-KEEP_SECONDS = 2.0
-"""How often the place is kept though there is no network event."""
+KEEP_SECONDS = 30.0
+"""How often the place is kept though there is no network event; a restart reads again what came since."""
 MOST_AT_ONCE = 500
 """Detections between two looks at the time."""
 AGAIN_SECONDS = 1.0
