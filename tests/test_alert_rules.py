@@ -286,6 +286,10 @@ def test_events_are_read_out_of_messages() -> None:
 
     assert (network(["a", "b"]).amplitude, network(["a"]).votes) == (30.0, 2)
     assert [network(those).amplitude for those in (["a", "c"], ["a", "never seen"], [])] == [None, None, None]
+    four = {"channels": [f"FDSN:SM_S00{number}__G_H_Z" for number in range(4)]}
+    assert network(["a", "b"], **four, votes={"blast": 4}).amplitude == 30.0
+    dropped = [network(["a", "b"], **four, votes={"blast": 3}, final=final) for final in (False, True)]
+    assert [one.amplitude for one in dropped] == [None, None], "the window that was dropped may have been the largest"
     assert network(["a"], cluster={"id": None, "name": "unknown"}).unknown
     assert reader.read({"type": "tscc.status.v1"}) is None
     with pytest.raises(KeyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,9 @@ from made_alerts import Receivers, Site, alerting, until
 from made_site import write_settings
 
 from tscc_stream import config
+from tscc_stream.apps import alert_run, doctor_site
 from tscc_stream.apps.alert_sources import Sources
+from tscc_stream.cli import main
 from tscc_stream.config import ConfigError
 from tscc_stream.edges.alert_journal import FILE, AlertJournal
 
@@ -90,6 +93,42 @@ def _placed(tmp_path: Path, source: str) -> bool:
     """Whether a publisher's place is kept: what comes from then on is told."""
     with AlertJournal(tmp_path / "centre" / FILE, read_only=True) as journal:
         return f"source {source} place" in journal.states()
+
+
+def test_a_quiet_source_has_a_place_while_another_one_is_busy(fleet: Fleet) -> None:
+    """Else what it says while the process is down would be missed."""
+    parsed = config.parse(json.dumps({"alerts": {"sources": fleet.sources}}))
+    states: dict[str, bytes] = {}
+    with ExitStack() as stack:
+        sources = Sources(parsed, {}, lambda _sentence: None)
+        sources.start(stack)
+        deadline_s = time.monotonic() + 5.0
+        while "source south place" not in states and time.monotonic() < deadline_s:
+            fleet.north.detection(f"{time.monotonic_ns()}")
+            if (heard := sources.receive(1.0)) is not None:
+                sources.handled(heard)
+            sources.poll(time.monotonic())
+            states |= sources.changes()
+    assert states.keys() >= {"source north place", "source south place"}
+
+
+def test_a_file_for_several_shards_needs_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without them the first shard alone would be followed."""
+    words = "alerts.sources: none is given, and this file is for 2 shards"
+    path = write_settings(tmp_path, shard={"count": 2}, alerts={"rules": [{"name": "any"}]})
+    made = config.load(path)
+    (tmp_path / "state").mkdir()
+    with pytest.raises(ConfigError, match=words):
+        alert_run.run(made, tmp_path / "state", tmp_path)
+    assert main(["check-config", str(path)]) == 0
+    assert words in capsys.readouterr().err
+    found = {one.check: one.found for one in doctor_site.people(doctor_site.Site(made, path, {}))}
+    assert words in found["alerts"]
+    one = {"index": 2, "count": 2}
+    for good in ({"shard": one}, {"shard": {"count": 2}, "alerts": {}}):
+        quiet = write_settings(tmp_path, **{"alerts": {"rules": [{"name": "any"}]}, **good})
+        assert main(["check-config", str(quiet)]) == 0
+        assert not capsys.readouterr().err
 
 
 def test_what_is_the_same_of_many_sources_is_said_once() -> None:

@@ -40,6 +40,10 @@ class Clock:
     def say(self, kind: str, **data: Any) -> None:
         self.watches.status(kind, data, self.now_ns)
 
+    def wall(self, one: Watches | SensorHealth) -> tuple[int, ...]:
+        """What `status` is given beside the message."""
+        return (self.now_ns,) if isinstance(one, Watches) else ()
+
     def at(self, s: float, facts: Facts = WELL, heard: bool = True) -> list[str]:
         """Kinds of alerts at a second."""
         self.s = s
@@ -243,6 +247,39 @@ def test_a_daemon_that_starts_says_anew_who_is_silent() -> None:
     assert clock.at(1) == ["over"]
 
 
+def test_a_restart_of_the_daemon_does_not_bring_a_dead_sensor_back() -> None:
+    clock, health = Clock({"kind": "data", "cooldown_seconds": 0.0}), SensorHealth()
+    for one in (clock.watches, health):
+        for sid in (A, B):
+            one.status("data", {"server": "s:1", "sid": sid, "state": "SILENT", "age_s": 61.0}, *clock.wall(one))
+    assert clock.at(0) == ["silence"]
+    for one in (clock.watches, health):
+        one.status("daemon", {"state": "started"}, *clock.wall(one))
+    assert clock.at(1) == []
+    again = Clock({"kind": "data", "cooldown_seconds": 0.0}, states=clock.watches.changes())
+    for one in (again.watches, health):
+        one.status("data", {"server": "s:1", "sid": A, "state": "SILENT", "age_s": 90.0}, *clock.wall(one))
+    health.learn(WELL, 2.0, 2.0)
+    assert health.report(NOON)["silent"] == ["SM.S001..GHZ", "SM.S002..GHZ"]
+    for s in (2, 121, 122, 400):
+        assert again.at(s) == []
+        health.learn(WELL, s, s)
+    assert health.report(NOON)["silent"] == ["SM.S001..GHZ"], "what the daemon does not name again is forgotten"
+    for one in (again.watches, health):
+        one.status("data", {"server": "s:1", "sid": A, "state": "OK", "age_s": 0.0}, *clock.wall(one))
+    assert again.at(401) == ["over"]
+    assert health.report(NOON)["silent"] == []
+
+
+def test_a_daemon_that_is_not_heard_again_ends_no_silence() -> None:
+    clock = Clock({"kind": "data"})
+    clock.say("data", server="s:1", sid=A, state="SILENT", age_s=61.0)
+    clock.at(0)
+    clock.say("daemon", state="started")
+    assert [kind for s in (1, 60, 121, 600) for kind in clock.at(s, heard=False)] == []
+    assert [kind for s in (601, 602) for kind in clock.at(s)] == ["over"]
+
+
 _SAID = st.tuples(st.sampled_from([A, B]), st.booleans(), st.integers(1, 50))
 
 
@@ -302,7 +339,7 @@ def test_sensor_health() -> None:
     assert health.report(NOON)["silent"] == ["SM.S000..GHZ", "SM.S007..GHZ"]
     health.learn(Facts(state="disconnected", cut_off=True, channels=facts.channels))
     assert health.report(NOON)["text"] == "12 of 12 blind"
-    health.learn(facts, quiet_s=30.0)
+    health.learn(facts, now_s=30.0)
     assert health.report(NOON)["text"] == "12 of 12 blind (nothing heard from the daemon)"
     health.learn(facts)
     health.status("seedlink", {"server": "s:1", "connected": False})

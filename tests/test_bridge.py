@@ -31,7 +31,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from tscc_stream.bus.keys import write_new_pair
+from tscc_stream.apps.bridge_source import Source
+from tscc_stream.bus.keys import CurveKeys, write_new_pair
 from tscc_stream.bus.position import PositionFile
 from tscc_stream.cli import main
 from tscc_stream.config import CurveConfig
@@ -242,8 +243,26 @@ def test_messages_that_are_too_large_are_told_of_and_hold_up_nothing(tmp_path: P
     assert seqs(came, site) == [*range(1, len(site.messages) + 1)]
     empty = [one for one in came if not one.data]
     assert [(one.headers or {})["Tscc-Seq"] for one in empty] == ["5", "6"]
-    assert ["of at most 900" in (one.headers or {})["Tscc-Omitted"] for one in empty] == [True, True]
+    assert ["of at most 872" in (one.headers or {})["Tscc-Omitted"] for one in empty] == [
+        True,
+        True,
+    ]  # 28 name the stream
     assert running.text.count("an empty one that says so goes instead; the daemon's journal keeps it") == 2
+
+
+def test_no_size_of_a_message_ends_the_connection(tmp_path: Path, site: PublishingSite) -> None:
+    """Each 7 bytes larger than the one before, from those that go as they are to those that do not."""
+    site.say_some(0, 1)
+    plain = site.messages[0].body
+    site.say_bodies(*(plain.replace(b"north-d0", b"x" * size) for size in range(7, 2048, 7)))
+    with NatsServer(tmp_path / "nats", "max_payload: 2048") as server:
+        with bridging(bridge_settings(tmp_path, server, [site])) as running:
+            until(lambda: count_of(server) == len(site.messages), "everything")
+            assert running.stop() == 0
+        came = stored(server)
+    assert seqs(came, site) == [*range(1, len(site.messages) + 1)]
+    assert running.text.count("connected to NATS") == 1
+    assert 10 < sum(not one.data for one in came) < len(came) - 10
 
 
 def test_a_daemon_that_goes_away_and_comes_back_with_another_journal(
@@ -318,6 +337,28 @@ def test_the_daemon_of_the_configuration_is_followed_to_other_ports(tmp_path: Pa
                 until(lambda count=2 * number: count_of(server) == count, f"event {name}")
         assert running.stop() == 0
     assert ids(stored(server)) == ["test/detection-one", "test/one", "test/detection-two", "test/two"]
+
+
+def test_a_daemon_that_moved_is_followed_though_the_first_try_fails(tmp_path: Path) -> None:
+    for name in ("daemon.key", "bridge.key"):
+        write_new_pair(tmp_path / name)
+    curve = CurveConfig(
+        secret_key_file=str(tmp_path / "daemon.key"), allowed_keys_file=str(tmp_path / "bridge.key.pub")
+    )
+    keys = CurveKeys(str(tmp_path / "daemon.key.pub"), tmp_path / "bridge.key")
+    with (
+        PublishingSite(tmp_path / "before", "north", curve) as before,
+        PublishingSite(tmp_path / "after", "north", curve) as after,
+    ):
+        where = [(site.source["connect"], site.source["replay"]) for site in (before, after)]
+        source = Source("north", "", lambda: where[0], keys, tmp_path / "north.position", "oldest")
+        after.say_some(0, 1)
+        (tmp_path / "bridge.key").rename(tmp_path / "away")
+        del where[0]
+        assert source.turn(None, 1).messages == [], "its key cannot be read"
+        (tmp_path / "away").rename(tmp_path / "bridge.key")
+        until(lambda: source.turn(None, 1).messages, "what it says where it is now")
+        source.close()
 
 
 def test_every_shard_of_a_file_is_read(tmp_path: Path, server: NatsServer) -> None:

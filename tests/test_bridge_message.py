@@ -104,7 +104,7 @@ def test_what_a_subject_with_wildcards_covers(pattern: str, wanted: str, holds: 
         (
             "sources: [{name: a, connect: 'tcp://h:1', replay: 'tcp://h:2'}, "
             "{name: a, connect: 'tcp://h:1', replay: 'tcp://h:2'}]",
-            "the name 'a' is given twice",
+            "sources[1].name: 'a' is given twice",
         ),
     ],
 )

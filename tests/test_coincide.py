@@ -189,6 +189,17 @@ def test_recorders_that_are_years_ahead_do_not_end_network_events_for_good(monke
     assert coincidence.counts["ahead"] > 50
 
 
+def test_what_is_written_down_of_detections_that_were_seen_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tscc_stream.apps.coincide_detections.MOST_WRITTEN", 3)
+    first, second = FleetCoincidence(NETWORK, 1.0, 10.0), FleetCoincidence(NETWORK, 1.0, 10.0)
+    made = [together(0, at_ms=1000 * number)[0] for number in range(1, 6)]
+    taken(first, made, 9.0)
+    second.restore(first.snapshot(), 10 * SECOND)
+    assert len(first.snapshot().seen) == 3
+    taken(second, made[-3:], 10.0)
+    assert second.counts["repeated"] == 3, "the latest are known again"
+
+
 def test_the_same_detection_of_two_publishers_counts_once() -> None:
     """As after a station has gone to another shard, which reads a little of the past again."""
     coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)

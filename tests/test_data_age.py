@@ -178,6 +178,52 @@ def test_what_an_earlier_process_saw_counts() -> None:
     assert list(data.old(29 * SECOND)) == ["a"]
 
 
+def restarted(silent: tuple[str, ...] = ()) -> DataAge:
+    """At 0, where an earlier process had seen `a`, `b` and `dead` up to 900 s, and 1000 s is on the wall."""
+    data = DataAge({MINE: 60.0, "other:1": 60.0})
+    data.seen_before(dict.fromkeys(("a", "b", "dead"), 900 * SECOND))
+    data.await_again(dict.fromkeys(("a", "b", "dead"), MINE), silent, 0, 1000 * SECOND)
+    return data
+
+
+def test_a_stream_that_was_silent_before_the_start_is_told_again_at_once() -> None:
+    data = restarted(("dead",))
+    assert data.told_silent() == ("dead",), "should this process end before it has told it"
+    assert told(data, 1) == [("dead", "SILENT", 101.0)]
+    assert list(data.silent(2 * SECOND)) == ["dead"]
+    data.link(MINE, True, 3 * SECOND)
+    for second in range(3, 100):
+        send(data, second, "a", 1000 + second)
+        send(data, second, "b", 1000 + second)
+        assert not told(data, second)
+    assert data.told_silent() == ("dead",)
+    send(data, 100, "dead", 1100)
+    assert told(data, 100) == [("dead", "OK", 0.0)]
+    assert data.told_silent() == ()
+
+
+def test_a_stream_that_an_earlier_process_saw_is_missed() -> None:
+    data = restarted()
+    assert (data.streams, data.newest_ns(), data.late(800 * SECOND)) == (0, None, 0)
+    data.link(MINE, True, 0)
+    for second in range(1, 900):
+        send(data, second, "a", 1000 + second)
+        send(data, second, "b", 1000 + second, lasts_s=1.0)
+        assert not told(data, second), "nobody knows how long its records last"
+    assert (data.streams, data.newest_ns()) == (2, 899 * SECOND)
+    send(data, 900, "a", 1900)
+    send(data, 900, "b", 1900)
+    assert told(data, 900) == [("dead", "SILENT", 900.0)]
+
+
+def test_streams_that_have_not_come_yet_do_not_keep_a_server_from_being_old() -> None:
+    data = restarted()
+    data.link(MINE, True, 0)
+    for second in range(1, 30):
+        send(data, second, "a", second)
+        assert told(data, second) == ([(None, "OLD", 10.0)] if second == 11 else [])
+
+
 def test_a_stream_of_long_records_has_the_time_of_two_of_them() -> None:
     data = DataAge({MINE: 60.0})
     data.link(MINE, True, 0)

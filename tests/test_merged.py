@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 from made_messages import SECOND, detection_message, status_message
@@ -243,6 +245,30 @@ def test_a_source_that_never_answers_is_told_and_holds_up_nobody(
             assert subscriber.receive(0.5) is None
             assert time.monotonic() - began_s < 30.0
     assert all(sentence.startswith("nobody: ") for sentence in told)
+
+
+def test_a_source_that_answers_with_errors_is_asked_again_after_a_pause(
+    publisher: Callable[[str], Publisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tscc_stream.client_merged.AGAIN_SECONDS", 0.5)
+    alive, told = publisher("alive"), list[str]()
+    asked_s: list[float] = []
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as ill:
+        wrong = Source("wrong", "tcp://127.0.0.1:9", f"tcp://127.0.0.1:{ill.bind_to_random_port('tcp://127.0.0.1')}")
+        with MergedSubscriber([alive.source("alive"), wrong], since=0, notice=told.append) as subscriber:
+            began_s = time.monotonic()
+            number = 0
+            while len(asked_s) < 4 and time.monotonic() - began_s < PATIENCE_S:
+                alive.say(timed(number, number))
+                number += 1
+                subscriber.receive(0.02)
+                while ill.poll(0):
+                    ill.send_multipart([*ill.recv_multipart()[:-1], b"hello"])
+                    asked_s.append(time.monotonic())
+        ill.close(linger=0)
+    assert all(later - before > 0.4 for before, later in pairwise(asked_s))
+    assert len(asked_s) == 4
+    assert any("wrong: " in one and "does not speak" in one for one in told)
 
 
 def test_places_are_kept_for_each_source_and_what_was_held_back_comes_again(

@@ -209,6 +209,16 @@ def test_a_floor_holds_until_its_channel_has_passed_it_over_any_number_of_restar
     assert floors.without("behind").channels == {"silent": 15}
 
 
+@pytest.mark.parametrize("over", [{}, {"trigger_on": 5.0}])
+def test_who_was_silent_is_known_after_a_restart_with_any_configuration(over: dict[str, float]) -> None:
+    config, spec = config_with(), package_spec()
+    front = FrontHalf(config, spec)
+    barrier = Barriers(0).take(front, {}, 0, (sid_of(1), sid_of(2)))
+    snapshot = snapshot_at(barrier, VoteState([], [], []), 1 << 62, made_of(config, spec), Floors())
+    found = resume(StoredSnapshot(snapshot, 5, intact=True), config_with(**over), spec)
+    assert (found.silent, found.front is None) == ({sid_of(1), sid_of(2)}, bool(over))
+
+
 def test_what_was_journalled_after_the_snapshot_is_held_back_too_and_what_is_missing_is_known(
     stored: StoredSnapshot,
 ) -> None:

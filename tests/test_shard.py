@@ -229,6 +229,17 @@ def test_servers_without_an_own_station_are_left_out_and_positions_keep_their_na
         daemon.own_servers(nothing)
 
 
+def test_streams_that_are_asked_for_no_longer_are_not_awaited() -> None:
+    sids = [f"FDSN:XX_{station}__H_H_Z" for station in "ABCD"] + ["FDSN:YY_A__H_H_Z", "FDSN:XX_A__H_H_N"]
+    entries = [{"server": "mine:1", "streams": ["XX_A:HHZ", "XX_B"]}, {"server": "mine:2", "streams": ["XX_A", "YY_*"]}]
+    found = daemon.awaited_streams(fleet(seedlink=entries, shard=None), sids)
+    assert found == {sids[0]: "mine:1", sids[1]: "mine:1", sids[4]: "mine:2", sids[5]: "mine:2"}
+    shards = [daemon.awaited_streams(for_shard(fleet(2, seedlink=entries), index), sids) for index in (1, 2)]
+    assert shards[0] | shards[1] == found
+    assert not shards[0].keys() & shards[1].keys()
+    assert all(shards)
+
+
 def test_a_reload_compares_shard_with_shard(tmp_path: Path) -> None:
     path = write_settings(tmp_path, shard={"count": 2})
     running = for_shard(config.load(path), 2)

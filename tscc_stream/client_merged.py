@@ -90,7 +90,9 @@ def _not_ahead(time_ns: int | None) -> int | None:
 
 
 class _Follower:
-    """One source's subscriber, its place in a file, and when it is to be looked at again."""
+    """One source's subscriber, its place in a file, when it is to be looked at again (look_s), and before when not,
+    though it has something: it had an error (again_s).
+    """
 
     def __init__(
         self, source: Source, place: PositionFile | None, since: int | None, options: Mapping[str, Any]
@@ -105,7 +107,7 @@ class _Follower:
         self.subscriber = Subscriber(
             source.connect, source.replay, since=since, epoch=epoch, curve=source.curve, **options
         )
-        self.look_s = 0.0
+        self.look_s = self.again_s = 0.0
 
     def keep(self, epoch: str | None, through: int | None, now_s: float) -> None:
         """Everything up to here was handled. Raises PositionError."""
@@ -263,7 +265,7 @@ class MergedSubscriber:
         """Whatever lies ready, of each source as much as may wait here."""
         for name, follower in self._followers.items():
             now_s = time.monotonic()
-            if now_s >= follower.look_s or follower.subscriber.ready:
+            if now_s >= follower.again_s and (now_s >= follower.look_s or follower.subscriber.ready):
                 self._drain(name, follower, now_s)
         self._tell_deaf()
 
@@ -277,7 +279,7 @@ class MergedSubscriber:
                     break
                 self._order.came(name, received, _not_ahead(time_of(received)), time.monotonic())
         except SubscriberError as error:
-            follower.look_s = now_s + AGAIN_SECONDS
+            follower.look_s = follower.again_s = now_s + AGAIN_SECONDS
             self._tell(name, str(error))
         self._order.looked(name, up_to_date=subscriber.up_to_date, heard_s=subscriber.heard_s, now_s=time.monotonic())
         if not self._order.waiting(name) and (self._given is None or self._given[0] != name):
@@ -293,10 +295,10 @@ class MergedSubscriber:
 
     def _wait(self, until_s: float) -> None:
         """Until a source has something, or may have, or the time is there."""
-        poller = zmq.Poller()
+        poller, now_s = zmq.Poller(), time.monotonic()
         for name, follower in self._followers.items():
             until_s = min(until_s, follower.look_s)
-            if self._order.waiting(name) < MOST_WAITING:
+            if now_s >= follower.again_s and self._order.waiting(name) < MOST_WAITING:
                 poller.register(follower.subscriber.awaited, zmq.POLLIN)
         poller.poll(max(0, int(1000 * (until_s - time.monotonic()) + 0.999)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -207,6 +207,21 @@ class AlertSource(Section):
     metrics: HostPort | None = None
 
 
+def source_mistakes(sources: Sequence[AlertSource], keys: BusKeysConfig | None) -> Iterator[tuple[Place, str]]:
+    """Of a section's `sources` and its `bus_keys`: (place within `sources`, sentence)."""
+    names = [source.name for source in sources]
+    for number, source in enumerate(sources):
+        if source.name in names[:number]:
+            yield (number, "name"), f"{source.name!r} is given twice"
+        if source.server_key is not None and keys is None:
+            yield (number, "server_key"), "expected bus_keys too, with the key of this process"
+
+
+def in_words(mistakes: Iterable[tuple[Place, str]]) -> list[str]:
+    """Mistakes of sources with their places."""
+    return [f"sources[{number}].{key}: {sentence}" for (number, key), sentence in mistakes]
+
+
 _WATCHES = tuple(
     WatchConfig(name=name, kind=kind, severity="critical")  # type: ignore[arg-type]  # the three are kinds
     for name, kind in (("daemon silent", "daemon"), ("data silent", "data"), ("journal failing", "journal"))
@@ -255,12 +270,8 @@ def alert_mistakes(alerts: AlertsConfig, shifts: Mapping[str, str]) -> Iterator[
 
 
 def _of_sources(alerts: AlertsConfig) -> Iterator[tuple[Place, str]]:
-    names = [source.name for source in alerts.sources]
-    for number, source in enumerate(alerts.sources):
-        if source.name in names[:number]:
-            yield ("alerts", "sources", number, "name"), f"{source.name!r} is given twice"
-        if source.server_key is not None and alerts.bus_keys is None:
-            yield ("alerts", "sources", number, "server_key"), "expected bus_keys too, with the key of this process"
+    for place, sentence in source_mistakes(alerts.sources, alerts.bus_keys):
+        yield ("alerts", "sources", *place), sentence
     for number, watch in enumerate(alerts.watches):
         if alerts.sources and watch.kind == "gaps":
             sentence = "gaps: expected no such watch beside sources, since the ledger lies in each daemon's own journal"

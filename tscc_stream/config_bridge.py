@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tscc_stream.config_alerts import AlertSource
+from tscc_stream.config_alerts import AlertSource, in_words, source_mistakes
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_section import BusKeysConfig, HostPort, Positive, SecretFile, Section, split_host_port
 
@@ -62,7 +62,8 @@ class BridgeConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> BridgeConfig:
-        wrong = [*self._of_credentials(), *self._of_tls(), *self._of_sources()]
+        wrong = [*self._of_credentials(), *self._of_tls()]
+        wrong += in_words(source_mistakes(self.sources, self.bus_keys))
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -89,14 +90,6 @@ class BridgeConfig(Section):
             wrong.append(f"{named[0]}: expected only together with tls: true")
         if (self.tls_certificate is None) != (self.tls_key is None):
             wrong.append("expected tls_certificate and tls_key together, or neither")
-        return wrong
-
-    def _of_sources(self) -> list[str]:
-        names = [source.name for source in self.sources]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        wrong = [f"sources: the name {name!r} is given twice" for name in twice]
-        if self.bus_keys is None and any(source.server_key is not None for source in self.sources):
-            wrong.append("server_key of a source: expected bus_keys too, with the key of this process")
         return wrong
 
     @property

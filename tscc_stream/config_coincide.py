@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tscc_stream.config_alerts import AlertSource
+from tscc_stream.config_alerts import AlertSource, in_words, source_mistakes
 from tscc_stream.config_section import BusKeysConfig, NotNegative, Positive, Section
 
 
@@ -23,15 +23,11 @@ class CoincideConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> CoincideConfig:
-        wrong = []
-        names = [source.name for source in self.sources]
-        wrong += [f"sources: {name!r} is given twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        wrong = in_words(source_mistakes(self.sources, self.bus_keys))
         if self.early_seconds > self.settle_seconds:
             wrong.append(
                 f"early_seconds {self.early_seconds:g}: expected at most settle_seconds {self.settle_seconds:g}"
             )
-        if self.bus_keys is None and any(source.server_key is not None for source in self.sources):
-            wrong.append("server_key of a source: expected bus_keys too, with the key of this process")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -52,6 +52,7 @@ from tscc_stream.recovery import Resume
 from tscc_stream.reload import ConfigFile
 from tscc_stream.sampling import seconds_to_ns
 from tscc_stream.seedlink.position import Position
+from tscc_stream.seedlink.streams import StreamFilter, parse_pattern
 from tscc_stream.serving import ModelKeeper, Served
 from tscc_stream.shard import Shard
 from tscc_stream.sharded import own_streams
@@ -224,6 +225,8 @@ class Daemon:
             back_half.restore(resume.vote)
         now_ns = time.time_ns()
         shared.health.data.seen_before({sid: ns for sid, ns in resume.reached_ns.items() if ns <= now_ns})
+        awaited = awaited_streams(config, [*resume.reached_ns, *resume.silent])
+        shared.health.data.await_again(awaited, resume.silent, time.monotonic_ns(), now_ns)
         _log.info("%s", resume.told)
         front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions, resume.had)
         made_of = recovery.made_of(config, served.package.spec)
@@ -459,6 +462,19 @@ def own_servers(config: Config) -> list[tuple[SeedLinkConfig, str]]:
             [f"shard {shard}: none of the stations that seedlink names is its own; expected fewer shards"]
         )
     return kept
+
+
+def awaited_streams(config: Config, sids: Iterable[str]) -> dict[str, str]:
+    """Of streams that an earlier process had, those that the configuration still asks for: source id -> its server.
+
+    What it asks for no longer is forgotten. Of several servers with one stream it is the first.
+    """
+    shard = None if config.shard is None else config.shard.one
+    filters = [(one.server, StreamFilter(tuple(map(parse_pattern, one.streams)))) for one, _ in own_servers(config)]
+    wanted = {sid: next((name for name, one in filters if one.wants(sid)), None) for sid in sids}
+    return {
+        sid: server for sid, server in wanted.items() if server is not None and (shard is None or shard.holds_sid(sid))
+    }
 
 
 def run(

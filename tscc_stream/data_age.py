@@ -8,15 +8,19 @@ A server that was put back, or replays a recording, may send what was already se
 stream whose records have for a while all ended before the newest one it had is old; a server is where all that it sends
 are. Where it was asked to go on after the last packet, it may send nothing until it has come there: then what it says
 it holds tells (`holds`).
+
+A restart makes no dead sensor well: streams of the process before are awaited (`await_again`), and those that were
+silent then are told anew at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tscc_stream.channel_rows import NONE, ChannelRows, grown
 from tscc_stream.messages import Int64Array, RecordBatch
@@ -29,6 +33,7 @@ LONGEST_PATIENCE_NS: Final = 1_800_000_000_000
 RECORDS: Final = 2  # a stream is late only after the time that as many of its records last
 OLD_NS: Final = 10_000_000_000  # what a server sends again after a connection is mostly told within it
 HELD_NS: Final = 2_000_000_000  # servers may tell times of what they hold in whole seconds
+AWAITED_NS: Final = 900_000_000_000  # nobody knows how long records of a stream last that has not sent yet: two of 1 Hz
 NEWER_NS: Final = 1_000_000  # times of one sample may differ by as much between two servers
 
 State = Literal["OK", "LATE", "OLD", "SILENT"]
@@ -97,7 +102,7 @@ class _Server:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Streams:
     """By row [n]: place of its server, time of the last arrival, age from which it is silent, since when all that came
-    is old (0: the last was new).
+    is old (0: the last was new), whether it has sent since the start (1, or 0: it is awaited).
     """
 
     sids: list[str]
@@ -105,6 +110,11 @@ class _Streams:
     at_ns: Int64Array
     limit_ns: Int64Array
     old_ns: Int64Array
+    sent: Int64Array
+
+    def sending(self, now_ns: int) -> npt.NDArray[np.bool_]:
+        """Which have sent and are not silent."""
+        return (self.sent > 0) & (now_ns - self.at_ns < self.limit_ns)
 
     def silent(self, now_ns: int) -> Int64Array:
         """Rows of those that are silent."""
@@ -129,14 +139,39 @@ class DataAge:
         self._rows = ChannelRows(MOST_STREAMS)
         self._server, self._at_ns, self._limit_ns = (np.zeros(0, np.int64) for _ in range(3))
         self._reached_ns, self._old_ns = (np.zeros(0, np.int64) for _ in range(2))  # data time, monotonic
+        self._sent = np.zeros(0, np.int64)
         self._before: dict[str, int] = {}
         self._known = 0  # rows that are filled in
         self._told: set[str] = set()
+        self._again: set[str] = set()  # that were silent in the process before, and are to be told anew
         self._next_ns: int | None = None
 
     def seen_before(self, reached_ns: Mapping[str, int]) -> None:
         """Before the first arrival: the data time that channels had come to in an earlier process, by source id."""
         self._before = dict(reached_ns)
+
+    def await_again(self, servers: Mapping[str, str], silent: Collection[str], now_ns: int, wall_ns: int) -> None:
+        """After `seen_before`: streams of an earlier process, each with the server that is to send it. silent: which of
+        them were silent then.
+        """
+        for sid, server in servers.items():
+            row = self._rows.row(sid)
+            if row == NONE:
+                return
+            self._make_room()
+            stale_ns = self._servers[server].stale_ns
+            self._server[row] = self._names.index(server)
+            if sid in silent:
+                reached_ns = int(self._reached_ns[row]) or wall_ns
+                self._limit_ns[row], self._at_ns[row] = stale_ns, now_ns - max(stale_ns, wall_ns - reached_ns)
+                self._again.add(sid)
+            else:
+                self._limit_ns[row], self._at_ns[row] = max(stale_ns, AWAITED_NS), now_ns
+            self._known = len(self._rows)
+
+    def told_silent(self) -> tuple[str, ...]:
+        """Streams that are silent, as far as that was told; for a process after this one."""
+        return tuple(self._told.copy() | self._again.copy())
 
     def arrived(self, server: str, sid: str, now_ns: int, lasts_ns: int = 0) -> None:
         """A record came in. lasts_ns: the time that its samples cover. Its data time is not looked at."""
@@ -146,7 +181,7 @@ class DataAge:
             self._make_room()
             self._server[row] = self._names.index(server)
             self._limit_ns[row] = max(origin.stale_ns, RECORDS * lasts_ns)
-            self._at_ns[row] = now_ns
+            self._at_ns[row], self._sent[row] = now_ns, 1
             self._known = len(self._rows)
 
     def arrived_batch(self, server: str, batch: RecordBatch, now_ns: int, wall_ns: int = 1 << 62) -> None:
@@ -164,7 +199,7 @@ class DataAge:
         self._compare(rows, (batch.start_ns + lasts_ns)[kept], now_ns, wall_ns)
         self._server[rows] = self._names.index(server)
         self._limit_ns[rows] = limit_ns  # of a row that is named twice, the later value stays
-        self._at_ns[rows] = now_ns
+        self._at_ns[rows], self._sent[rows] = now_ns, 1
         self._known = len(self._rows)
 
     def heard(self, server: str, now_ns: int) -> None:
@@ -183,19 +218,18 @@ class DataAge:
         """In every array; a channel that was known before goes on from there."""
         rows = len(self._rows)
         if rows > self._at_ns.size:
-            self._server, self._at_ns, self._limit_ns, self._reached_ns, self._old_ns = (
-                grown(array, rows)
-                for array in (self._server, self._at_ns, self._limit_ns, self._reached_ns, self._old_ns)
+            arrays = (self._server, self._at_ns, self._limit_ns, self._reached_ns, self._old_ns, self._sent)
+            self._server, self._at_ns, self._limit_ns, self._reached_ns, self._old_ns, self._sent = (
+                grown(array, rows) for array in arrays
             )
         if self._before:
             for row in range(self._known, rows):
                 self._reached_ns[row] = self._before.pop(self._rows.sids[row], 0)
 
     def _streams(self) -> _Streams:
-        """Those that have sent, as they are now: later arrivals do not change it."""
-        known = self._known
-        arrays = (array[:known].copy() for array in (self._server, self._at_ns, self._limit_ns, self._old_ns))
-        return _Streams(self._rows.sids[:known], *arrays)
+        """Those that have sent or are awaited, as they are now: later arrivals do not change it."""
+        known, arrays = self._known, (self._server, self._at_ns, self._limit_ns, self._old_ns, self._sent)
+        return _Streams(self._rows.sids[:known], *(array[:known].copy() for array in arrays))
 
     def link(self, server: str, connected: bool, now_ns: int) -> None:
         """A server's link came up or went down."""
@@ -250,13 +284,14 @@ class DataAge:
         streams = self._streams()
         place, reached_ns = self._names.index(server), self._reached_ns
         mine = dict(self._before)
-        mine |= {streams.sids[row]: int(reached_ns[row]) for row in np.flatnonzero(streams.server == place)}
+        rows = np.flatnonzero((streams.server == place) & ((streams.sent > 0) | (reached_ns[: len(streams.sids)] > 0)))
+        mine |= {streams.sids[row]: int(reached_ns[row]) for row in rows}
         both = [(mine[sid], ns) for sid, ns in newest_ns.items() if sid in mine and ns is not None]
         if both and all(ns + HELD_NS < reached for reached, ns in both):
             self._servers[server].behind_ns = now_ns
 
     def silent(self, now_ns: int) -> dict[str, int]:
-        """Age in ns of each stream that once sent and is silent, the longest silent first."""
+        """Age in ns of each stream that once sent, be it before the start, and is silent, the longest silent first."""
         streams = self._streams()
         late = [(int(streams.at_ns[row]), streams.sids[row]) for row in streams.silent(now_ns)]
         return {sid: now_ns - at_ns for at_ns, sid in sorted(late)}
@@ -271,17 +306,18 @@ class DataAge:
         """How many streams have sent nothing for half of what makes them silent, or longer, and are not silent yet."""
         streams = self._streams()
         age_ns = now_ns - streams.at_ns
-        return int(((2 * age_ns > streams.limit_ns) & (age_ns < streams.limit_ns)).sum())
+        return int(((2 * age_ns > streams.limit_ns) & streams.sending(now_ns)).sum())
 
     def newest_ns(self) -> int | None:
         """When the last record came in."""
-        at_ns = self._streams().at_ns
+        streams = self._streams()
+        at_ns = streams.at_ns[streams.sent > 0]
         return int(at_ns.max()) if at_ns.size else None
 
     @property
     def streams(self) -> int:
         """How many streams have sent."""
-        return self._known
+        return int(self._streams().sent.sum())
 
     def servers(self, now_ns: int) -> dict[str, tuple[State, float | None]]:
         """State of each server's data, and their age in seconds (None before the first); of old data, since when."""
@@ -294,7 +330,7 @@ class DataAge:
     def _old_servers(self, now_ns: int) -> dict[str, int]:
         """Servers all of whose streams that send are old, and since how long (ns) the first of them is."""
         streams = self._streams()
-        sending = np.bincount(streams.server[now_ns - streams.at_ns < streams.limit_ns], minlength=len(self._names))
+        sending = np.bincount(streams.server[streams.sending(now_ns)], minlength=len(self._names))
         rows = streams.old(now_ns)
         old = np.bincount(streams.server[rows], minlength=len(self._names))
         return {
@@ -328,13 +364,18 @@ class DataAge:
         return changes
 
     def _explained(self, streams: _Streams, row: int, now_ns: int) -> bool:
-        """Whether a stream's silence is no news: it is its server's, or that is not back for as long."""
+        """Whether a stream's silence is no news: it is its server's, or that is not back for as long. What an earlier
+        process told is told anew at once, since who reads our messages begins anew with us.
+        """
+        if streams.sids[row] in self._again:
+            return False
         server = self._servers[self._names[streams.server[row]]]
         return server.told != "OK" or not server.connected or server.settled_ns(now_ns) < streams.limit_ns[row]
 
     def _note(self, sid: str, silent: bool) -> State:
         if silent:
             self._told.add(sid)
+            self._again.discard(sid)
         else:
             self._told.remove(sid)
         return "SILENT" if silent else "OK"

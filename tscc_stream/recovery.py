@@ -51,7 +51,7 @@ class Barrier:
     """Everything before it in the queue belongs to this snapshot. state: of the front half, encoded.
 
     reached: by source id, as FrontHalf.reached_ns has it. unsettled_ns: no network trigger that is still to come has an
-    earlier onset. named: windows that later network triggers may name.
+    earlier onset. named: windows that later network triggers may name. silent: streams that were told to be silent.
     """
 
     state: bytes
@@ -59,6 +59,7 @@ class Barrier:
     reached: dict[str, tuple[int, int]]
     unsettled_ns: int
     named: frozenset[str] = frozenset()
+    silent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ class Resume:
     """What a restart goes on from. told: one sentence for people.
 
     front, vote: None where there is nothing to restore. positions: by server. had: by source id, the data time up to
-    which a channel had come, where its state is not restored: what begins later leaves a gap.
+    which a channel had come, where its state is not restored: what begins later leaves a gap. silent: streams that were
+    told to be silent.
     """
 
     told: str
@@ -109,6 +111,7 @@ class Resume:
     vote: VoteState | None = None
     floors: Floors = field(default_factory=Floors)
     had: dict[str, int] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
     @property
     def reached_ns(self) -> dict[str, int]:
@@ -127,20 +130,25 @@ class Barriers:
     def due(self, now_ns: int) -> bool:
         return now_ns >= self._due_ns
 
-    def take(self, front: FrontHalf, positions: Mapping[str, Position], now_ns: int) -> Barrier:
+    def take(
+        self, front: FrontHalf, positions: Mapping[str, Position], now_ns: int, silent: tuple[str, ...] = ()
+    ) -> Barrier:
         """A snapshot of now."""
         state = encode(front.snapshot())
         where = {server: position.as_dict() for server, position in positions.items()}
         self._due_ns = now_ns + max(SHORTEST_NS, len(state) * NS_PER_SECOND // BYTES_PER_SECOND)
         named = front.unsettled_windows()
-        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_ns(), named)
+        return Barrier(state, json.dumps(where).encode(), front.reached_ns(), front.unsettled_ns(), named, silent)
 
 
-class Reached(msgspec.Struct, frozen=True):
-    """How far everything had come, as JSON. channels: floor and had, by source id; network_ns: as in Floors."""
+class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far everything had come, as JSON. channels: floor and had, by source id; network_ns: as in Floors; silent:
+    as in Barrier, in no snapshot of an older version.
+    """
 
     channels: dict[str, tuple[int, int]]
     network_ns: int
+    silent: tuple[str, ...] = ()
 
 
 def _settled_ns(barrier: Barrier, unsettled_ns: int) -> int:
@@ -157,7 +165,7 @@ def snapshot_at(barrier: Barrier, vote: VoteState, unsettled_ns: int, made_of: b
     state = msgspec.msgpack.encode([barrier.state, encode(vote)])
     held = {sid: (floor_ns, barrier.reached.get(sid, (0, floor_ns))[1]) for sid, floor_ns in floors.channels.items()}
     settled_ns = _settled_ns(barrier, unsettled_ns)
-    reached = Reached({**barrier.reached, **held}, max(settled_ns, floors.network_ns))
+    reached = Reached({**barrier.reached, **held}, max(settled_ns, floors.network_ns), barrier.silent)
     return Snapshot(FORMAT, made_of, barrier.positions, msgspec.json.encode(reached), state)
 
 
@@ -201,10 +209,12 @@ def _of_intact(stored: StoredSnapshot, config: Config, spec: PackageSpec, latest
         told, rewound = _warm_up(differing, positions, config, spec)
         for sid, onset_ns in latest_onsets(stored.head).items():
             floors.channels[sid] = max(floors.channels.get(sid, 0), onset_ns + 1)
-        return Resume(told, rewound, floors=floors, had={sid: had_ns for sid, (_, had_ns) in reached.channels.items()})
+        had = {sid: had_ns for sid, (_, had_ns) in reached.channels.items()}
+        return Resume(told, rewound, floors=floors, had=had, silent=frozenset(reached.silent))
     front, vote = msgspec.msgpack.decode(snapshot.state, type=tuple[bytes, bytes])
     told = f"going on from the snapshot at seq {stored.head}, {len(reached.channels)} channels"
-    return Resume(told, positions, decode(front, FrontState), decode(vote, VoteState), floors)
+    states = decode(front, FrontState), decode(vote, VoteState)
+    return Resume(told, positions, *states, floors, silent=frozenset(reached.silent))
 
 
 def _differing(snapshot: Snapshot, config: Config, spec: PackageSpec) -> list[str]:

@@ -77,6 +77,14 @@ def _check_ports(config: Config, count: int) -> None:
         raise ConfigError(wrong)
 
 
+def alerts_unheard(config: Config) -> str | None:
+    """Why `alert run` cannot run with a file for all shards; None where it can."""
+    if config.shard is None or config.shard.one is not None or config.alerts.sources:
+        return None
+    count = config.shard.count
+    return f"alerts.sources: none is given, and this file is for {count} shards; expected each of them (docs/fleet.md)"
+
+
 def own_streams(server: SeedLinkConfig, shard: Shard | None) -> SeedLinkConfig | None:
     """An entry without the stations that it names and another shard serves; None where nothing is left.
 

@@ -158,7 +158,8 @@ class FrontWorker:
     def _barrier(self) -> Barrier:
         self._moved = False
         with self._shared.timer("snapshot"):
-            return self._barriers.take(self._front, self._positions, time.monotonic_ns())
+            silent = self._shared.health.data.told_silent()
+            return self._barriers.take(self._front, self._positions, time.monotonic_ns(), silent)
 
     def _next(self) -> Emitted | Note | Stop | None:
         now_ns = time.monotonic_ns()

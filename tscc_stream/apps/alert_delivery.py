@@ -33,6 +33,8 @@ IDLE_S = 1.0
 """How often the journal is looked at where nobody says that there is something new."""
 MOST_IN_MEMORY = 100
 """Alerts that one action tries out of memory while the journal cannot take them."""
+MOST_REMEMBERED = 20_000
+"""Alerts that are known to have gone out of memory: more than what may wait to be kept."""
 Send = Callable[[StoredAlert, Delivery], str]
 """Deliver it; what came of it. Raises one of FAILURES."""
 FAILURES = (WebhookError, MailError, CommandError)
@@ -91,7 +93,8 @@ class ActionThread:
     (action, outcome: delivered, failed or retried).
 
     `at_once` is for alerts that the journal cannot take, as on a full disk: they are tried out of memory, and
-    `delivered_at_once` names those that went out.
+    `delivered_at_once` names the latest of those that went out. Both are looked at by the action's own thread before it
+    sends, since the journal may take an alert while it goes out of memory.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class ActionThread:
         tried: Callable[[str, str], None],
     ) -> None:
         self.name = name
-        self.delivered_at_once: set[str] = set()
+        self.delivered_at_once: dict[str, None] = {}
         self._send = send
         self._open = open_journal
         self._give_up_ns = seconds_to_ns(give_up_after_seconds)
@@ -151,7 +154,7 @@ class ActionThread:
             except AlertJournalError as error:  # a full or locked disk: later
                 self._say(str(error))
                 worked = False
-            worked |= self._turn_in_memory()
+            worked |= self._turn_in_memory(journal)
             if self._stopping.is_set() and not worked:
                 break
             if not worked:
@@ -179,6 +182,10 @@ class ActionThread:
             journal.tried(
                 delivery, "failed", "the alert is no longer in the journal, or cannot be read there", time.time_ns()
             )
+            return True
+        if delivery.round == 0 and delivery.alert in self.delivered_at_once:
+            journal.tried(delivery, "delivered", "it went out before the journal could take it", time.time_ns())
+            self._since.pop(delivery.number, None)
             return True
         outcome, delivered = self._try(alert, delivery)
         if delivered:
@@ -217,15 +224,17 @@ class ActionThread:
             _log.exception("action %s: alert %s", self.name, alert.id)
             return f"{type(error).__name__}: {error}", False
 
-    def _turn_in_memory(self) -> bool:
+    def _turn_in_memory(self, journal: AlertJournal | None) -> bool:
         """One try of an alert that the journal could not take; whether there is more to do at once."""
         if not self._in_memory:
             return False
         alert, since_ns = self._in_memory.popleft()
+        if journal is not None and _holds(journal, alert.id):
+            return True  # it waits there by now
         delivery = Delivery(0, alert.id, self.name, 0, alert.at_ns, "waiting", 0, 0, "")
         outcome, delivered = self._try(alert, delivery)
         if delivered:
-            self.delivered_at_once.add(alert.id)
+            self._remember(alert.id)
             self._tried(self.name, "delivered")
             _log.warning("action %s: alert %s delivered without the journal: %s", self.name, alert.id, outcome)
             return True
@@ -233,6 +242,11 @@ class ActionThread:
         if time.monotonic_ns() - since_ns < self._give_up_ns and not self._stopping.is_set():
             self._in_memory.append((alert, since_ns))
         return False
+
+    def _remember(self, alert: str) -> None:
+        self.delivered_at_once[alert] = None
+        if len(self.delivered_at_once) > MOST_REMEMBERED:
+            del self.delivered_at_once[next(iter(self.delivered_at_once))]
 
     def _failed(self, journal: AlertJournal, delivery: Delivery, why: str) -> None:
         now_ns, attempt, age_ns = time.time_ns(), delivery.attempts + 1, self._age_ns(delivery)
@@ -248,3 +262,11 @@ class ActionThread:
         journal.tried(delivery, "waiting", why, now_ns, next_ns)
         self._tried(self.name, "retried")
         _log.warning("action %s: alert %s: attempt %d failed: %s", self.name, key_of(delivery), attempt, why)
+
+
+def _holds(journal: AlertJournal, alert: str) -> bool:
+    """Whether it is certain that the journal has an alert."""
+    try:
+        return journal.get(alert) is not None
+    except AlertJournalError:
+        return False

@@ -21,9 +21,9 @@ UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, Overf
 class Event:
     """One detection or network event.
 
-    channels: NET.STA.LOC.CHA. amplitude: counts, of a network event the largest of its detections; None: not known, or
-    cut off by the recorder. membership: of a detection. votes: channels for the cluster; voted: whether any had a say.
-    source: the publisher, where there are several.
+    channels: NET.STA.LOC.CHA. amplitude: counts, of a network event the largest of its detections; None: not known, cut
+    off by the recorder, or of a network event one of whose windows was not classified. membership: of a detection.
+    votes: channels for the cluster; voted: whether any had a say. source: the publisher, where there are several.
     """
 
     kind: Literal["detection", "network"]
@@ -92,7 +92,7 @@ class EventReader:
             int(data["onset_ns"]),
             name,
             tuple(name_of(sid) for sid in data["channels"]),
-            self._largest(data["detections"]),
+            self._largest(data["detections"]) if sum(votes.values()) >= len(data["channels"]) else None,
             votes=int(votes.get(cluster["name"], 0)),
             voted=bool(votes),
             final=bool(data["final"]),

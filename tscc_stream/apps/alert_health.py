@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tscc_stream.apps.alert_silent import Silent
 from tscc_stream.sampling import NS_PER_SECOND
 from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
@@ -51,7 +52,7 @@ class SensorHealth:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        self._silent: set[str] = set()
+        self._silent = Silent(most=MOST_CHANNELS)
         self._quarantined: set[str] = set()
         self._clipped: dict[str, int] = {}
         self._links: dict[str, bool] = {}
@@ -61,7 +62,7 @@ class SensorHealth:
     def status(self, kind: str, data: Mapping[str, Any]) -> None:
         """A message `status.<kind>.`."""
         if kind == "daemon" and data.get("state") == "started":
-            self._silent.clear()
+            self._silent.started()
             self._quarantined.clear()
             self._links.clear()
             self._mute.clear()
@@ -71,7 +72,7 @@ class SensorHealth:
             _put(self._mute, str(data["server"]), data.get("state") in ("SILENT", "OLD"))
         sid = data.get("sid")
         if isinstance(sid, str) and self._know(sid) and kind == "data":
-            _put(self._silent, sid, data.get("state") == "SILENT")
+            (self._silent.begin(sid, "") if data.get("state") == "SILENT" else self._silent.end(sid))
         elif isinstance(sid, str) and kind == "channel":
             _put(self._quarantined, sid, "quarantined" in data)
 
@@ -82,9 +83,10 @@ class SensorHealth:
         else:
             self._clipped.pop(sid, None)
 
-    def learn(self, facts: Facts, quiet_s: float = 0.0) -> None:
-        """What the daemon says now. quiet_s: for how long nothing was heard from it on the bus."""
-        self._facts, self._deaf = facts, quiet_s >= DEAF_SECONDS
+    def learn(self, facts: Facts, now_s: float = 0.0, heard_s: float = 0.0) -> None:
+        """What the daemon says now (monotonic). heard_s: when anything was last heard from it on the bus."""
+        self._facts, self._deaf = facts, now_s - heard_s >= DEAF_SECONDS
+        self._silent.turn(heard_s)
         for sid in facts.channels:
             self._know(sid)
 
@@ -108,7 +110,11 @@ class SensorHealth:
     def _blind(self, now_ns: int) -> dict[str, set[str]]:
         behind = _behind(self._facts.channels, now_ns / NS_PER_SECOND)
         said = self._known.intersection(self._facts.silent)
-        blind = {"silent": self._silent | behind | said, "flat": set[str](), "quarantined": set(self._quarantined)}
+        blind = {
+            "silent": self._silent.said.keys() | behind | said,
+            "flat": set[str](),
+            "quarantined": set(self._quarantined),
+        }
         if self._deaf or self._facts.cut_off or self._nobody_sends():
             blind["silent"] = set(self._known)
         for sid, cause in self._facts.open_gaps:

@@ -18,10 +18,9 @@ from tscc_stream.apps.alert_listening import REMEMBERED, Heard
 from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.apps.alert_told import Alert, Repetition
 from tscc_stream.apps.alert_watches import Watches
-from tscc_stream.bus.keys import CurveKeys
+from tscc_stream.apps.bus_keys import curve_keys
 from tscc_stream.client import Subscriber
 from tscc_stream.config import Config
-from tscc_stream.credentials import path_of
 from tscc_stream.edges.alert_journal import AlertJournal, Place
 from tscc_stream.edges.sqlite import JournalError, JournalReader
 
@@ -59,7 +58,7 @@ class OwnDaemon:
 
     def _subscribe(self) -> Subscriber:
         self._begun = self._journal.place() or self._begun or self._beginning()
-        where, place, keys = self._probe.where, self._begun, self._config.alerts.bus_keys
+        where, place = self._probe.where, self._begun
         self._where = (where["publish"], where["replay"])
         return Subscriber(
             *self._where,
@@ -67,7 +66,7 @@ class OwnDaemon:
             epoch=None if place is None else place.epoch or None,
             notice=self._notice,
             any_body=True,
-            curve=None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file)),
+            curve=curve_keys(self._config.alerts.bus_keys),
         )
 
     def _beginning(self) -> Place | None:
@@ -128,7 +127,7 @@ class OwnDaemon:
         self._watches.detection(channel, time.monotonic())
 
     def poll(self, now_s: float) -> None:
-        self._health.learn(self._probe.facts, now_s - self._subscriber.heard_s)
+        self._health.learn(self._probe.facts, now_s, self._subscriber.heard_s)
         self._follow()
 
     def silences(self, now_ns: int, now_s: float) -> list[Alert | Repetition]:

@@ -43,6 +43,7 @@ from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.people import PeopleError
 from tscc_stream.edges.supervision import Notifier
 from tscc_stream.seldom import Seldom
+from tscc_stream.sharded import alerts_unheard
 
 _log = logging.getLogger(__name__)
 
@@ -375,6 +376,8 @@ class AlertProcess:
 def run(config: Config, state_dir: Path, folder: Path) -> int:
     """The process until SIGTERM or SIGINT. folder: what a relative model path starts from."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if (why := alerts_unheard(config)) is not None:
+        raise ConfigError([why])
     if config.alerts.sources:
         state_dir.mkdir(parents=True, exist_ok=True)
     if not state_dir.is_dir():

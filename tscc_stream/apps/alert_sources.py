@@ -21,11 +21,10 @@ from tscc_stream.apps.alert_listening import REMEMBERED, Heard
 from tscc_stream.apps.alert_probe import Probe
 from tscc_stream.apps.alert_told import Alert, Repetition
 from tscc_stream.apps.alert_watches import Watches
-from tscc_stream.bus.keys import CurveKeys
+from tscc_stream.apps.bus_keys import curve_keys
 from tscc_stream.client_merged import MergedSubscriber, Source
 from tscc_stream.config import Config
 from tscc_stream.config_alerts import AlertSource
-from tscc_stream.credentials import path_of
 
 _log = logging.getLogger(__name__)
 
@@ -78,14 +77,12 @@ class Sources:
 
     def _source(self, source: AlertSource) -> Source:
         """From where it was looked at, and some more, whose detections network events may name; a first start: now."""
-        place, keys = self._publishers[source.name].place, self._config.alerts.bus_keys
+        place = self._publishers[source.name].place
         return Source(
             source.name,
             source.connect,
             source.replay,
-            curve=None
-            if keys is None
-            else CurveKeys(source.server_key or keys.server_key, path_of(keys.secret_key_file)),
+            curve=curve_keys(self._config.alerts.bus_keys, source.server_key),
             since=None if place is None else max(0, place[1] - REMEMBERED),
             epoch=None if place is None else place[0],
         )
@@ -120,8 +117,10 @@ class Sources:
         publisher.watches.detection(channel, time.monotonic())
 
     def poll(self, now_s: float) -> None:
+        """After `handled`: a source that says nothing has its place also while another one leaves no pause."""
+        self.idle()
         for name, publisher in self._publishers.items():
-            publisher.health.learn(publisher.probe.facts, now_s - self._subscriber.heard_s(name))
+            publisher.health.learn(publisher.probe.facts, now_s, self._subscriber.heard_s(name))
 
     def silences(self, now_ns: int, now_s: float) -> list[Alert | Repetition]:
         return [

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from tscc_stream.apps.alert_cooldown import Cooldown
 from tscc_stream.apps.alert_health import Facts
+from tscc_stream.apps.alert_silent import MOST_SUBJECTS, Silent
 from tscc_stream.apps.alert_times import Hours
 from tscc_stream.apps.alert_told import Alert, Repetition, alert_id
 from tscc_stream.config_alerts import AlertsConfig, WatchConfig
@@ -22,7 +23,6 @@ from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
-MOST_SUBJECTS: Final = 10_000
 MOST_GAPS: Final = 1_000
 SHOWN: Final = 10
 _LINK = "link"
@@ -94,7 +94,7 @@ class Watches:
         self._started_s = started_s
         stale = alerts.stale_after_seconds
         self._stale_ns = None if stale is None else seconds_to_ns(stale)
-        self._silent: dict[str, str] = {}  # subject -> sentence
+        self._silent = Silent()
         self._links: dict[str, tuple[int, str]] = {}  # server -> wall ns since which it is away, why
         self._away_s: dict[str, float] = {}  # server that /healthz says is away -> monotonic s since which it does
         self._journal_since_s: float | None = None
@@ -104,17 +104,17 @@ class Watches:
         self._said = False
         if (state := states.get(_key(_LINK, ""))) is not None:
             document = json.loads(state)
-            self._silent = document["silent"]
+            self._silent = Silent(document["silent"], document.get("unconfirmed", ()))
             self._links = {server: (since, why) for server, (since, why) in document["links"].items()}
         for watch in self._watches:
             if watch.config.kind == "data":  # what messages said is still known
-                watch.unsure &= not self._silent.keys() | self._links.keys() >= set(watch.told)
+                watch.unsure &= not self._silent.said.keys() | self._links.keys() >= set(watch.told)
 
     def status(self, kind: str, data: Mapping[str, Any], now_ns: int) -> None:
         """A message `status.<kind>.`. now_ns: wall time."""
         if kind == "daemon" and data.get("state") == "started":
             self._facts = Facts()
-            self._silent.clear()
+            self._silent.started()
             self._links.clear()
         elif kind == "data":
             self._data(data)
@@ -127,10 +127,10 @@ class Watches:
     def _data(self, data: Mapping[str, Any]) -> None:
         subject = str(data.get("sid") or data["server"])
         if data["state"] == "OK":
-            self._silent.pop(subject, None)
-        elif len(self._silent) < MOST_SUBJECTS:
+            self._silent.end(subject)
+        else:
             said = _old_data if data["state"] == "OLD" else _no_data
-            self._silent[subject] = said(subject, data["age_s"])
+            self._silent.begin(subject, said(subject, data["age_s"]))
 
     def _link(self, server: str, data: Mapping[str, Any], now_ns: int) -> None:
         if data["connected"]:
@@ -157,6 +157,7 @@ class Watches:
         if facts.state is None:
             facts = replace(self._facts, gaps=facts.gaps)
         self._facts = facts
+        self._said |= self._silent.turn(heard_s)
         self._heard_s = heard_s if self._heard_s is None else self._heard_s
         if facts.state is not None and self._known_s is None:
             self._known_s = now_s
@@ -184,7 +185,8 @@ class Watches:
         for watch in self._watches:
             watch.dirty = False
         if self._said:
-            document = {"silent": self._silent, "links": self._links}
+            silent = {"silent": self._silent.said, "unconfirmed": sorted(self._silent.unconfirmed)}
+            document = {**silent, "links": self._links}
             changed[_key(_LINK, "")] = json.dumps(document).encode()
             self._said = False
         return changed
@@ -213,7 +215,7 @@ class Watches:
 
     def _without_data(self, watch: _Watch, now_ns: int, now_s: float, facts: Facts) -> dict[str, str]:
         """By what the messages said; what they said before the first start, /healthz still says."""
-        said = {subject: _no_data(subject, age_s) for subject, age_s in facts.silent.items()} | self._silent
+        said = {subject: _no_data(subject, age_s) for subject, age_s in facts.silent.items()} | self._silent.said
         if watch.config.channels:
             return {subject: text for subject, text in said.items() if watch.concerns(name_of(subject))}
         for server, since_s in self._away_s.items():

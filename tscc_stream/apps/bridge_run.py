@@ -24,11 +24,11 @@ from tscc_stream.apps.bridge_link import NatsLink
 from tscc_stream.apps.bridge_message import WAVEFORM_TOPIC
 from tscc_stream.apps.bridge_metrics import BridgeMetrics
 from tscc_stream.apps.bridge_source import Source, Where
+from tscc_stream.apps.bus_keys import curve_keys
 from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.config import Config, ConfigError
 from tscc_stream.config_alerts import AlertSource
 from tscc_stream.config_bridge import BridgeConfig
-from tscc_stream.credentials import path_of
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.jetstream import check_files
 from tscc_stream.edges.supervision import Notifier
@@ -96,8 +96,7 @@ class Bridge:
             yield f"{config.site}-{index}", partial(_own, Endpoints(shard, Path(shard.state_dir))), self._keys(None)
 
     def _keys(self, server_key: str | None) -> CurveKeys | None:
-        keys = self._bridge.bus_keys
-        return None if keys is None else CurveKeys(server_key or keys.server_key, path_of(keys.secret_key_file))
+        return curve_keys(self._bridge.bus_keys, server_key)
 
     def _start_http(self, stack: ExitStack) -> None:
         if self._bridge.metrics is None:

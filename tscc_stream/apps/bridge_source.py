@@ -172,16 +172,16 @@ class Source:
         return self._given
 
     def _follow(self) -> None:
-        """A daemon that listens elsewhere since its restart is followed there."""
+        """A daemon that listens elsewhere since its restart is followed there; where that fails, in the next turn."""
         at = self._where()
         if at == self._at:
             return
-        self._at = at
         try:
             subscriber, head = self._connect(at)
         except SubscriberError as error:
             self._notice(str(error))
             return
+        self._at = at
         self._use(subscriber, head)
         _log.info("%s listens on %s now", self.name, at[0])
 

@@ -24,12 +24,12 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tscc_stream import __version__, activation
+from tscc_stream.apps.bus_keys import curve_keys
 from tscc_stream.apps.coincide_detections import FleetCoincidence, FleetState, UnreadableError
-from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.client import Received
 from tscc_stream.client_merged import DEAF_SECONDS, MergedSubscriber, Source
 from tscc_stream.config import Config, ConfigError, NetworkConfig
-from tscc_stream.credentials import CredentialError, path_of
+from tscc_stream.credentials import CredentialError
 from tscc_stream.edges.http import HttpServer
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.supervision import Notifier
@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 """Of the state: to be raised whenever it changes its form or meaning."""
 TURN_SECONDS = 0.2
-KEEP_SECONDS = 2.0
-"""How often the place is kept though there is no network event."""
+KEEP_SECONDS = 30.0
+"""How often the place is kept though there is no network event; a restart reads again what came since."""
 MOST_AT_ONCE = 500
 """Detections between two looks at the time."""
 AGAIN_SECONDS = 1.0
@@ -142,9 +142,8 @@ class CoincideProcess:
 
     def _source(self, name: str) -> Source:
         one = next(source for source in self._settings.sources if source.name == name)
-        keys, place = self._settings.bus_keys, self._places.get(name)
-        curve = None if keys is None else CurveKeys(one.server_key or keys.server_key, path_of(keys.secret_key_file))
-        epoch, since = place if place is not None else (None, None)
+        epoch, since = self._places.get(name, (None, None))
+        curve = curve_keys(self._settings.bus_keys, one.server_key)
         return Source(name, one.connect, one.replay, curve, since, epoch)
 
     def _start_bus(self, stack: ExitStack) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import msgspec
 
@@ -36,6 +37,8 @@ out. Below the limit of the coincidence, where all that waits would be settled, 
 """
 MOST_REMEMBERED = 65_536
 """Detections that are known to have been seen, should another publisher send them as well."""
+MOST_WRITTEN = 4_000
+"""Of these, the latest, which a restart knows again."""
 _NEVER_NS = 1 << 62
 _NEVER_S = 1e9
 
@@ -204,7 +207,7 @@ class FleetCoincidence:
             self._early.coincidence.snapshot(),
             self._vote.snapshot(named),
             list(self._channels),
-            list(self._seen),
+            list(islice(self._seen, max(0, len(self._seen) - MOST_WRITTEN), None)),
         )
 
     def restore(self, state: FleetState, now_ns: int) -> None:

@@ -22,6 +22,7 @@ from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
 from tscc_stream.config import Config
 from tscc_stream.edges.daemon_view import DaemonView, Login, SecretViewError, ViewError
 from tscc_stream.package import Package, PackageError
+from tscc_stream.sharded import alerts_unheard
 
 SYSTEMD: Final = Path("/run/systemd/system")
 SYSTEMCTL_SECONDS: Final = 5.0
@@ -168,6 +169,8 @@ def people(site: Site) -> Iterator[Finding]:
             yield _certificate(site, section, settings.tls_certificate, settings.tls_key)
     for warning in config.metrics.warnings():
         yield warn("metrics", warning, "see `Monitoring from another machine` in docs/operating.md")
+    if (config.alerts.rules or config.alerts.actions) and (why := alerts_unheard(config)) is not None:
+        yield warn("alerts", f"`alert run` refuses this file: {why}", "see `Alerts over many publishers` there")
 
 
 def _certificate(site: Site, section: str, certificate: str, key: str) -> Finding:

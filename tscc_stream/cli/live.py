@@ -248,7 +248,7 @@ def _check_config(options: argparse.Namespace) -> int:
         _check_shadow(settings, options.file.resolve().parent, served)
     except package.PackageError as error:
         raise config.ConfigError([f"model: {error}"]) from error
-    for warning in settings.metrics.warnings():
+    for warning in (*settings.metrics.warnings(), *_of_alerts(settings)):
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     what = f"model {folder.name}, state_dir {settings.state_dir}"
     if not settings.seedlink:
@@ -258,6 +258,14 @@ def _check_config(options: argparse.Namespace) -> int:
     for line in _shards(settings):
         print(line)
     return 0
+
+
+def _of_alerts(settings: Config) -> list[str]:
+    """Where alerts are wanted: why none would come."""
+    from tscc_stream.sharded import alerts_unheard  # noqa: PLC0415  # loaded where it is needed
+
+    why = alerts_unheard(settings) if settings.alerts.rules or settings.alerts.actions else None
+    return [] if why is None else [f"`alert run` refuses this file: {why}"]
 
 
 def _shards(settings: Config) -> list[str]:

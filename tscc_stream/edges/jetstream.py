@@ -43,6 +43,7 @@ NOBODY = "503"
 """Status of an answer where nobody listens to a subject."""
 FULL, TOO_LARGE = 10077, 10054
 """Error codes of JetStream: the stream's limits are reached; the message is larger than the stream takes."""
+_EXPECTED = "Nats-Expected-Stream"
 _GIB = 2**30
 _DAY_SECONDS = 86_400.0
 Tell = Callable[[str], None]
@@ -123,14 +124,14 @@ class Session:
 
     @property
     def most_bytes(self) -> int:
-        """Of one message, headers included, that both the server and the stream take."""
-        return min(self._client.max_payload, self._most_bytes)
+        """Of one message with its headers, that both the server and the stream take with what `publish` adds."""
+        return min(self._client.max_payload, self._most_bytes) - len(f"{_EXPECTED}: {self._stream}\r\n")
 
     async def publish(self, message: Outgoing) -> asyncio.Future[Acknowledgement]:
         """Send it; its acknowledgement to come, or RefusedError. Raises JetStreamError: the connection is of no use."""
         self._number += 1
         name = str(self._number)
-        headers = {**message.headers, "Nats-Expected-Stream": self._stream}
+        headers = {**message.headers, _EXPECTED: self._stream}
         sending = self._client.publish(message.subject, message.payload, f"{self._inbox}.{name}", headers)
         try:
             await asyncio.wait_for(sending, SEND_SECONDS)

@@ -27,12 +27,12 @@ from starlette.types import ASGIApp
 
 from tscc_stream import __version__
 from tscc_stream.activation import ActivationError
+from tscc_stream.apps.bus_keys import curve_keys
 from tscc_stream.apps.console.access import Guarded, who
 from tscc_stream.apps.console.feed import Feed, TooManyPagesError
 from tscc_stream.apps.console.punctual import PunctualProtocol
 from tscc_stream.apps.console.refusal import Refusals
 from tscc_stream.apps.console.site import NotThereError, Site
-from tscc_stream.bus.keys import CurveKeys
 from tscc_stream.config import Config
 from tscc_stream.config_section import split_host_port
 from tscc_stream.credentials import path_of
@@ -177,9 +177,7 @@ def run(config: Config, folder: Path) -> int:
     if settings.users_file is not None:
         doorkeeper = Doorkeeper(read_users(settings.users_file, "console.users_file"))
     site = Site(config, folder)
-    keys = settings.bus_keys
-    curve = None if keys is None else CurveKeys(keys.server_key, path_of(keys.secret_key_file))
-    console = Console(site, Feed(site.endpoints, curve))
+    console = Console(site, Feed(site.endpoints, curve_keys(settings.bus_keys)))
     host, port = split_host_port(settings.bind)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
