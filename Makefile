@@ -23,9 +23,10 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 demo: install
 	$(BIN)/tscc-stream demo
 
-# The stages must be covered completely, branches included. Many tests wait for processes: four run at a time.
+# The stages must be covered completely, branches included. Many tests wait for processes: three run at a time.
+# TSCC_EXAMPLES=200 make test: a longer hunt by the property tests.
 test: install
-	$(BIN)/python -P -m pytest tests -n 4 --dist loadfile --no-loadscope-reorder --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
+	$(BIN)/python -P -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder --cov=tscc_stream.stages --cov-branch --cov-fail-under=100 \
 	  --cov-report=term-missing:skip-covered
 
 check: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,18 +14,25 @@ settings.register_profile(
     "suite",
     deadline=None,
     derandomize=True,
-    max_examples=40,
+    max_examples=int(os.environ.get("TSCC_EXAMPLES", "25")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("suite")
 
 COVERING = (
-    *("acquire", "acquire_runs", "assemble", "coincidence", "components", "components_pipeline", "condition", "detect"),
-    *("extract", "inference", "interpret", "isolation", "journal", "lanes", "pipeline", "publish", "recovery", "shard"),
+    *("acquire", "acquire_runs", "assemble", "coincidence", "components", "condition", "detect", "extract"),
+    *("inference", "interpret", "journal", "lanes", "pipeline", "publish", "recovery", "shard"),
 )
 """What covers the stages, branch by branch: files whose coverage is measured. Measuring takes half as long again as
 running, and slows all that a process runs.
 """
+COVER_NO_MORE = (
+    "test_by_the_run_or_packet_by_packet_it_is_the_same",
+    "test_a_batch_gives_what_its_records_give_one_by_one",
+    "test_a_snapshot_between_batches_goes_on_as_if_nothing_were",
+    "test_a_model_with_a_fault_loses_that_window_only",
+)
+"""Long tests of these files that reach nothing which others do not."""
 
 
 LONG = (
@@ -50,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _name(item) not in COVERING:
+        if _name(item) not in COVERING or item.name.partition("[")[0] in COVER_NO_MORE:
             item.add_marker("no_cover")
     items.sort(key=lambda item: LONG.index(_name(item)) if _name(item) in LONG else len(LONG))
 

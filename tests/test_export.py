@@ -187,9 +187,14 @@ def test_a_failed_export_leaves_the_old_package_untouched(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_full_disk_is_told_as_such() -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
-        save_tensors({"weights": torch.zeros(10)}, Path("/dev/full"))
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    save_tensors({"weights": torch.ones(3)}, path)
+    path.with_name("weights.pt.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        save_tensors({"weights": torch.zeros(10)}, path)
+    assert torch.load(path)["weights"].tolist() == [1.0, 1.0, 1.0]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_export_replaces_an_earlier_package_but_no_other_folder(tmp_path: Path) -> None:
