@@ -37,13 +37,13 @@ def test_a_latency_is_from_the_sending_of_the_record_with_the_newest_sample() ->
         console.latencies_ms(scene, sent_ns, [one for one in drawn(scene, 80.0) if "L0003" not in one.channel])
 
 
-def test_figures_are_against_the_limit_and_the_daemon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([10.0, 11.0, 12.5])
+def test_figures_are_of_all_turns_against_the_limit_and_the_daemon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 1.0, 2.0, 5.0, 11.0, 12.5])  # two turns of each variant
     monkeypatch.setattr(console, "watch_wall", lambda _scene: np.full(100, 150.0))
     monkeypatch.setattr(latency, "_needed", lambda: (0, 0))
     monkeypatch.setattr(live, "watch_daemon", lambda _scene, _beside=None: None)
     monkeypatch.setattr(latency, "latencies_ms", lambda _watched, _reach: np.full(100, next(times)))
-    results = console.run()
+    results = console.run(rounds=2)
     assert results["console_drawn"]["p95"].ratio == pytest.approx(2.0)
     assert {name: figure.value for name, figure in results["console_daemon_p99"].items()} == {
         FIELD: 10.0,
