@@ -47,13 +47,16 @@ def titled(title: str) -> list[int]:
 class Killing:
     """Makes placements that kill a process in the middle of its work: it is stopped, and killed when all wait for it.
 
+    Until work was lost with it: an encoder that is killed before it was ready is only waited for longer.
+
     title: of the process.
     """
 
     title: str
     address: str
     encoders: int = 0
-    stopped: list[int] = field(default_factory=list)
+    stopped: int | None = None
+    killed: list[int] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     def place(self, folder: Path, workers: int) -> OnRay:
@@ -62,27 +65,31 @@ class Killing:
         class Placement(OnRay):
             def submit(self, task: Task) -> None:
                 super().submit(task)
-                if task.kind == "part" and not test.lost:
+                if task.kind == "part" and not test.lost and test.stopped is None:
                     test.stop()
 
             def wait(self, seconds: float) -> list[Done]:
                 done = super().wait(seconds)
                 test.lost += [one.error for one in done if one.lost]
-                if not done and test.stopped and not test.lost:
-                    for pid in test.stopped:
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                if not done and test.stopped is not None:
+                    test.kill(test.stopped)
                 return done
 
         return Placement(folder, workers, self.address, self.encoders)
 
     def stop(self) -> None:
         deadline = time.monotonic() + LONG_SECONDS
-        while time.monotonic() < deadline and not self.stopped:
-            for pid in titled(self.title)[:1]:
+        while time.monotonic() < deadline and self.stopped is None:
+            for pid in [pid for pid in titled(self.title) if pid not in self.killed][:1]:
                 os.kill(pid, signal.SIGSTOP)
-                self.stopped.append(pid)
+                self.stopped = pid
             os.sched_yield()
+
+    def kill(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.killed.append(pid)
+        self.stopped = None
 
 
 def cluster() -> str:
@@ -130,7 +137,7 @@ def main(archive: Path, folder: Path) -> None:
 
     def killed(killing: Killing, out: str) -> dict[str, Any]:
         status = scan([archive], folder / out, settings, killing.place, workers=2)
-        return {"status": status, "killed": killing.stopped, "lost": killing.lost}
+        return {"status": status, "killed": killing.killed, "lost": killing.lost}
 
     address = cluster()
     with socket.create_server(("127.0.0.1", 0)) as silent:
