@@ -416,4 +416,5 @@ def test_no_process_outlives_an_interrupted_scan(archive_of_four: Path, tmp_path
         os.sched_yield()
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30.0)  # which waits until nobody holds its standard error any more
-    assert (process.returncode, said) == (130, b"")
+    assert said == b""
+    assert process.returncode in (130, 0)  # 0: on a busy machine it may have ended just before
