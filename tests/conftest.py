@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,7 +51,12 @@ lanes.warm_up()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What a fresh installation has to compile is compiled once, while the tests are collected, and not by all."""
+    """What a fresh installation has to compile is compiled once, while the tests are collected, and not by all.
+
+    A shell that starts the suite in the background has it ignore SIGINT, and so would every process that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         process = subprocess.Popen([sys.executable, "-P", "-c", COMPILE])
         config.add_cleanup(process.wait)
