@@ -16,7 +16,7 @@ from tscc_stream.apps.coincide_detections import FleetCoincidence, FleetState, U
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import NetworkEvent, Trigger
 from tscc_stream.sampling import NS_PER_SECOND as SECOND
-from tscc_stream.stages.detect import Coincidence
+from tscc_stream.stages.coincidence import Coincidence
 from tscc_stream.stages.interpret import NetworkVote
 from tscc_stream.windows import uid_of
 
@@ -96,7 +96,7 @@ def fed(coincidence: FleetCoincidence, made: Sequence[Excursion], lag_ns: Sequen
     for now_ns in range(SECOND, 90 * SECOND, SECOND // 10):
         while waiting and waiting[0][0] <= now_ns:
             out += coincidence.feed(body(waiting.pop(0)[1]), now_ns, WALL_NS)
-        out += coincidence.poll(now_ns)
+        out += coincidence.poll(now_ns, WALL_NS)
     return out
 
 
@@ -124,7 +124,7 @@ def test_a_restart_amid_it_all_changes_nothing(made: list[Excursion], cut: int) 
         one = first if number < cut else second
         while waiting and waiting[0][0] <= now_ns:
             given += one.feed(body(waiting.pop(0)[1]), now_ns, WALL_NS)
-        given += one.poll(now_ns)
+        given += one.poll(now_ns, WALL_NS)
     assert [event for event in given if event.final] == [event for event in whole if event.final]
 
 
@@ -139,15 +139,15 @@ def taken(coincidence: FleetCoincidence, bodies: Sequence[bytes], at_s: float) -
 
 def polled(coincidence: FleetCoincidence, *seconds: float) -> list[tuple[float, bool, int]]:
     """When, whether final, how many channels."""
-    return [(s, e.final, len(e.channels)) for s in seconds for e in coincidence.poll(round(s * SECOND))]
+    return [(s, e.final, len(e.channels)) for s in seconds for e in coincidence.poll(round(s * SECOND), WALL_NS)]
 
 
 def test_an_early_notice_and_a_last_word_of_one_uid() -> None:
     coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)
     taken(coincidence, together(0, 1, 2), 10.0)
-    events = [event for s in (11, 13) for event in coincidence.poll(s * SECOND)]
+    events = [event for s in (11, 13) for event in coincidence.poll(s * SECOND, WALL_NS)]
     taken(coincidence, together(3), 15.0)
-    events += [event for s in (16, 29, 31) for event in coincidence.poll(s * SECOND)]
+    events += [event for s in (16, 29, 31) for event in coincidence.poll(s * SECOND, WALL_NS)]
     assert [(event.final, len(event.channels)) for event in events] == [(False, 3), (True, 4)]
     assert len({event.uid for event in events}) == 1
     assert events[1].votes == {"kind 0": 4}
@@ -168,13 +168,14 @@ def test_one_recorder_with_a_clock_that_is_ahead_makes_nothing_else_late() -> No
     coincidence.feed(ahead, 10 * SECOND, wall_ns)
     for one in together(0, 1, 2):
         coincidence.feed(one, 10 * SECOND, wall_ns)
-    assert [(event.final, len(event.channels)) for event in coincidence.poll(31 * SECOND) if event.final] == [(True, 3)]
+    given = coincidence.poll(31 * SECOND, wall_ns + 21 * SECOND)
+    assert [(event.final, len(event.channels)) for event in given if event.final] == [(True, 3)]
     assert coincidence.counts["late"] == 0
 
 
 def test_recorders_that_are_years_ahead_do_not_end_network_events_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their detections wait to be settled, and what waits is bounded."""
-    monkeypatch.setattr("tscc_stream.stages.detect.MOST_TRIGGERS", 60)
+    monkeypatch.setattr("tscc_stream.stages.coincidence.MOST_TRIGGERS", 60)
     monkeypatch.setattr("tscc_stream.apps.coincide_detections.MOST_AHEAD", 20)
     coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)
     years_ms, found = 5 * 365 * 86_400 * 1000, 0
@@ -184,9 +185,29 @@ def test_recorders_that_are_years_ahead_do_not_end_network_events_for_good(monke
         made += [Excursion(channel, at_ms + years_ms, 500, 0) for channel in (3, 4)]
         for one in made:
             coincidence.feed(body(one), at_ms * 1_000_000, T0 + at_ms * 1_000_000 + SECOND)
-        found += sum(event.final for event in coincidence.poll(at_ms * 1_000_000 + 25 * SECOND))
+        given = coincidence.poll(at_ms * 1_000_000 + 25 * SECOND, T0 + at_ms * 1_000_000 + 26 * SECOND)
+        found += sum(event.final for event in given)
     assert (found, coincidence.counts["late"]) == (50, 0)
     assert coincidence.counts["ahead"] > 50
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_time_server_that_was_ahead_for_a_while_leaves_nothing_behind(restarted: bool) -> None:
+    """Of the recorders and of this machine; how far data had come is written down, and read by a restart."""
+    coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)
+    found: list[tuple[int, bool]] = []
+    for at in range(1200):
+        ahead = 3600 if 300 <= at < 400 else 0
+        now_ns, wall_ns = (50 + at) * SECOND, T0 + (at + ahead) * SECOND
+        if restarted and at == 390:
+            state, coincidence = coincidence.snapshot(), FleetCoincidence(NETWORK, 2.0, 20.0)
+            coincidence.restore(state, now_ns)
+        if at % 20 == 10:
+            for one in together(0, 1, 2, at_ms=1000 * (at + ahead - 3)):
+                coincidence.feed(one, now_ns, wall_ns)
+        found += [(at, event.final) for event in coincidence.poll(now_ns, wall_ns)]
+    late = [final for at, final in found if at >= 410]
+    assert (late.count(True), late.count(False)) == (39, 40)
 
 
 def test_what_is_written_down_of_detections_that_were_seen_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

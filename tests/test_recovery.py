@@ -194,10 +194,11 @@ def test_another_configuration_is_refused_by_name_and_warms_up(
 def test_a_floor_holds_until_its_channel_has_passed_it_over_any_number_of_restarts() -> None:
     """Killed in the middle of a warm-up: what is journalled must not be published by the next start either."""
     barrier = Barrier(b"", b"{}", {"ahead": (20, 22), "behind": (10, 12)}, 12)
-    floors = Floors({"ahead": 15, "behind": 15, "silent": 15}, 17).after(barrier, 12)
-    assert floors == Floors({"behind": 15, "silent": 15}, 17)
-    far_ahead = snapshot_at(barrier, VoteState([], [], []), 1 << 62, b"{}", Floors())
-    assert json.loads(far_ahead.reached)["network_ns"] == 10  # nothing waits: what is still to come may begin there
+    members = {"ahead": 15, "behind": 15}
+    floors = Floors({"ahead": 15, "behind": 15, "silent": 15}, 17, members).after(barrier, 12)
+    assert floors == Floors({"behind": 15, "silent": 15}, 17, members)
+    nothing_waits = snapshot_at(barrier, VoteState([], [], []), 1 << 62, b"{}", Floors())
+    assert json.loads(nothing_waits.reached)["network_ns"] == 20
     snapshot = snapshot_at(barrier, VoteState([], [], []), 12, b"{}", floors)
     assert json.loads(snapshot.reached) == {
         "channels": {"ahead": [20, 22], "behind": [15, 12], "silent": [15, 15]},
@@ -206,7 +207,7 @@ def test_a_floor_holds_until_its_channel_has_passed_it_over_any_number_of_restar
     assert floors.after(barrier, 1 << 62).network_ns == 17
     later = Barrier(b"", b"{}", {"ahead": (30, 32), "behind": (17, 19)}, 12)
     assert floors.after(later, 18).network_ns < 0
-    assert floors.without("behind").channels == {"silent": 15}
+    assert floors.without("behind") == Floors({"silent": 15}, 17, {"ahead": 15})
 
 
 @pytest.mark.parametrize("over", [{}, {"trigger_on": 5.0}])
@@ -234,14 +235,39 @@ def test_what_was_journalled_after_the_snapshot_is_held_back_too_and_what_is_mis
     assert found.had == {sid: had for sid, (_, had) in reached_of(stored).items()}
 
 
-def event_at(onset_ns: int) -> NetworkEvent:
-    return NetworkEvent("n", onset_ns, 1.0, (), (), {}, None, "unknown", True)
+def event_of(onset_ns: int, *channels: str) -> NetworkEvent:
+    return NetworkEvent("n", onset_ns, 1.0, channels, (), {}, None, "unknown", True)
 
 
 def test_network_events_go_by_what_was_settled_not_by_their_channels() -> None:
     """An event that was still open may begin long before all that its channels were journalled up to."""
-    floors = Floors({"a": 36}, 30)
-    assert [floors.hold_back(event_at(at)) for at in (29, 30, 35)] == [True, False, False]
+    floors = Floors({"a": 36}, 30, {"a": 36})
+    assert [floors.hold_back(event_of(at, "a")) for at in (29, 30, 35)] == [True, False, False]
+
+
+def test_what_a_channel_still_had_to_send_may_make_an_event_that_there_was_not() -> None:
+    floors = Floors({}, 30, {"a": 36, "b": 34, "away": 10})
+    held = [floors.hold_back(event_of(at, *of)) for at, *of in ((20, "a", "b"), (20, "a", "away"), (9, "a", "away"))]
+    assert held == [True, False, True]
+    assert not floors.hold_back(event_of(20, "a", "never heard of"))
+
+
+def test_a_channel_that_is_dead_for_long_brings_no_network_event_again() -> None:
+    """Restarted with another threshold, which makes onsets, and so uids, that the journal does not know."""
+    config = config_with()
+    front = FrontHalf(config, package_spec())
+    for number, record in enumerate(stream(200, [sid_of(channel) for channel in range(4)])):
+        if record.sid != sid_of(3) or number < 20:
+            front.feed(record, record.start_ns)
+    barrier = barrier_of(front)
+    snapshot = snapshot_at(
+        barrier, VoteState([], [], []), barrier.unsettled_ns, made_of(config, package_spec()), Floors()
+    )
+    floors = resume(StoredSnapshot(snapshot, 5, intact=True), config_with(trigger_on=5.0), package_spec()).floors
+    alive = [floors.channels[sid_of(channel)] for channel in range(3)]
+    assert floors.channels[sid_of(3)] < min(alive)
+    assert floors.hold_back(event_of(min(alive) - SECOND, *(sid_of(channel) for channel in range(3))))
+    assert not floors.hold_back(event_of(min(alive) - SECOND, *(sid_of(channel) for channel in range(1, 4))))
 
 
 def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot) -> None:
@@ -253,7 +279,7 @@ def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot
 
 def test_another_format_or_program_is_refused_by_name(stored: StoredSnapshot) -> None:
     older = replace(stored, snapshot=replace(stored.snapshot, format=0, state=b"whatever"))
-    assert "another format 0 instead of 2 and is refused" in resume(older, config_with(), package_spec()).told
+    assert "another format 0 instead of 3 and is refused" in resume(older, config_with(), package_spec()).told
     program = json.dumps({**json.loads(stored.snapshot.made_of), "program": "0.0.1"}).encode()
     other = replace(stored, snapshot=replace(stored.snapshot, made_of=program))
     assert "another program and is refused" in resume(other, config_with(), package_spec()).told

@@ -170,7 +170,7 @@ class NetworkConfig(Section):
     """Coincidence: min_channels different channels; association_seconds is obspy's trigger_off_extension.
 
     patience_seconds: a channel that sent nothing for as long no longer holds up network events, nor one that was more
-    than lag_seconds of data behind the others for as long.
+    than lag_seconds of data behind the others for as long; those that lag make events among themselves.
     """
 
     min_channels: Annotated[int, Field(ge=2)] = 3

@@ -33,7 +33,7 @@ from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 _State = TypeVar("_State", FrontState, VoteState)
 LatestOnsets = Callable[[int], dict[str, int]]
 
-FORMAT = 2
+FORMAT = 3
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
 _LONG_AGO_NS = -(1 << 62)
 FIRST_NS = NS_PER_SECOND // 4
@@ -66,16 +66,21 @@ class Barrier:
 class Floors:
     """What was journalled before this start, and is not published again under another onset.
 
-    channels: by source id, detections with earlier onsets (ns). network_ns: network events with earlier onsets.
+    channels: by source id, detections with earlier onsets (ns). network_ns: network events with earlier onsets, of
+    nothing but members with onsets before those that `members` has, as `channels` had it at the start: what a channel
+    still has to send of that time, out of a backlog, may make an event that there was not.
     """
 
     channels: dict[str, int] = field(default_factory=dict)
     network_ns: int = _LONG_AGO_NS
+    members: dict[str, int] = field(default_factory=dict)
 
     def hold_back(self, result: Detection | NetworkEvent) -> bool:
         """Whether it was journalled before."""
         if isinstance(result, NetworkEvent):
-            return result.onset_ns < self.network_ns
+            return result.onset_ns < self.network_ns and all(
+                result.onset_ns < self.members.get(sid, _LONG_AGO_NS) for sid in result.channels
+            )
         window = result.assignment.window
         return window.onset_ns < self.channels.get(window.sid, window.onset_ns)
 
@@ -83,17 +88,21 @@ class Floors:
         """Those that still hold: a restart before a channel has passed its floor must know it. unsettled_ns: of both
         halves.
         """
-        channels = {
-            sid: floor_ns
-            for sid, floor_ns in self.channels.items()
-            if sid not in barrier.reached or barrier.reached[sid][0] < floor_ns
-        }
-        passed = _settled_ns(barrier, unsettled_ns) >= self.network_ns
-        return Floors(channels, _LONG_AGO_NS if passed else self.network_ns)
+
+        def passed(sid: str, floor_ns: int) -> bool:
+            return sid in barrier.reached and barrier.reached[sid][0] >= floor_ns
+
+        channels = {sid: floor_ns for sid, floor_ns in self.channels.items() if not passed(sid, floor_ns)}
+        if unsettled_ns >= self.network_ns and all(passed(*floor) for floor in self.members.items()):
+            return Floors(channels)
+        return replace(self, channels=channels)
 
     def without(self, sid: str) -> Floors:
         """A channel's clock was set back: its past says nothing of what comes."""
-        return replace(self, channels={other: at_ns for other, at_ns in self.channels.items() if other != sid})
+        channels, members = dict(self.channels), dict(self.members)
+        channels.pop(sid, None)
+        members.pop(sid, None)
+        return replace(self, channels=channels, members=members)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,12 +161,9 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _settled_ns(barrier: Barrier, unsettled_ns: int) -> int:
-    """No network event that is still to come has an earlier onset, be it of data that are still to come."""
-    return (
-        min([unsettled_ns, *(floor_ns for floor_ns, _ in barrier.reached.values())])
-        if barrier.reached
-        else _LONG_AGO_NS
-    )
+    """No network event that is still to come out of data before the barrier alone has an earlier onset."""
+    reached = (floor_ns for floor_ns, _ in barrier.reached.values())
+    return min(unsettled_ns, max(reached)) if barrier.reached else _LONG_AGO_NS
 
 
 def snapshot_at(barrier: Barrier, vote: VoteState, unsettled_ns: int, made_of: bytes, floors: Floors) -> Snapshot:
@@ -204,7 +210,8 @@ def _of_intact(stored: StoredSnapshot, config: Config, spec: PackageSpec, latest
     snapshot = stored.snapshot
     positions = {server: Position.from_dict(value) for server, value in json.loads(snapshot.positions).items()}
     reached = msgspec.json.decode(snapshot.reached, type=Reached)
-    floors = Floors({sid: floor_ns for sid, (floor_ns, _) in reached.channels.items()}, reached.network_ns)
+    channels = {sid: floor_ns for sid, (floor_ns, _) in reached.channels.items()}
+    floors = Floors(channels, reached.network_ns, dict(channels))
     if differing := _differing(snapshot, config, spec):
         told, rewound = _warm_up(differing, positions, config, spec)
         for sid, onset_ns in latest_onsets(stored.head).items():

@@ -186,7 +186,7 @@ class CoincideProcess:
             given = self._subscriber.receive(0.0)
         if given is not None:
             self._take(*given)
-        self._write_down(self._coincidence.poll(time.monotonic_ns()))
+        self._write_down(self._coincidence.poll(time.monotonic_ns(), time.time_ns()))
         self._look_at_sources()
         self._count()
         if self._messages or (self._moved and time.monotonic() - self._kept_s >= KEEP_SECONDS):

@@ -1,7 +1,7 @@
 """Network events out of the detections of many daemons: pure, the time is passed in.
 
 A detection says when a channel's trigger opened (`onset_ns`) and for how long it lasted within its window
-(`duration_s`): that is a trigger for the coincidence of the stages (stages/detect), and its cluster a vote
+(`duration_s`): that is a trigger for the coincidence of the stages (stages/coincidence), and its cluster a vote
 (stages/interpret). What it does not say:
 
 - when a trigger ended that outlasted its window: it counts as ended with the window;
@@ -26,7 +26,7 @@ import msgspec
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import NetworkEvent, NetworkTrigger, Trigger
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
-from tscc_stream.stages.detect import Coincidence, CoincidenceState
+from tscc_stream.stages.coincidence import Coincidence, CoincidenceState
 from tscc_stream.stages.interpret import NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 
@@ -39,6 +39,8 @@ MOST_REMEMBERED = 65_536
 """Detections that are known to have been seen, should another publisher send them as well."""
 MOST_WRITTEN = 4_000
 """Of these, the latest, which a restart knows again."""
+SET_BACK_NS = 5 * NS_PER_SECOND
+"""By which data time goes back at the least: smaller corrections of a clock it waits out."""
 _NEVER_NS = 1 << 62
 _NEVER_S = 1e9
 
@@ -86,7 +88,8 @@ class FleetState:
 class _Clock:
     """Up to which data time every detection is there, if none comes later than so long after others of its time.
 
-    Data time goes on as this process's clock does, from the detection that came soonest after its onset.
+    Data time goes on as this process's clock does, from the detection that came soonest after its onset. It is never
+    ahead of this machine's clock: where that was wrong for a while, and set back, data time goes back with it.
     """
 
     def __init__(self) -> None:
@@ -104,8 +107,11 @@ class _Clock:
         if reached_ns > -_NEVER_NS:
             self._ahead_ns = reached_ns - now_ns
 
-    def reached_ns(self, now_ns: int, after_ns: int) -> int | None:
-        return None if self._ahead_ns is None else now_ns + self._ahead_ns - after_ns
+    def reached_ns(self, now_ns: int, wall_ns: int, after_ns: int) -> int | None:
+        if self._ahead_ns is None:
+            return None
+        self._ahead_ns = min(self._ahead_ns, wall_ns - now_ns)
+        return now_ns + self._ahead_ns - after_ns
 
 
 class _Pass:
@@ -122,10 +128,13 @@ class _Pass:
         self.coincidence.expect(trigger.sid, self.reached_ns)
         self.coincidence.feed(trigger, uid)
 
-    def turn(self, channels: Mapping[str, None], now_ns: int) -> list[NetworkTrigger]:
-        reached_ns = self._clock.reached_ns(now_ns, self._after_ns)
-        if reached_ns is None or reached_ns <= self.reached_ns:
+    def turn(self, channels: Mapping[str, None], now_ns: int, wall_ns: int) -> list[NetworkTrigger]:
+        reached_ns = self._clock.reached_ns(now_ns, wall_ns, self._after_ns)
+        if reached_ns is None or self.reached_ns - SET_BACK_NS < reached_ns <= self.reached_ns:
             return []
+        if reached_ns < self.reached_ns:  # how far the channels had come was by a wrong clock
+            for sid in channels:
+                self.coincidence.forget(sid)
         self.reached_ns = reached_ns
         return self.coincidence.advance_all(((sid, reached_ns) for sid in channels), now_ns)
 
@@ -188,10 +197,10 @@ class FleetCoincidence:
             self._seen.popitem(last=False)
         return False
 
-    def poll(self, now_ns: int) -> list[NetworkEvent]:
-        """Early notices, and what is settled."""
-        notices = [replace(one, final=False) for one in self._early.turn(self._channels, now_ns)]
-        settled = self._final.turn(self._channels, now_ns)
+    def poll(self, now_ns: int, wall_ns: int) -> list[NetworkEvent]:
+        """Early notices, and what is settled. now_ns: monotonic; wall_ns: since 1970."""
+        notices = [replace(one, final=False) for one in self._early.turn(self._channels, now_ns, wall_ns)]
+        settled = self._final.turn(self._channels, now_ns, wall_ns)
         return [event for trigger in (*notices, *settled) for event in self._vote.feed(trigger)]
 
     def flush(self) -> list[NetworkEvent]:
