@@ -16,7 +16,7 @@ from tscc_stream.apps.coincide_detections import FleetCoincidence, FleetState, U
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import NetworkEvent, Trigger
 from tscc_stream.sampling import NS_PER_SECOND as SECOND
-from tscc_stream.stages.coincidence import Coincidence
+from tscc_stream.stages.detect_network import Coincidence
 from tscc_stream.stages.interpret import NetworkVote
 from tscc_stream.windows import uid_of
 
@@ -175,7 +175,7 @@ def test_one_recorder_with_a_clock_that_is_ahead_makes_nothing_else_late() -> No
 
 def test_recorders_that_are_years_ahead_do_not_end_network_events_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their detections wait to be settled, and what waits is bounded."""
-    monkeypatch.setattr("tscc_stream.stages.coincidence.MOST_TRIGGERS", 60)
+    monkeypatch.setattr("tscc_stream.stages.detect_network.MOST_TRIGGERS", 60)
     monkeypatch.setattr("tscc_stream.apps.coincide_detections.MOST_AHEAD", 20)
     coincidence = FleetCoincidence(NETWORK, 2.0, 20.0)
     years_ms, found = 5 * 365 * 86_400 * 1000, 0

@@ -15,9 +15,9 @@ from tscc_stream.config import NetworkConfig, TriggerConfig
 from tscc_stream.messages import EndOfStream, Float64Array, NetworkTrigger, Trigger
 from tscc_stream.sampling import offset_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages import coincidence as stage_module
-from tscc_stream.stages.coincidence import Coincidence
+from tscc_stream.stages import detect_network
 from tscc_stream.stages.detect import Detect
+from tscc_stream.stages.detect_network import Coincidence
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -491,7 +491,7 @@ def test_a_race_is_no_lag_but_what_lasts_after_it_is() -> None:
 
 
 def test_no_more_than_so_many_triggers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_module, "MOST_TRIGGERS", 100)
+    monkeypatch.setattr(detect_network, "MOST_TRIGGERS", 100)
     stage = _coincidence(least=2, patience=1e6)
     _advance(stage, 2, 1.0, now=1000.0)
     found = []
@@ -572,7 +572,7 @@ def test_a_clock_of_all_that_was_ahead_for_a_while_leaves_nothing_behind() -> No
 
 def test_a_recorder_whose_clock_is_a_year_ahead_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its triggers wait for the others to get there; they are bounded, and the first to go."""
-    monkeypatch.setattr(stage_module, "MOST_TRIGGERS", 60)
+    monkeypatch.setattr(detect_network, "MOST_TRIGGERS", 60)
     year, levels = 365 * 86_400, _Levels()
     for at in range(1, 1400):
         levels.second((0, 1, 2, 6), at, 1000 + at)
@@ -599,7 +599,7 @@ def test_an_early_notice_is_not_given_for_what_lags() -> None:
 
 
 def test_archives_wait_for_every_channel_however_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_module, "MOST_TRIGGERS", 100)
+    monkeypatch.setattr(detect_network, "MOST_TRIGGERS", 100)
     stage = _coincidence(least=3)
     stage.expect(sid_of(4), T0)
     for number in range(4):

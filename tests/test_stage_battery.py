@@ -24,9 +24,9 @@ from tscc_stream.config import AssembleConfig, ConditionConfig, NetworkConfig, T
 from tscc_stream.messages import Batch, Block, Characteristic, EndOfStream, Gap, NetworkTrigger, Record, Trigger, Window
 from tscc_stream.sampling import offset_ns
 from tscc_stream.stages.assemble import Assemble
-from tscc_stream.stages.coincidence import Coincidence
 from tscc_stream.stages.condition import Condition
 from tscc_stream.stages.detect import Detect
+from tscc_stream.stages.detect_network import Coincidence
 from tscc_stream.stages.extract import Extract, extract_for, uid_of
 from tscc_stream.stages.gather import Gather
 from tscc_stream.stages.infer import Infer
@@ -329,6 +329,7 @@ def test_the_stages_sort_in_the_order_of_the_flow() -> None:
         "assemble",
         "condition",
         "detect",
+        "detect_network",
         "extract",
         "gather",
         "infer",

@@ -39,9 +39,9 @@ from tscc_stream.quarantine import Quarantine, QuarantineState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
 from tscc_stream.stages.assemble import Assemble, AssembleState
-from tscc_stream.stages.coincidence import Coincidence, CoincidenceState
 from tscc_stream.stages.condition import Condition, ConditionState
 from tscc_stream.stages.detect import Detect, DetectState
+from tscc_stream.stages.detect_network import Coincidence, CoincidenceState
 from tscc_stream.stages.extract import Extract, ExtractState, RatesDifferError, TogetherState, extract_for
 from tscc_stream.stages.gather import Gather
 from tscc_stream.stages.infer import Inferring

@@ -1,7 +1,7 @@
 """Network events out of the detections of many daemons: pure, the time is passed in.
 
 A detection says when a channel's trigger opened (`onset_ns`) and for how long it lasted within its window
-(`duration_s`): that is a trigger for the coincidence of the stages (stages/coincidence), and its cluster a vote
+(`duration_s`): that is a trigger for the coincidence of the stages (stages/detect_network), and its cluster a vote
 (stages/interpret). What it does not say:
 
 - when a trigger ended that outlasted its window: it counts as ended with the window;
@@ -26,7 +26,7 @@ import msgspec
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import NetworkEvent, NetworkTrigger, Trigger
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
-from tscc_stream.stages.coincidence import Coincidence, CoincidenceState
+from tscc_stream.stages.detect_network import Coincidence, CoincidenceState
 from tscc_stream.stages.interpret import NetworkVote, VoteState
 from tscc_stream.windows import uid_of
 

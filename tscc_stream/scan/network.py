@@ -13,7 +13,7 @@ import numpy as np
 from tscc_stream.config import NetworkConfig
 from tscc_stream.messages import Assignment, Detection, NetworkEvent, NetworkTrigger, Trigger, Window, WindowDropped
 from tscc_stream.scan.triggers import Ballot, Settled
-from tscc_stream.stages.coincidence import Coincidence
+from tscc_stream.stages.detect_network import Coincidence
 from tscc_stream.stages.interpret import NetworkVote
 from tscc_stream.windows import uid_of
 
