@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import socket
@@ -49,6 +50,11 @@ RECORDED = {rule["record"]: rule["expr"] for rule in rules("tscc.recording.yml")
 def dashboard(path: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
+
+
+def stats(path: Path) -> list[dict[str, Any]]:
+    """Panels of one value each."""
+    return [panel for panel in panels(path) if panel["type"] == "stat"]
 
 
 def panels(path: Path) -> list[dict[str, Any]]:
@@ -126,6 +132,116 @@ def test_promtool_understands_every_expression_of_the_dashboards(tmp_path: Path)
     path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": made}]}))
     done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ALIVE, DEAD = 'job="tscc", instance="alive:9108"', 'job="tscc", instance="dead:9108"'
+
+
+def sending(site: str, values: str) -> dict[str, str]:
+    """Series of a daemon that is well. values: of the gauges, `x` for each value."""
+    gauges = {
+        f"tscc_healthy{{{site}}}": "1", f'tscc_seedlink_connected{{{site}, server="a:1"}}': "1",
+        f"process_start_time_seconds{{{site}}}": "1", f'tscc_build_info{{{site}, version="1"}}': "1",
+        f"tscc_journal_failing{{{site}}}": "0", f"tscc_state_free_bytes{{{site}}}": "50000000000",
+        f'tscc_last_sample_timestamp_seconds{{{site}, sid="A"}}': "1200",
+        f'tscc_seedlink_last_data_timestamp_seconds{{{site}, server="a:1"}}': "1195",
+        f'tscc_cluster_info{{{site}, cluster="1", name="blast"}}': "1", f"tscc_triggers_total{{{site}}}": "5",
+        f'tscc_drift_score{{{site}, cluster="all"}}': "0.05",
+    }  # fmt: skip
+    return {name: values.replace("x", f"{value}x") for name, value in gauges.items()}
+
+
+def shown(folder: Path, series: dict[str, str]) -> dict[str, float]:
+    """What each panel of one value shows after twenty minutes, by dashboard and title."""
+    expected = {f"{path.stem}: {p['title']}": p["targets"][0]["expr"] for path in GRAFANA for p in stats(path)}
+    tests = [
+        {"expr": concrete(expr), "eval_time": "20m", "exp_samples": [{"labels": "{}", "value": 123456789}]}
+        for expr in expected.values()
+    ]
+    document = {
+        "rule_files": [str(RULES / name) for name in ("tscc.recording.yml", "tscc.alerts.yml")],
+        "evaluation_interval": "1m",
+        "group_eval_order": ["tscc-recording", "tscc-alerts"],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": tests,
+            }
+        ],
+    }
+    (folder / "tests.yml").write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(folder / "tests.yml")], capture_output=True, text=True, check=False
+    )
+    said = re.findall(r"got:\s*(?:{} (\S+)|nil)", done.stdout + done.stderr)
+    assert len(said) == len(expected), done.stdout + done.stderr
+    return {name: float(value or "nan") for name, value in zip(expected, said, strict=True)}
+
+
+def colour(panel: dict[str, Any], value: float) -> str:
+    """Of its background."""
+    defaults = panel["fieldConfig"]["defaults"]
+    for mapping in defaults.get("mappings", ()):
+        if mapping["type"] == "value" and f"{value:g}" in mapping["options"]:
+            return str(mapping["options"][f"{value:g}"]["color"])
+    steps = [step for step in defaults["thresholds"]["steps"] if step["value"] is None or step["value"] <= value]
+    return str(steps[-1]["color"])
+
+
+@pytest.mark.parametrize("path", GRAFANA, ids=lambda path: path.stem)
+def test_a_panel_of_one_value_shows_what_is_now(path: Path) -> None:
+    """The last value of the hours that are shown stays what it was when a daemon dies."""
+    assert stats(path)
+    for panel in stats(path):
+        (target,) = panel["targets"]
+        assert (target.get("instant"), target.get("range")) == (True, False), panel["title"]
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "series",
+    [
+        sending(ALIVE, "x30") | {f"up{{{ALIVE}}}": "1x30"} | sending(DEAD, "x9 stale") | {f"up{{{DEAD}}}": "1x9 0x20"},
+        sending(DEAD, "x9 stale") | {f"up{{{DEAD}}}": "1x9 0x20"},
+        sending(DEAD, "x9 stale") | {f"up{{{DEAD}}}": "1x9 stale"},
+    ],
+    ids=["one of two", "the only one", "and nobody asks it any more"],
+)
+def test_no_panel_of_one_value_is_well_while_a_daemon_is_down(series: dict[str, str], tmp_path: Path) -> None:
+    values = shown(tmp_path, series)
+    for path in GRAFANA:
+        for panel in stats(path):
+            name = f"{path.stem}: {panel['title']}"
+            assert (name, colour(panel, values[name])) == (name, "red")
+
+
+@needs_promtool
+def test_a_panel_of_one_value_is_not_red_while_daemons_are_well(tmp_path: Path) -> None:
+    of_both = [sending(site, "x30") | {f"up{{{site}}}": "1x30"} for site in (ALIVE, DEAD)]
+    values = shown(tmp_path, of_both[0] | of_both[1])
+    assert values["tscc-operations: Daemon"] == 1
+    assert values["tscc-operations: Channels"] == 2
+    assert values["tscc-operations: Oldest data"] == 5
+    for path in GRAFANA:
+        for panel in stats(path):
+            name = f"{path.stem}: {panel['title']}"
+            known = not math.isnan(values[name]) and name != "tscc-operations: Last sample to message"
+            assert (name, known and colour(panel, values[name]) == "red") == (name, False)
+
+
+@needs_promtool
+def test_data_of_a_server_that_never_sent_are_as_old_as_the_daemon(tmp_path: Path) -> None:
+    series = sending(ALIVE, "x30") | {f"up{{{ALIVE}}}": "1x30"}
+    series[f'tscc_seedlink_connected{{{ALIVE}, server="never:1"}}'] = "1x30"
+    assert shown(tmp_path, series)["tscc-operations: Oldest data"] == 1199
+
+
+@needs_promtool
+def test_what_was_lost_before_the_first_scrape_is_shown(tmp_path: Path) -> None:
+    series = sending(ALIVE, "x30") | {f"up{{{ALIVE}}}": "1x30"}
+    series[f'tscc_lost_seconds_total{{{ALIVE}, sid="A"}}'] = "1200x30"
+    assert shown(tmp_path, series)["tscc-operations: Lost in 24 hours"] == 1200
 
 
 def test_every_alert_has_its_section_and_every_section_its_alert() -> None:

@@ -104,6 +104,28 @@ def test_labels_and_values(made: Metrics) -> None:
         assert line in text.splitlines()
 
 
+def test_a_channel_of_before_a_restart_keeps_its_time_until_it_sends(made: Metrics) -> None:
+    made.channels.awaited({"FDSN:A_B__E_H_Z": 1_250_000_000, "dead": 1_000_000_000})
+    made.channels.took(Record("FDSN:A_B__E_H_Z", 1_001_000_000, 1000.0, np.zeros(500, np.int32)))
+    text = generate_latest(made.registry).decode()
+    assert re.findall(r"^tscc_(?:samples|last_sample)_.*", text, re.MULTILINE) == [
+        'tscc_samples_total{sid="FDSN:A_B__E_H_Z"} 500.0',
+        'tscc_last_sample_timestamp_seconds{sid="FDSN:A_B__E_H_Z"} 1.5',
+        'tscc_last_sample_timestamp_seconds{sid="dead"} 1.0',
+    ]
+
+
+def test_channels_of_before_a_restart_are_not_without_end_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_CHILDREN", 3)
+    few = Metrics(CollectorRegistry())
+    few.channels.awaited({f"channel-{number}": 1_000_000_000 for number in range(10)})
+    few.channels.took(Record("new", 1_001_000_000, 1000.0, np.zeros(500, np.int32)))
+    text = generate_latest(few.registry).decode()
+    assert re.findall(r'^tscc_last_sample.*"(.+)"', text, re.MULTILINE) == [
+        "channel-0", "channel-1", "channel-2", "other"
+    ]  # fmt: skip
+
+
 def test_drift_is_nan_until_it_is_known(made: Metrics) -> None:
     value = made.registry.get_sample_value("tscc_drift_score", {"cluster": "all"})
     assert value is not None

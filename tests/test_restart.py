@@ -55,7 +55,9 @@ def restarted(path: Path, archive: Path, says: str, *, reads: bool, **over: obje
         if reads:
             _wait_for_all(where)
         else:
-            assert "tscc_samples_total{" not in get(where, "/metrics")
+            text = get(where, "/metrics")
+            assert "tscc_samples_total{" not in text
+            assert text.count("tscc_last_sample_timestamp_seconds{") == len(CHANNELS), "what does not come is missed"
         assert running.stop(signal.SIGTERM) == 0
 
 

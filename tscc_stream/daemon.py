@@ -223,10 +223,11 @@ class Daemon:
         if resume.front is not None and resume.vote is not None:
             front_half.restore(resume.front, time.monotonic_ns())
             back_half.restore(resume.vote)
-        now_ns = time.time_ns()
-        shared.health.data.seen_before({sid: ns for sid, ns in resume.reached_ns.items() if ns <= now_ns})
-        awaited = awaited_streams(config, [*resume.reached_ns, *resume.silent])
+        now_ns, reached_ns = time.time_ns(), resume.reached_ns
+        shared.health.data.seen_before({sid: ns for sid, ns in reached_ns.items() if ns <= now_ns})
+        awaited = awaited_streams(config, [*reached_ns, *resume.silent])
         shared.health.data.await_again(awaited, resume.silent, time.monotonic_ns(), now_ns)
+        shared.metrics.channels.awaited({sid: min(reached_ns.get(sid, now_ns), now_ns) for sid in awaited})
         _log.info("%s", resume.told)
         front = FrontWorker(shared, front_half, self._inbox, self._outbox, resume.positions, resume.had)
         made_of = recovery.made_of(config, served.package.spec)

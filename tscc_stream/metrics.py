@@ -49,7 +49,8 @@ class ByLabel(dict[str, _Metric], Generic[_Metric]):
 class Channels(Collector):
     """tscc_samples_total and tscc_last_sample_timestamp_seconds: told by one thread, collected by any.
 
-    Channels beyond MOST_CHILDREN are counted together, under the source id `other`.
+    Channels beyond MOST_CHILDREN are counted together, under the source id `other`. Those that sent before a restart
+    and are awaited have a time, though no samples yet: a restart makes no dead sensor well.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -58,6 +59,15 @@ class Channels(Collector):
         self._last_ns: Int64Array = np.zeros(0, np.int64)
         self._others: Int64Array = np.zeros(2, np.int64)
         registry.register(self)
+
+    def awaited(self, last_ns: Mapping[str, int]) -> None:
+        """Before the first record: the data time that channels had come to in an earlier process, by source id."""
+        for sid, at_ns in last_ns.items():
+            row = self._rows.row(sid)
+            if row == NONE:
+                return
+            self._make_room()
+            self._last_ns[row] = at_ns
 
     def took(self, record: Record) -> None:
         """One record came in."""
@@ -88,18 +98,19 @@ class Channels(Collector):
         self._samples, self._last_ns = grown(self._samples, len(self._rows)), grown(self._last_ns, len(self._rows))
 
     def collect(self) -> Iterator[Metric]:
-        """As series, of channels that have sent."""
+        """As series, of channels that have sent or are awaited."""
         samples, last_ns, (others, others_ns) = self._samples, self._last_ns, self._others
         sids = self._rows.sids[: min(samples.size, last_ns.size)]
         counter = CounterMetricFamily("tscc_samples", "Samples taken in, per channel.", labels=["sid"])
         gauge = GaugeMetricFamily(
             "tscc_last_sample_timestamp_seconds",
-            "Data time of the newest sample of a channel, Unix time.",
+            "Data time of the newest sample of a channel, be it of before a restart, Unix time.",
             labels=["sid"],
         )
         for sid, count, at_ns in zip(sids, samples.tolist(), last_ns.tolist(), strict=False):
-            if count:  # else its row is there, but not yet what came
+            if count:  # else it is awaited, or its row is there, but not yet what came
                 counter.add_metric([sid], count)
+            if at_ns:
                 gauge.add_metric([sid], at_ns / NS_PER_SECOND)
         if others:
             counter.add_metric([OVERFLOW], int(others))
