@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_journal import DEMO, END_NS, make_journal, name_cluster, pipeline_messages, say, sid
 from made_messages import SECOND, detection
-from made_site import START_NS, write_settings
+from made_site import START_NS, settings, write_settings
 
 from tscc_stream import cli, config
 from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
@@ -21,7 +21,7 @@ from tscc_stream.apps.report_facts import Facts
 from tscc_stream.edges.alert_journal import FILE as ALERTS
 from tscc_stream.edges.alert_journal import AlertJournal, NewAlert, NewRound, NewWithheld
 from tscc_stream.edges.people import FILE, PeopleFile
-from tscc_stream.messages import Gap, Message
+from tscc_stream.messages import Gap, Message, NetworkEvent
 from tscc_stream.package import Label
 from tscc_stream.stages.journal import GapEntry
 from tscc_stream.stages.publish import ModelIdentity, Publish
@@ -121,6 +121,54 @@ def test_a_network_event_is_as_large_as_its_largest_detection(facts: Facts) -> N
     sizes = [one.counts or 0.0 for one in report_facts.largest(facts)]
     assert sizes == sorted(sizes, reverse=True)
     assert len({uid for one in report_facts.largest(facts) for uid in (one.uid, *one.detections)}) > len(sizes)
+
+
+def _gathered(folder: Path, span_ns: tuple[int, int], now_ns: int = END_NS + DAY_NS) -> Facts:
+    known = config.parse(json.dumps(settings(folder)))
+    site = SiteJournal(folder / "state" / "journal.sqlite", known, folder)
+    try:
+        span = shifts.between(_iso(span_ns[0]), _iso(span_ns[1]), _zone(known))
+        return report_facts.gather(site, "test", span, now_ns, folder / "state", lambda *_: None)
+    finally:
+        site.close()
+
+
+def _event(uid: str, onset_ns: int, members: list[Message]) -> Message:
+    event = NetworkEvent(
+        uid=uid,
+        onset_ns=onset_ns,
+        duration_s=1.0,
+        channels=tuple(one.sid for one in members),
+        detections=tuple(one.uid for one in members),
+        votes={"blast": len(members)},
+        cluster_id=1,
+        cluster_name="blast",
+        final=True,
+    )
+    return Publish("test", ModelIdentity("demo", "1", DEMO.sha256)).network_event(event)
+
+
+def _member(letter: str, onset_ns: int, counts: float, quality: tuple[str, ...] = ()) -> Message:
+    window = {"uid": letter, "sid": sid(letter), "onset_ns": onset_ns, "start_ns": onset_ns - 2 * SECOND}
+    publish = Publish("test", ModelIdentity("demo", "1", DEMO.sha256))
+    return publish.detection(detection(**window, peak_amplitude=counts, quality=quality))
+
+
+def test_a_network_event_with_a_clipped_detection_is_at_least_so_large(tmp_path: Path) -> None:
+    members = [_member("A", START_NS, 50.0), _member("B", START_NS, 20.0, ("clipped",)), _member("C", START_NS, 9.0)]
+    make_journal(tmp_path, [*members, _event("event", START_NS, members)])
+    (largest,) = report_facts.largest(_gathered(tmp_path, (START_NS, END_NS)))
+    assert (largest.uid, report_page.amplitude(largest)) == ("event", "≥ 50 counts")
+
+
+def test_an_event_at_a_border_belongs_whole_to_the_shift_in_which_it_began(tmp_path: Path) -> None:
+    border = START_NS + 10 * SECOND
+    members = [_member("A", border - 1, 5.0), _member("B", border + 1, 90.0, ("clipped",))]
+    make_journal(tmp_path, [*members, _event("event", border - 1, members)])
+    before, after = (_gathered(tmp_path, span) for span in ((START_NS, border), (border, END_NS)))
+    assert [(one.uid, report_page.amplitude(one)) for one in report_facts.largest(before)] == [("event", "≥ 90 counts")]
+    assert report_facts.largest(after) == []
+    assert [one.uid for one in after.detections] == ["B"]
 
 
 def test_sensors_as_the_ledger_has_them(facts: Facts) -> None:

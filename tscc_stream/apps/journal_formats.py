@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tscc_stream.apps.amplitudes import Amplitudes, responses_of
-from tscc_stream.apps.stored import EVER, Stored, events, specs
+from tscc_stream.apps.stored import EVER, Stored, events, everything, may_have_members_in, specs
 from tscc_stream.apps.words import Words
 from tscc_stream.classifier import CSV_COLUMNS, csv_row
 from tscc_stream.config import Config
@@ -65,6 +65,14 @@ class SiteJournal:
         """What it is, in people's words."""
         return self.words.of_body(one.body, one.sha256)
 
+    def stored(self, uid: str) -> Stored | None:
+        """A detection by its id; None where there is none, or retention has removed it."""
+        found = self.reader.last_word(uid)
+        if found is None:
+            return None
+        body = json.loads(found.message.body)
+        return Stored(found.seq, found.message.sid, found.message.onset_ns, body, body["data"]["model"]["sha256"])
+
     def chosen(self, wanted: Wanted, update: Update) -> Iterator[Stored]:
         """In the order of their seq."""
         for one in events(self.reader, update, wanted.since, wanted.span_ns):
@@ -98,31 +106,34 @@ def _columns(site: SiteJournal, one: Stored) -> dict[str, Any]:
 
 
 def write_quakeml(site: SiteJournal, wanted: Wanted, out: IO[str], update: Update) -> int:
-    """One document; how many messages went into it. A member's window counts with its network event.
+    """One document; how many messages went into it. A network event comes whole: with all its detections, where they
+    lie outside the span as well, and they come with no other.
 
     Raises ExportError where there are too many for one document.
     """
-    chosen: list[Stored] = []
-    for one in site.chosen(wanted, update):
-        chosen.append(one)
+    chosen = _whole_events(site, wanted, update)
+    for uid in {uid for one in chosen.values() for uid in one.body["data"].get("detections", ())} - chosen.keys():
+        if (member := site.stored(uid)) is not None:
+            chosen[uid] = member
+    bodies = [one.body for one in chosen.values()]
+    out.write(quakeml(bodies, lambda body: _meaning(site.words, body, chosen[body["id"]].sha256)))
+    return len(bodies)
+
+
+def _whole_events(site: SiteJournal, wanted: Wanted, update: Update) -> dict[str, Stored]:
+    """What is wanted, by id, without detections of network events outside the span: those have them."""
+    chosen: dict[str, Stored] = {}
+    of_others: set[str] = set()
+    for one in everything(site.reader, update, wanted.since, wanted.span_ns[0]):
+        if wanted.name and site.label(one).name != wanted.name:
+            continue
+        if wanted.span_ns[0] <= one.onset_ns < wanted.span_ns[1]:
+            chosen[one.body["id"]] = one
+        elif not one.sid and may_have_members_in(one, wanted.span_ns):
+            of_others.update(one.body["data"]["detections"])
         if len(chosen) > MOST_QUAKEML:
             raise ExportError(f"more than {MOST_QUAKEML} messages: expected a shorter time (--from, --to) for QuakeML")
-    whose = {one.body["id"]: one.sha256 for one in chosen}
-    bodies = [one.body for one in chosen]
-    if wanted.name:
-        bodies += _members(site, bodies, whose)
-    out.write(quakeml(bodies, lambda body: _meaning(site.words, body, whose[body["id"]])))
-    return len(chosen)
-
-
-def _members(site: SiteJournal, bodies: list[dict[str, Any]], whose: dict[str, str]) -> list[dict[str, Any]]:
-    """Detections of the chosen network events that have another name than they: they belong to them all the same."""
-    more = []
-    for uid in {uid for body in bodies for uid in body["data"].get("detections", ()) if uid not in whose}:
-        if (one := site.reader.last_word(uid)) is not None:
-            more.append(json.loads(one.message.body))
-            whose[uid] = more[-1]["data"]["model"]["sha256"]
-    return more
+    return {uid: one for uid, one in chosen.items() if uid not in of_others}
 
 
 def _meaning(words: Words, body: Mapping[str, Any], sha256: str) -> Meaning:

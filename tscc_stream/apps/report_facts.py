@@ -16,7 +16,7 @@ from tscc_stream.apps.journal_formats import SiteJournal
 from tscc_stream.apps.report_alerts import Alerts
 from tscc_stream.apps.report_health import ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, Span, local
-from tscc_stream.apps.stored import Stored, events
+from tscc_stream.apps.stored import LONGEST_NS, Stored, events, may_have_members_in
 from tscc_stream.apps.words import cluster_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label
@@ -29,6 +29,7 @@ DAYS = 7
 LONGEST_COMPARED_NS = 24 * HOUR_NS
 MOST_UNKNOWN = 24
 MOST_LARGEST = 10
+_CLIPPED = "clipped"
 _LEAST_P_VALUES = drift.LEAST
 
 
@@ -65,7 +66,10 @@ class Thumbnail:
 
 @dataclass(slots=True, eq=False)
 class Facts:
-    """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now."""
+    """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now.
+
+    of_earlier: detections of network events that began before the span.
+    """
 
     site: str
     span: Span
@@ -73,6 +77,7 @@ class Facts:
     labels: dict[str, Label] = field(default_factory=dict)
     detections: list[Seen] = field(default_factory=list)
     events: list[Seen] = field(default_factory=list)
+    of_earlier: set[str] = field(default_factory=set)
     compared: list[Counter[str]] = field(default_factory=list)
     compared_hours: list[Counter[int]] = field(default_factory=list)
     thumbnails: list[Thumbnail] = field(default_factory=list)
@@ -101,7 +106,7 @@ class Facts:
     @property
     def clipped(self) -> Counter[str]:
         """Detections with clipped samples, by channel."""
-        return Counter(one.channel for one in self.detections if "clipped" in one.quality)
+        return Counter(one.channel for one in self.detections if _CLIPPED in one.quality)
 
     def drift(self) -> float | None:
         """How far p-values are from evenly spread, which those of ordinary windows are; None: too few, or none."""
@@ -122,14 +127,16 @@ def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Pat
     """Everything of a span. name: the site's. Raises JournalError; PeopleError as SiteJournal does."""
     facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)))
     spans = _compared(site, facts)
-    first_ns = min([facts.span_ns[0], *(begin for begin, _ in spans)])
+    first_ns = min([facts.span_ns[0] - LONGEST_NS, *(begin for begin, _ in spans)])
     facts.compared, facts.compared_hours = [Counter() for _ in spans], [Counter() for _ in spans]
     for one in events(site.reader, update, span_ns=(first_ns, facts.come_to_ns)):
         if one.onset_ns >= facts.span_ns[0]:
             _add(site, facts, one)
-        else:
+        elif one.sid:
             _compare(site, facts, one, spans)
-    _largest_of_members(facts)
+        elif may_have_members_in(one, facts.span_ns):
+            facts.of_earlier.update(one.body["data"]["detections"])
+    _largest_of_members(site, facts)
     facts.thumbnails = _thumbnails(site, facts)
     facts.health = _health(site, facts)
     facts.alerts = report_alerts.of_span(state_dir, facts.span_ns)
@@ -191,8 +198,6 @@ def _seen(site: SiteJournal, one: Stored, name: str) -> Seen:
 
 
 def _compare(site: SiteJournal, facts: Facts, one: Stored, spans: list[tuple[int, int]]) -> None:
-    if not one.sid:
-        return
     for place, (begin, end) in enumerate(spans):
         if begin <= one.onset_ns < end:
             label = site.label(one)
@@ -201,27 +206,35 @@ def _compare(site: SiteJournal, facts: Facts, one: Stored, spans: list[tuple[int
             facts.compared_hours[place][local(one.onset_ns, facts.span.zone).hour] += 1
 
 
-def _largest_of_members(facts: Facts) -> None:
+def _largest_of_members(site: SiteJournal, facts: Facts) -> None:
     """A network event is as large as the largest of its detections: in m/s where all of them are."""
     by_uid = {one.uid: one for one in facts.detections}
     sized = []
     for event in facts.events:
-        members = [by_uid[uid] for uid in event.detections if uid in by_uid]
-        sized.append(_sized(event, members))
+        members = [by_uid.get(uid) or _member(site, uid) for uid in event.detections]
+        sized.append(_sized(event, [one for one in members if one is not None]))
     facts.events = sized
 
 
+def _member(site: SiteJournal, uid: str) -> Seen | None:
+    """A detection of an event that the span's end cut off; None where the journal has it no longer."""
+    found = site.stored(uid)
+    return None if found is None else _seen(site, found, "")
+
+
 def _sized(event: Seen, members: list[Seen]) -> Seen:
+    """What is clipped in one of them is at least so large as a whole."""
     velocities = [one.velocity for one in members if one.velocity is not None]
     counts = [one.counts for one in members if one.counts is not None]
     whole = len(velocities) == len(members)
     velocity = max(velocities) if velocities and whole else None
-    return replace(event, velocity=velocity, counts=max(counts, default=None))
+    quality = (_CLIPPED,) if any(_CLIPPED in one.quality for one in members) else ()
+    return replace(event, velocity=velocity, counts=max(counts, default=None), quality=quality)
 
 
 def largest(facts: Facts) -> list[Seen]:
     """Network events, and detections that belong to none; the largest first, those in m/s before those in counts."""
-    members = {uid for event in facts.events for uid in event.detections}
+    members = {uid for event in facts.events for uid in event.detections} | facts.of_earlier
     every = [*facts.events, *(one for one in facts.detections if one.uid not in members)]
     sized = [one for one in every if one.counts is not None]
     return sorted(sized, key=lambda one: (one.velocity is None, -(one.velocity or one.counts or 0.0)))[:MOST_LARGEST]
