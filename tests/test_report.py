@@ -218,7 +218,7 @@ def test_the_page_needs_nothing_and_escapes_everything(facts: Facts) -> None:
     assert "\u202e" not in text
     said = "".join(seen.text)
     assert ODD.replace("\u202e", "?") in said
-    assert "No alerts are set up." in said
+    assert "No alerts are set up, or alert run has never run." in said
     assert "unknown-11" not in said
 
 
@@ -262,6 +262,56 @@ def test_alerts_and_their_answers(folder: Path, facts: Facts) -> None:
     assert text.count("nobody answered") == 1
     assert "1 of 2" in text
     assert "1 not told by themselves: suppressed" in text
+
+
+def _many_alerts(state: Path) -> None:
+    """Ten warnings, the first of which nobody has answered, and between them a critical one that somebody has."""
+    with AlertJournal(state / ALERTS) as journal:
+        for number in range(10):
+            severity = "critical" if number == 4 else "warning"
+            at_ns = START_NS + number * SECOND
+            journal.commit([NewAlert(f"id-{number}", at_ns, "r", "event", severity, f"alert {number}", {}, ())])
+    people = PeopleFile(state / FILE)
+    for number in range(1, 10):
+        people.say("acknowledgement", f"id-{number}", {"note": ""}, "sipho", END_NS)
+    people.close()
+
+
+def test_of_too_many_alerts_those_that_matter_are_listed_and_all_are_counted(
+    facts: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _many_alerts(tmp_path)
+    monkeypatch.setattr(report_facts.report_alerts, "MOST", 4)
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert re.findall(r"alert \d", text) == ["alert 0", "alert 4", "alert 8", "alert 9"]
+    assert "1 of 10" in text
+    assert "6 more; listed are those that are critical or that nobody has answered, then the newest." in text
+    assert "tells nothing of what was before" not in text
+
+
+def test_alerts_that_cannot_be_read_are_counted_and_named_as_such(facts: Facts, tmp_path: Path) -> None:
+    _many_alerts(tmp_path)
+    with AlertJournal(tmp_path / ALERTS) as journal:
+        journal._db.execute("UPDATE alert SET document = '{' WHERE id IN ('id-2', 'id-3')")
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert len(re.findall(r"alert \d", text)) == 8
+    assert ("1 of 10" in text, "2 more cannot be read." in text) == (True, True)
+    assert "more; listed" not in text
+
+
+@pytest.mark.parametrize(("later_s", "since"), [(60, True), (3600, False)])
+def test_a_journal_of_alerts_that_begins_later_is_not_a_shift_without_alerts(
+    facts: Facts, tmp_path: Path, later_s: int, since: bool
+) -> None:
+    begin_ns = START_NS + later_s * SECOND
+    with AlertJournal.of_the_process(tmp_path / ALERTS, begin_ns)[0]:
+        pass
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert "The journal of alerts tells nothing of what was before Wed 15 Nov 2023 0" in text
+    assert ("Since then there was none." in text, "None in this time." in text) == (since, False)
 
 
 def test_units_of_amplitudes(facts: Facts) -> None:

@@ -14,7 +14,7 @@ from importlib import resources
 import numpy as np
 
 from tscc_stream.apps import report_figures
-from tscc_stream.apps.report_alerts import ToldAlert
+from tscc_stream.apps.report_alerts import Alerts, ToldAlert
 from tscc_stream.apps.report_facts import DAYS, MOST_UNKNOWN, Facts, Seen, Thumbnail, largest
 from tscc_stream.apps.report_health import SILENT, UNUSABLE, ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, local, whole_hours
@@ -84,6 +84,10 @@ def _so_far(facts: Facts) -> str:
     if facts.come_to_ns >= facts.span.ns[1]:
         return ""
     return f"; it still goes on, this is up to {local(facts.come_to_ns, facts.span.zone):%H:%M}"
+
+
+def _date(facts: Facts, at_ns: int) -> str:
+    return f"{local(at_ns, facts.span.zone):%a %d %b %Y %H:%M}"
 
 
 def _clock(facts: Facts, at_ns: int) -> str:
@@ -160,9 +164,8 @@ def _at_a_glance(facts: Facts) -> str:
         _card(f"{len(unwell)} of {len(facts.health)}", "channels not well", "bad" if unwell else ""),
     ]
     if facts.alerts is not None and not facts.alerts.unreadable:
-        told = facts.alerts.told
-        unanswered = sum(one.answer is None for one in told)
-        cards.append(_card(f"{unanswered} of {len(told)}", "alerts without an answer", "bad" if unanswered else ""))
+        unanswered, total = facts.alerts.unanswered, facts.alerts.total
+        cards.append(_card(f"{unanswered} of {total}", "alerts without an answer", "bad" if unanswered else ""))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -360,12 +363,12 @@ def _duration(seconds: float) -> str:
 
 def _alerts(facts: Facts) -> str:
     if facts.alerts is None:
-        return "<h2>Alerts</h2><p>No alerts are set up.</p>"
-    missing = "".join(map(_missing, facts.alerts.unreadable))
+        return "<h2>Alerts</h2><p>No alerts are set up, or <code>alert run</code> has never run.</p>"
+    missing = "".join(map(_missing, facts.alerts.unreadable)) + _before_alerts(facts, facts.alerts)
     not_told = missing + "".join(
         f"<p>{count} not told by themselves: {_text(why)}.</p>" for why, count in facts.alerts.withheld.items()
     )
-    if not facts.alerts.told:
+    if not facts.alerts.total:
         return f"<h2>Alerts</h2>{'' if missing else '<p>None in this time.</p>'}{not_told}"
     rows = [
         (
@@ -378,7 +381,22 @@ def _alerts(facts: Facts) -> str:
         for one in facts.alerts.told
     ]
     table = _table(("time", "severity", "what", "sent", "answer"), rows, ("t", "", "", "narrow-hides", ""))
-    return f"<h2>Alerts</h2>{table}{not_told}"
+    return f"<h2>Alerts</h2>{table}{_more_alerts(facts.alerts)}{not_told}"
+
+
+def _before_alerts(facts: Facts, alerts: Alerts) -> str:
+    if alerts.begin_ns is None or alerts.begin_ns <= facts.span_ns[0]:
+        return ""
+    since = "" if alerts.total or alerts.begin_ns >= facts.span_ns[1] else " Since then there was none."
+    return _missing(f"The journal of alerts tells nothing of what was before {_date(facts, alerts.begin_ns)}.{since}")
+
+
+def _more_alerts(alerts: Alerts) -> str:
+    more = alerts.total - len(alerts.told) - alerts.damaged
+    listed = f"{more} more; listed are those that are critical or that nobody has answered, then the newest."
+    return _missing(f"{alerts.damaged} more cannot be read." if alerts.damaged else "") + (
+        f'<p class="soft">{listed}</p>' if more > 0 else ""
+    )
 
 
 def _answer(facts: Facts, one: ToldAlert) -> str:
