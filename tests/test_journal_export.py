@@ -129,6 +129,32 @@ def test_a_time_and_a_name_choose(folder: Path, messages: list[Message], capsys:
     assert [row["id"] for row in csv.DictReader(io.StringIO(last))] == [messages[-1].uid]
 
 
+def test_a_word_that_quakeml_does_not_know_is_not_reported_and_takes_nothing_away(
+    messages: list[Message], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_journal(tmp_path, messages)
+    write_settings(tmp_path)
+    for cluster in range(DEMO.spec.clusters):
+        name_cluster(
+            tmp_path, cluster, Label(name=f"name {cluster}", event_type=("party", "Not Existing")[cluster % 2])
+        )
+    say(tmp_path, bodies(messages, "network")[0]["id"], "name 1", agrees=False)
+    path = tmp_path / "out.xml"
+    status, _, err = run(capsys, tmp_path, "--format", "quakeml", "--out", path)
+    assert (status, err.splitlines()) == (
+        0,
+        [
+            "tscc-stream: event type 'party' is none of QuakeML's, and is written as not reported",
+            f"tscc-stream: {len(messages)} messages",
+        ],
+    )
+    assert _validate(str(path))
+    events = {event.event_descriptions[0].text: event for event in obspy.read_events(str(path), format="QUAKEML")}
+    rejected = events.pop("name 1")
+    assert (rejected.event_type, rejected.picks[0].evaluation_status) == ("not existing", "rejected")
+    assert {event.event_type for event in events.values()} == {"not reported"}
+
+
 def _picks(path: Path) -> dict[str, set[str]]:
     """By event, the detections that it has picks of."""
     return {

@@ -16,6 +16,7 @@ from tscc_stream.classifier import CSV_COLUMNS, csv_row
 from tscc_stream.config import Config
 from tscc_stream.edges.obspy_formats import Meaning, quakeml
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.event_types import NOT_EXISTING, canonical
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
 from tscc_stream.spreadsheet import harmless
@@ -24,7 +25,6 @@ from tscc_stream.stages.publish import iso_time
 MOST_QUAKEML = 200_000
 """Messages in one QuakeML document, which is held in memory whole (about 10 kB each)."""
 COLUMNS = (*CSV_COLUMNS, "name", "verdict", "agrees", "judged_by", "judged_at", "peak_velocity_m_s")
-_NOT_REAL = "not existing"
 
 
 class ExportError(ValueError):
@@ -44,7 +44,8 @@ class SiteJournal:
     """A journal as people at the site see it. Close it after use."""
 
     def __init__(self, path: Path, config: Config, base: Path, *, without_people: bool = False) -> None:
-        """base: the folder of the configuration; without_people: as Words has it.
+        """base: the folder of the configuration; without_people: as Words has it. complaints: what could not be written
+        as it was said, one sentence each.
 
         Raises JournalError, PeopleError, ResponseError.
         """
@@ -57,6 +58,7 @@ class SiteJournal:
             self.close()
             raise
         self.amplitudes = Amplitudes(responses, self.specs)
+        self.complaints: list[str] = []
 
     def close(self) -> None:
         self.reader.close()
@@ -116,7 +118,9 @@ def write_quakeml(site: SiteJournal, wanted: Wanted, out: IO[str], update: Updat
         if (member := site.stored(uid)) is not None:
             chosen[uid] = member
     bodies = [one.body for one in chosen.values()]
-    out.write(quakeml(bodies, lambda body: _meaning(site.words, body, chosen[body["id"]].sha256)))
+    out.write(
+        quakeml(bodies, lambda body: _meaning(site.words, body, chosen[body["id"]].sha256), site.complaints.append)
+    )
     return len(bodies)
 
 
@@ -144,4 +148,6 @@ def _meaning(words: Words, body: Mapping[str, Any], sha256: str) -> Meaning:
     note = f"{verdict.who} at {iso_time(verdict.at_ns)}: {verdict.name}{corrected}"
     if verdict.agrees:
         return Meaning(label.name, label.event_type, "confirmed", note)
-    return Meaning(label.name, label.event_type, "rejected" if label.event_type == _NOT_REAL else "reviewed", note)
+    return Meaning(
+        label.name, label.event_type, "rejected" if canonical(label.event_type) == NOT_EXISTING else "reviewed", note
+    )
