@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tscc_stream.apps.words import cluster_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
-from tscc_stream.source_id import name_of, to_nslc
+from tscc_stream.source_id import name_of, sensor_of, to_nslc
 from tscc_stream.verdicts import Precision, Verdict, precision
 
 DAYS = 7
@@ -68,12 +68,15 @@ class Thumbnail:
 class Facts:
     """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now.
 
+    begin_ns: data time at which the journal begins, None where it is empty; begun: whether the span has.
     of_earlier: detections of network events that began before the span.
     """
 
     site: str
     span: Span
     come_to_ns: int
+    begin_ns: int | None = None
+    begun: bool = True
     labels: dict[str, Label] = field(default_factory=dict)
     detections: list[Seen] = field(default_factory=list)
     events: list[Seen] = field(default_factory=list)
@@ -125,7 +128,7 @@ class Facts:
 
 def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Path, update: Update) -> Facts:
     """Everything of a span. name: the site's. Raises JournalError; PeopleError as SiteJournal does."""
-    facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)))
+    facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)), site.reader.begin_ns(), now_ns > span.ns[0])
     spans = _compared(site, facts)
     first_ns = min([facts.span_ns[0] - LONGEST_NS, *(begin for begin, _ in spans)])
     facts.compared, facts.compared_hours = [Counter() for _ in spans], [Counter() for _ in spans]
@@ -154,10 +157,9 @@ def _compared(site: SiteJournal, facts: Facts) -> list[tuple[int, int]]:
     begin_ns, end_ns = facts.span_ns
     if end_ns - begin_ns > LONGEST_COMPARED_NS:
         return []
-    page = site.reader.since(0, "", 1)
-    if not page.messages:
+    oldest_ns = facts.begin_ns
+    if oldest_ns is None:
         return []
-    oldest_ns = page.messages[0].message.onset_ns
     earlier = [facts.span.days_before(days).ns for days in range(1, DAYS + 1)]
     missing_ns = facts.span.ns[1] - end_ns
     return [(begin, end - missing_ns) for begin, end in earlier if begin >= oldest_ns]
@@ -255,7 +257,25 @@ def _thumbnails(site: SiteJournal, facts: Facts) -> list[Thumbnail]:
 
 def _health(site: SiteJournal, facts: Facts) -> list[ChannelHealth]:
     gaps = site.reader.gaps(facts.span_ns[0])
-    sids = {one.channel for one in facts.detections}
     reached = {name_of(sid): had for sid, had in report_health.reached(site.reader).items()}
     named = [replace(gap, sid=name_of(gap.sid)) for gap in gaps]
-    return report_health.channels(named, reached, sids, facts.span_ns)
+    return report_health.channels(named, reached, _heard(site, facts, reached), facts.span_ns)
+
+
+def _heard(site: SiteJournal, facts: Facts, also: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """From when to when the journal tells of each channel, not before it begins. also: other channels.
+
+    A window of several components tells of all of its sensor.
+    """
+    if facts.begin_ns is None or not facts.begun:
+        return {}
+    begin_ns, end_ns = facts.begin_ns, facts.come_to_ns
+    heard = {name_of(sid): times for sid, times in site.reader.heard((begin_ns, end_ns)).items()}
+    if any(spec.channels > 1 for spec in site.specs.values()):
+        of_sensors: dict[str, list[tuple[int, int]]] = {}
+        for channel, times in heard.items():
+            of_sensors.setdefault(sensor_of(channel), []).append(times)
+        for channel in {*heard, *also}:
+            if times_of := of_sensors.get(sensor_of(channel)):
+                heard[channel] = min(first for first, _ in times_of), max(last for _, last in times_of)
+    return {channel: (max(first, begin_ns), last) for channel, (first, last) in heard.items()}
