@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,19 @@ def test_quakeml_is_what_obspy_reads(bodies: list[dict[str, Any]], archive_of_fo
     assert len(catalogue) == len(networks)
     assert sum(len(event.picks) for event in catalogue) == len(bodies) - len(networks)
     assert {pick.waveform_id.get_seed_string() for event in catalogue for pick in event.picks} == set(CHANNELS)
+
+
+def test_an_event_type_that_quakeml_does_not_know_is_not_reported(
+    archive_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    obspy = pytest.importorskip("obspy")
+    odd = shutil.copytree(package.find("models/demo"), tmp_path / "odd")
+    package.write_labels(odd, {cluster: package.Label(name="drill", event_type="party") for cluster in range(3)})
+    out = io.StringIO()
+    assert classifier.classify([archive_of_four], _config(tmp_path), odd, "quakeml", out) == 0
+    catalogue = obspy.read_events(io.BytesIO(out.getvalue().encode()), format="QUAKEML")
+    assert {event.event_type for event in catalogue} == {"not reported"}
+    assert capsys.readouterr().err.count("event type 'party' is none of QuakeML's") == 1
 
 
 def test_a_channel_that_the_model_refuses_is_named_and_the_rest_goes_on(

@@ -16,6 +16,7 @@ from tscc_stream.config import Config, ConfigError, parse
 from tscc_stream.config_http import MetricsConfig
 from tscc_stream.config_people import no_term_twice
 from tscc_stream.config_section import split_host_port
+from tscc_stream.event_types import EVENT_TYPES, canonical
 
 SHIPPED = Path(__file__).parents[1] / "config.yaml"
 
@@ -353,12 +354,30 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ("shifts: {day: '06:00-06:00'}", "shifts.day: '06:00-06:00': begins where it ends"),
         ("shifts: {}", "shifts: expected at least 1 of them"),
         ("vocabulary: [{name: a}, {name: a}]", "vocabulary: 'a' is given twice"),
+        (
+            "vocabulary: [{name: a, event_type: mining explosoin}]",
+            "vocabulary.0.event_type: 'mining explosoin': expected an event type of QuakeML, such as mining explosion",
+        ),
+        (
+            "vocabulary: [{name: a, event_type: ''}]",
+            "vocabulary.0.event_type: '': expected an event type of QuakeML, such as rock burst, mining explosion, "
+            "other event, not existing",
+        ),
         ("console: {bind: '0.0.0.0:1'}", "console: bind 0.0.0.0:1: other machines could name clusters"),
         ("console: {bind: '0.0.0.0:1', users_file: u}", "console: users_file: passwords would cross the network"),
     ],
 )
 def test_what_people_see_is_checked(text: str, mistake: str) -> None:
     assert [one.removeprefix("line 1: ")[: len(mistake)] for one in _mistakes(text)] == [mistake]
+
+
+def test_event_types_are_those_of_quakeml_in_any_case() -> None:
+    from obspy.core.event.header import EventType  # noqa: PLC0415  # the oracle, which takes a second
+
+    assert sorted(EventType.keys()) == list(EVENT_TYPES)
+    (term,) = parse("vocabulary: [{name: a, event_type: Rock Burst}]").vocabulary
+    assert term.event_type == "rock burst"
+    assert all(canonical(word) == EventType(word) for word in ("other", "Explosion", "NOT existing", "party"))
 
 
 def test_the_words_of_a_site_replace_those_that_ship() -> None:

@@ -129,6 +129,69 @@ def test_a_time_and_a_name_choose(folder: Path, messages: list[Message], capsys:
     assert [row["id"] for row in csv.DictReader(io.StringIO(last))] == [messages[-1].uid]
 
 
+def test_a_word_that_quakeml_does_not_know_is_not_reported_and_takes_nothing_away(
+    messages: list[Message], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_journal(tmp_path, messages)
+    write_settings(tmp_path)
+    for cluster in range(DEMO.spec.clusters):
+        name_cluster(
+            tmp_path, cluster, Label(name=f"name {cluster}", event_type=("party", "Not Existing")[cluster % 2])
+        )
+    say(tmp_path, bodies(messages, "network")[0]["id"], "name 1", agrees=False)
+    path = tmp_path / "out.xml"
+    status, _, err = run(capsys, tmp_path, "--format", "quakeml", "--out", path)
+    assert (status, err.splitlines()) == (
+        0,
+        [
+            "tscc-stream: event type 'party' is none of QuakeML's, and is written as not reported",
+            f"tscc-stream: {len(messages)} messages",
+        ],
+    )
+    assert _validate(str(path))
+    events = {event.event_descriptions[0].text: event for event in obspy.read_events(str(path), format="QUAKEML")}
+    rejected = events.pop("name 1")
+    assert (rejected.event_type, rejected.picks[0].evaluation_status) == ("not existing", "rejected")
+    assert {event.event_type for event in events.values()} == {"not reported"}
+
+
+def _picks(path: Path) -> dict[str, set[str]]:
+    """By event, the detections that it has picks of."""
+    return {
+        str(event.resource_id).rpartition("/")[2]: {str(one.resource_id).rpartition("/")[2] for one in event.picks}
+        for event in obspy.read_events(str(path), format="QUAKEML")
+    }
+
+
+def test_no_border_between_two_exports_tears_a_network_event_apart(
+    folder: Path, messages: list[Message], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = {body["id"]: set(body["data"]["detections"]) for body in bodies(messages, "network")}
+    onsets = {message.uid: message.onset_ns for message in messages}
+    torn = bodies(messages, "network")[1]["data"]["detections"]
+    border = iso_time(sorted(onsets[uid] for uid in torn)[1])
+    parts = []
+    for name, options in (("first", ("--to", border)), ("second", ("--from", border))):
+        path = tmp_path / f"{name}.xml"
+        assert run(capsys, folder, "--format", "quakeml", *options, "--out", path)[0] == 0
+        parts.append(_picks(path))
+    assert all(parts)
+    assert parts[0].keys().isdisjoint(parts[1])
+    assert parts[0] | parts[1] == whole
+
+
+def test_a_network_event_after_a_seq_has_its_earlier_detections(
+    folder: Path, messages: list[Message], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    event = bodies(messages, "network")[1]
+    members = event["data"]["detections"]
+    after = next(place for place, message in enumerate(messages) if message.uid == event["id"])
+    assert {message.uid for message in messages[:after]} & set(members)
+    path = tmp_path / "later.xml"
+    assert run(capsys, folder, "--format", "quakeml", "--since", after, "--out", path)[0] == 0
+    assert _picks(path)[event["id"]] == set(members)
+
+
 def test_windows_read_back_as_the_journal_holds_them(
     folder: Path, messages: list[Message], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

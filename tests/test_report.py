@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_journal import DEMO, END_NS, make_journal, name_cluster, pipeline_messages, say, sid
 from made_messages import SECOND, detection
-from made_site import START_NS, write_settings
+from made_site import START_NS, settings, write_settings
 
 from tscc_stream import cli, config
 from tscc_stream.apps import report_facts, report_figures, report_health, report_page, shifts
@@ -21,9 +21,10 @@ from tscc_stream.apps.report_facts import Facts
 from tscc_stream.edges.alert_journal import FILE as ALERTS
 from tscc_stream.edges.alert_journal import AlertJournal, NewAlert, NewRound, NewWithheld
 from tscc_stream.edges.people import FILE, PeopleFile
-from tscc_stream.messages import Gap, Message
+from tscc_stream.edges.sqlite import JournalFile
+from tscc_stream.messages import Gap, Message, NetworkEvent
 from tscc_stream.package import Label
-from tscc_stream.stages.journal import GapEntry
+from tscc_stream.stages.journal import GapEntry, Snapshot
 from tscc_stream.stages.publish import ModelIdentity, Publish
 
 DAY_NS = 86_400 * SECOND
@@ -47,7 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, messages: list[Message]) ->
     """A site with four channels, of which one is flat, one was lost for a minute, and a name that means harm."""
     made = tmp_path_factory.mktemp("site")
     earlier = [_unknown(day, START_NS + 60 * SECOND - day * DAY_NS) for day in (4, 3, 1)]
+    day_before = START_NS - DAY_NS
     gaps = (
+        *(Gap(sid(letter), day_before, day_before + SECOND, "server") for letter in "ABCD"),
         Gap(sid("A"), START_NS + 30 * SECOND, START_NS + 90 * SECOND, "server"),
         Gap(sid("B"), START_NS + 75 * SECOND, None, "flat"),
     )
@@ -123,6 +126,54 @@ def test_a_network_event_is_as_large_as_its_largest_detection(facts: Facts) -> N
     assert len({uid for one in report_facts.largest(facts) for uid in (one.uid, *one.detections)}) > len(sizes)
 
 
+def _gathered(folder: Path, span_ns: tuple[int, int], now_ns: int = END_NS + DAY_NS) -> Facts:
+    known = config.parse(json.dumps(settings(folder)))
+    site = SiteJournal(folder / "state" / "journal.sqlite", known, folder)
+    try:
+        span = shifts.between(_iso(span_ns[0]), _iso(span_ns[1]), _zone(known))
+        return report_facts.gather(site, "test", span, now_ns, folder / "state", lambda *_: None)
+    finally:
+        site.close()
+
+
+def _event(uid: str, onset_ns: int, members: list[Message]) -> Message:
+    event = NetworkEvent(
+        uid=uid,
+        onset_ns=onset_ns,
+        duration_s=1.0,
+        channels=tuple(one.sid for one in members),
+        detections=tuple(one.uid for one in members),
+        votes={"blast": len(members)},
+        cluster_id=1,
+        cluster_name="blast",
+        final=True,
+    )
+    return Publish("test", ModelIdentity("demo", "1", DEMO.sha256)).network_event(event)
+
+
+def _member(letter: str, onset_ns: int, counts: float, quality: tuple[str, ...] = ()) -> Message:
+    window = {"uid": letter, "sid": sid(letter), "onset_ns": onset_ns, "start_ns": onset_ns - 2 * SECOND}
+    publish = Publish("test", ModelIdentity("demo", "1", DEMO.sha256))
+    return publish.detection(detection(**window, peak_amplitude=counts, quality=quality))
+
+
+def test_a_network_event_with_a_clipped_detection_is_at_least_so_large(tmp_path: Path) -> None:
+    members = [_member("A", START_NS, 50.0), _member("B", START_NS, 20.0, ("clipped",)), _member("C", START_NS, 9.0)]
+    make_journal(tmp_path, [*members, _event("event", START_NS, members)])
+    (largest,) = report_facts.largest(_gathered(tmp_path, (START_NS, END_NS)))
+    assert (largest.uid, report_page.amplitude(largest)) == ("event", "≥ 50 counts")
+
+
+def test_an_event_at_a_border_belongs_whole_to_the_shift_in_which_it_began(tmp_path: Path) -> None:
+    border = START_NS + 10 * SECOND
+    members = [_member("A", border - 1, 5.0), _member("B", border + 1, 90.0, ("clipped",))]
+    make_journal(tmp_path, [*members, _event("event", border - 1, members)])
+    before, after = (_gathered(tmp_path, span) for span in ((START_NS, border), (border, END_NS)))
+    assert [(one.uid, report_page.amplitude(one)) for one in report_facts.largest(before)] == [("event", "≥ 90 counts")]
+    assert report_facts.largest(after) == []
+    assert [one.uid for one in after.detections] == ["B"]
+
+
 def test_sensors_as_the_ledger_has_them(facts: Facts) -> None:
     health = {one.channel: one for one in facts.health}
     assert set(health) == {"XX.A..HHZ", "XX.B..HHZ", "XX.C..HHZ", "XX.D..HHZ", "BW.UH1..SHZ"}
@@ -140,13 +191,132 @@ def test_gaps_that_overlap_count_once_and_silence_counts() -> None:
         GapEntry("b", 50, None, "flat", 0),
     ]
     minute = 60 * SECOND
-    (a, b) = report_health.channels(gaps, {}, (), (0, 100))
+    heard = dict.fromkeys("abxy", (0, 100))
+    a, b, *_ = report_health.channels(gaps, {}, heard, (0, 100))
     assert (a.with_data, a.usable, len(a.breaks)) == (pytest.approx(0.3), pytest.approx(0.3), 2)
     assert (b.with_data, b.usable) == (1.0, 0.5)
-    (silent, well) = report_health.channels([], {"x": 10 * minute, "y": 59 * minute}, (), (0, 60 * minute))
+    _, _, silent, well = report_health.channels([], {"x": 10 * minute, "y": 59 * minute}, heard, (0, 60 * minute))
     assert [one.cause for one in silent.breaks] == [report_health.SILENT]
     assert silent.with_data == pytest.approx(1 / 6)
     assert (well.with_data, well.breaks) == (1.0, ())
+
+
+@pytest.mark.parametrize(
+    ("heard", "reached_s", "unknown", "silent"),
+    [
+        ((-500, 0), 1000, 0.0, 0.0),
+        ((250, 300), 1000, 0.25, 0.0),
+        ((1000, 1000), 5000, 1.0, 0.0),
+        (None, 5000, 1.0, 0.0),
+        (None, 500, 0.5, 0.5),
+        ((-500, 200), None, 0.8, 0.0),
+        ((250, 900), None, 0.25, 0.0),
+        ((-900, -800), None, 1.0, 0.0),
+    ],
+)
+def test_what_the_journal_tells_nothing_of_is_not_known(
+    heard: tuple[int, int] | None, reached_s: int | None, unknown: float, silent: float
+) -> None:
+    """Neither well nor ill: of a span of 1000 s."""
+    times = {} if heard is None else {"a": (heard[0] * SECOND, heard[1] * SECOND)}
+    come_to = {} if reached_s is None else {"a": reached_s * SECOND}
+    (one,) = report_health.channels([], come_to, times, (0, 1000 * SECOND))
+    assert (one.unknown, one.usable) == (pytest.approx(unknown), pytest.approx(1.0 - unknown - silent))
+    assert one.seconds(report_health.SILENT) == pytest.approx(1000 * silent)
+    assert one.ill == (silent > 0.0)
+
+
+def test_gaps_within_what_is_not_known_are_known() -> None:
+    gaps = [GapEntry("a", 20, 40, "server", 0), GapEntry("a", 50, 60, "flat", 0)]
+    (one,) = report_health.channels(gaps, {"a": 100}, {"a": (80, 90)}, (0, 100))
+    assert (one.unknown, one.with_data, one.usable) == (pytest.approx(0.5), pytest.approx(0.3), pytest.approx(0.2))
+
+
+def _small_journal(folder: Path) -> None:
+    """Begins 40 s into the span, at a detection of A, with a gap of A of before that retention has left; B is first
+    heard of at 90 s, by a gap; both came to the end.
+    """
+    path = make_journal(
+        folder,
+        [_member("A", START_NS + 40 * SECOND, 5.0)],
+        (
+            Gap(sid("A"), START_NS - 2 * DAY_NS, START_NS - 2 * DAY_NS + SECOND, "server"),
+            Gap(sid("B"), START_NS + 90 * SECOND, None, "flat"),
+        ),
+    )
+    reached = json.dumps({"channels": {sid(letter): (END_NS, END_NS) for letter in "AB"}, "network_ns": 0}).encode()
+    with JournalFile(path) as journal:
+        journal.append([], snapshot=Snapshot(1, b"{}", b"{}", reached, b""))
+
+
+def test_a_journal_that_begins_within_the_span_says_so(tmp_path: Path) -> None:
+    _small_journal(tmp_path)
+    facts = _gathered(tmp_path, (START_NS, END_NS))
+    a, b = facts.health
+    assert (a.unknown, a.usable) == (pytest.approx(40 / 150), pytest.approx(110 / 150))
+    assert (b.unknown, b.usable, b.with_data) == (pytest.approx(0.6), pytest.approx(0.0), pytest.approx(0.4))
+    text = report_page.page(facts)
+    assert "The journal begins later, at Tue 14 Nov 2023 22:14: nothing is known of what was before." in text
+    for card in (
+        "36.7 %</b>of the time with usable",
+        "43.3 %</b>of the time nothing is known",
+        "1 of 2</b>channels not",
+    ):
+        assert card in text
+    assert "0 of 2 channels had no gap" in text
+    assert "not known 40&nbsp;s" in text
+
+
+@pytest.mark.parametrize(
+    ("days", "now_days", "said"),
+    [
+        (-1, 1, "The journal begins later, at Tue 14 Nov 2023 22:14: nothing is known of this time."),
+        (9, 1, "This time has not begun yet."),
+    ],
+)
+def test_no_sensor_is_well_in_a_time_that_the_journal_does_not_hold(
+    tmp_path: Path, days: int, now_days: int, said: str
+) -> None:
+    _small_journal(tmp_path)
+    span = START_NS + days * DAY_NS, END_NS + days * DAY_NS
+    facts = _gathered(tmp_path, span, END_NS + now_days * DAY_NS)
+    text = report_page.page(facts)
+    assert said in text
+    assert not any(one.usable for one in facts.health)
+    assert "0 of 2 channels had no gap" in text
+
+
+def test_what_is_known_to_be_ill_is_listed_before_what_is_not_known(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_page, "MOST_CHANNELS", 1)
+    begin = facts.span.ns[0]
+    unknown, ill = (report_health.Break(begin, begin + SECOND, cause) for cause in (report_health.UNKNOWN, "server"))
+    health = [
+        report_health.ChannelHealth("XX.A..HHZ", (unknown,), 0.0, 0.0, 1.0),
+        report_health.ChannelHealth("XX.B..HHZ", (ill,), 0.9, 0.9),
+    ]
+    text = report_page.page(report_facts.replace(facts, health=health, detections=[]))
+    assert ("XX.B..HHZ" in text, "XX.A..HHZ" in text, "1 of 2</b>channels not well" in text) == (True, False, True)
+
+
+def test_an_empty_journal_is_said(tmp_path: Path) -> None:
+    make_journal(tmp_path, [])
+    assert "The journal is empty: nothing is known of this time." in report_page.page(
+        _gathered(tmp_path, (START_NS, END_NS))
+    )
+
+
+def test_windows_of_three_components_tell_of_the_whole_sensor(tmp_path: Path) -> None:
+    spec = DEMO.spec.model_copy(update={"channels": 3, "components": ("Z", "N", "E")})
+    path = make_journal(tmp_path, [_member("A", START_NS, 5.0)])
+    come_to = {sid("A")[:-1] + letter: (END_NS, END_NS) for letter in "ZNE"}
+    reached = json.dumps({"channels": come_to, "network_ns": 0}).encode()
+    with JournalFile(path) as journal:
+        journal.remember_model("ab", spec.model_dump_json().encode())
+        journal.append([], snapshot=Snapshot(1, b"{}", b"{}", reached, b""))
+    health = {one.channel: one.usable for one in _gathered(tmp_path, (START_NS, END_NS)).health}
+    assert health == dict.fromkeys(("XX.A..HHE", "XX.A..HHN", "XX.A..HHZ"), 1.0)
 
 
 def test_precision_counts_by_what_the_model_said(facts: Facts) -> None:
@@ -170,7 +340,7 @@ def test_the_page_needs_nothing_and_escapes_everything(facts: Facts) -> None:
     assert "\u202e" not in text
     said = "".join(seen.text)
     assert ODD.replace("\u202e", "?") in said
-    assert "No alerts are set up." in said
+    assert "No alerts are set up, or alert run has never run." in said
     assert "unknown-11" not in said
 
 
@@ -214,6 +384,56 @@ def test_alerts_and_their_answers(folder: Path, facts: Facts) -> None:
     assert text.count("nobody answered") == 1
     assert "1 of 2" in text
     assert "1 not told by themselves: suppressed" in text
+
+
+def _many_alerts(state: Path) -> None:
+    """Ten warnings, the first of which nobody has answered, and between them a critical one that somebody has."""
+    with AlertJournal(state / ALERTS) as journal:
+        for number in range(10):
+            severity = "critical" if number == 4 else "warning"
+            at_ns = START_NS + number * SECOND
+            journal.commit([NewAlert(f"id-{number}", at_ns, "r", "event", severity, f"alert {number}", {}, ())])
+    people = PeopleFile(state / FILE)
+    for number in range(1, 10):
+        people.say("acknowledgement", f"id-{number}", {"note": ""}, "sipho", END_NS)
+    people.close()
+
+
+def test_of_too_many_alerts_those_that_matter_are_listed_and_all_are_counted(
+    facts: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _many_alerts(tmp_path)
+    monkeypatch.setattr(report_facts.report_alerts, "MOST", 4)
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert re.findall(r"alert \d", text) == ["alert 0", "alert 4", "alert 8", "alert 9"]
+    assert "1 of 10" in text
+    assert "6 more; listed are those that are critical or that nobody has answered, then the newest." in text
+    assert "tells nothing of what was before" not in text
+
+
+def test_alerts_that_cannot_be_read_are_counted_and_named_as_such(facts: Facts, tmp_path: Path) -> None:
+    _many_alerts(tmp_path)
+    with AlertJournal(tmp_path / ALERTS) as journal:
+        journal._db.execute("UPDATE alert SET document = '{' WHERE id IN ('id-2', 'id-3')")
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert len(re.findall(r"alert \d", text)) == 8
+    assert ("1 of 10" in text, "2 more cannot be read." in text) == (True, True)
+    assert "more; listed" not in text
+
+
+@pytest.mark.parametrize(("later_s", "since"), [(60, True), (3600, False)])
+def test_a_journal_of_alerts_that_begins_later_is_not_a_shift_without_alerts(
+    facts: Facts, tmp_path: Path, later_s: int, since: bool
+) -> None:
+    begin_ns = START_NS + later_s * SECOND
+    with AlertJournal.of_the_process(tmp_path / ALERTS, begin_ns)[0]:
+        pass
+    alerts = report_facts.report_alerts.of_span(tmp_path, facts.span_ns)
+    text = report_page.page(report_facts.replace(facts, alerts=alerts))
+    assert "The journal of alerts tells nothing of what was before Wed 15 Nov 2023 0" in text
+    assert ("Since then there was none." in text, "None in this time." in text) == (since, False)
 
 
 def test_units_of_amplitudes(facts: Facts) -> None:

@@ -208,7 +208,10 @@ def _write_quakeml(messages: Iterable[Message], out: IO[str], loaded: package.Pa
         label = loaded.labels.get(cluster["id"]) if known else None
         return Meaning(cluster["name"], label.event_type if label else "not reported")
 
-    out.write(quakeml([json.loads(message.body) for message in messages], meaning_of))
+    def complain(sentence: str) -> None:
+        print(f"tscc-stream: {sentence}", file=sys.stderr)  # noqa: T201  # said to people
+
+    out.write(quakeml([json.loads(message.body) for message in messages], meaning_of, complain))
 
 
 _WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "quakeml": _write_quakeml}

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field
 
+from tscc_stream import event_types
 from tscc_stream.config_section import Section
 from tscc_stream.mistakes import COLOUR
 
@@ -49,7 +50,7 @@ class Term(Section):
     """A word for a kind of source. event_type: of QuakeML."""
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
-    event_type: str = "not reported"
+    event_type: Annotated[str, AfterValidator(event_types.checked)] = event_types.NOT_REPORTED
     colour: Annotated[str, Field(pattern=COLOUR)] = "#888888"
 
 

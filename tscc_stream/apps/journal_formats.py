@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from tscc_stream.apps.amplitudes import Amplitudes, responses_of
-from tscc_stream.apps.stored import EVER, Stored, events, specs
+from tscc_stream.apps.stored import EVER, Stored, events, everything, may_have_members_in, specs
 from tscc_stream.apps.words import Words
 from tscc_stream.classifier import CSV_COLUMNS, csv_row
 from tscc_stream.config import Config
 from tscc_stream.edges.obspy_formats import Meaning, quakeml
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.event_types import NOT_EXISTING, canonical
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
 from tscc_stream.spreadsheet import harmless
@@ -24,7 +25,6 @@ from tscc_stream.stages.publish import iso_time
 MOST_QUAKEML = 200_000
 """Messages in one QuakeML document, which is held in memory whole (about 10 kB each)."""
 COLUMNS = (*CSV_COLUMNS, "name", "verdict", "agrees", "judged_by", "judged_at", "peak_velocity_m_s")
-_NOT_REAL = "not existing"
 
 
 class ExportError(ValueError):
@@ -44,7 +44,8 @@ class SiteJournal:
     """A journal as people at the site see it. Close it after use."""
 
     def __init__(self, path: Path, config: Config, base: Path, *, without_people: bool = False) -> None:
-        """base: the folder of the configuration; without_people: as Words has it.
+        """base: the folder of the configuration; without_people: as Words has it. complaints: what could not be written
+        as it was said, one sentence each.
 
         Raises JournalError, PeopleError, ResponseError.
         """
@@ -57,6 +58,7 @@ class SiteJournal:
             self.close()
             raise
         self.amplitudes = Amplitudes(responses, self.specs)
+        self.complaints: list[str] = []
 
     def close(self) -> None:
         self.reader.close()
@@ -64,6 +66,14 @@ class SiteJournal:
     def label(self, one: Stored) -> Label:
         """What it is, in people's words."""
         return self.words.of_body(one.body, one.sha256)
+
+    def stored(self, uid: str) -> Stored | None:
+        """A detection by its id; None where there is none, or retention has removed it."""
+        found = self.reader.last_word(uid)
+        if found is None:
+            return None
+        body = json.loads(found.message.body)
+        return Stored(found.seq, found.message.sid, found.message.onset_ns, body, body["data"]["model"]["sha256"])
 
     def chosen(self, wanted: Wanted, update: Update) -> Iterator[Stored]:
         """In the order of their seq."""
@@ -98,31 +108,36 @@ def _columns(site: SiteJournal, one: Stored) -> dict[str, Any]:
 
 
 def write_quakeml(site: SiteJournal, wanted: Wanted, out: IO[str], update: Update) -> int:
-    """One document; how many messages went into it. A member's window counts with its network event.
+    """One document; how many messages went into it. A network event comes whole: with all its detections, where they
+    lie outside the span as well, and they come with no other.
 
     Raises ExportError where there are too many for one document.
     """
-    chosen: list[Stored] = []
-    for one in site.chosen(wanted, update):
-        chosen.append(one)
+    chosen = _whole_events(site, wanted, update)
+    for uid in {uid for one in chosen.values() for uid in one.body["data"].get("detections", ())} - chosen.keys():
+        if (member := site.stored(uid)) is not None:
+            chosen[uid] = member
+    bodies = [one.body for one in chosen.values()]
+    out.write(
+        quakeml(bodies, lambda body: _meaning(site.words, body, chosen[body["id"]].sha256), site.complaints.append)
+    )
+    return len(bodies)
+
+
+def _whole_events(site: SiteJournal, wanted: Wanted, update: Update) -> dict[str, Stored]:
+    """What is wanted, by id, without detections of network events outside the span: those have them."""
+    chosen: dict[str, Stored] = {}
+    of_others: set[str] = set()
+    for one in everything(site.reader, update, wanted.since, wanted.span_ns[0]):
+        if wanted.name and site.label(one).name != wanted.name:
+            continue
+        if wanted.span_ns[0] <= one.onset_ns < wanted.span_ns[1]:
+            chosen[one.body["id"]] = one
+        elif not one.sid and may_have_members_in(one, wanted.span_ns):
+            of_others.update(one.body["data"]["detections"])
         if len(chosen) > MOST_QUAKEML:
             raise ExportError(f"more than {MOST_QUAKEML} messages: expected a shorter time (--from, --to) for QuakeML")
-    whose = {one.body["id"]: one.sha256 for one in chosen}
-    bodies = [one.body for one in chosen]
-    if wanted.name:
-        bodies += _members(site, bodies, whose)
-    out.write(quakeml(bodies, lambda body: _meaning(site.words, body, whose[body["id"]])))
-    return len(chosen)
-
-
-def _members(site: SiteJournal, bodies: list[dict[str, Any]], whose: dict[str, str]) -> list[dict[str, Any]]:
-    """Detections of the chosen network events that have another name than they: they belong to them all the same."""
-    more = []
-    for uid in {uid for body in bodies for uid in body["data"].get("detections", ()) if uid not in whose}:
-        if (one := site.reader.last_word(uid)) is not None:
-            more.append(json.loads(one.message.body))
-            whose[uid] = more[-1]["data"]["model"]["sha256"]
-    return more
+    return {uid: one for uid, one in chosen.items() if uid not in of_others}
 
 
 def _meaning(words: Words, body: Mapping[str, Any], sha256: str) -> Meaning:
@@ -133,4 +148,6 @@ def _meaning(words: Words, body: Mapping[str, Any], sha256: str) -> Meaning:
     note = f"{verdict.who} at {iso_time(verdict.at_ns)}: {verdict.name}{corrected}"
     if verdict.agrees:
         return Meaning(label.name, label.event_type, "confirmed", note)
-    return Meaning(label.name, label.event_type, "rejected" if label.event_type == _NOT_REAL else "reviewed", note)
+    return Meaning(
+        label.name, label.event_type, "rejected" if canonical(label.event_type) == NOT_EXISTING else "reviewed", note
+    )

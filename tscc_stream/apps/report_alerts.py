@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tscc_stream.apps.alert_people import answers_in
 from tscc_stream.edges import alert_journal
-from tscc_stream.edges.alert_journal import AlertJournal, StoredAlert
+from tscc_stream.edges.alert_journal import AlertJournal, Outline, StoredAlert
 from tscc_stream.edges.alert_journal_file import AlertJournalError
 from tscc_stream.edges.people import PeopleError, Said
 
 MOST = 500
-"""Alerts of one report, the earliest."""
+"""Alerts that one report lists: first those that are critical or that nobody has answered, then the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,18 @@ class ToldAlert:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """withheld: how many events were not told by themselves, by why. unreadable: why something of it is missing."""
+    """Of a span. told: at most MOST, by time; total, unanswered: of all; damaged: how many of those to be told
+    cannot be read. withheld: how many events were not told by themselves, by why. unreadable: why something of it is
+    missing; begin_ns: since when the journal tells of alerts, None where it is not known.
+    """
 
     told: list[ToldAlert] = field(default_factory=list)
+    total: int = 0
+    unanswered: int = 0
+    damaged: int = 0
     withheld: dict[str, int] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
+    begin_ns: int | None = None
 
 
 def of_span(state_dir: Path, span_ns: tuple[int, int]) -> Alerts | None:
@@ -49,10 +59,30 @@ def of_span(state_dir: Path, span_ns: tuple[int, int]) -> Alerts | None:
         trouble.append(f"Answers cannot be read: {error}")
     try:
         with AlertJournal(path, read_only=True) as journal:
-            told = [_told(alert, answers.get(alert.id)) for alert in journal.between(span_ns, MOST)]
-            return Alerts(told, journal.withheld_counts(*span_ns), tuple(trouble))
+            return _of_journal(journal, answers, span_ns, tuple(trouble))
     except AlertJournalError as error:
         return Alerts(unreadable=(f"Alerts cannot be read: {error}", *trouble))
+
+
+def _of_journal(
+    journal: AlertJournal, answers: Mapping[str, Said], span_ns: tuple[int, int], trouble: tuple[str, ...]
+) -> Alerts:
+    total = Counter(one.id in answers for one in journal.outlines(span_ns))
+    shown = heapq.nlargest(MOST, journal.outlines(span_ns), key=lambda one: _weight(one, answers))
+    stored = [one for one in map(journal.get, (one.id for one in shown)) if one is not None]
+    return Alerts(
+        told=[_told(one, answers.get(one.id)) for one in sorted(stored, key=lambda one: (one.at_ns, one.number))],
+        total=total.total(),
+        unanswered=total[False],
+        damaged=len(shown) - len(stored),
+        withheld=journal.withheld_counts(*span_ns),
+        unreadable=trouble,
+        begin_ns=journal.begin_ns(),
+    )
+
+
+def _weight(one: Outline, answers: Mapping[str, Said]) -> tuple[int, int]:
+    return (one.severity == "critical") + (one.id not in answers), one.at_ns
 
 
 def _told(alert: StoredAlert, answer: Said | None) -> ToldAlert:

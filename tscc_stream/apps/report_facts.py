@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from tscc_stream.apps.journal_formats import SiteJournal
 from tscc_stream.apps.report_alerts import Alerts
 from tscc_stream.apps.report_health import ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, Span, local
-from tscc_stream.apps.stored import Stored, events
+from tscc_stream.apps.stored import LONGEST_NS, Stored, events, may_have_members_in
 from tscc_stream.apps.words import cluster_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.package import Label
 from tscc_stream.progress import Update
-from tscc_stream.source_id import name_of, to_nslc
+from tscc_stream.source_id import name_of, sensor_of, to_nslc
 from tscc_stream.verdicts import Precision, Verdict, precision
 
 DAYS = 7
@@ -29,6 +29,7 @@ DAYS = 7
 LONGEST_COMPARED_NS = 24 * HOUR_NS
 MOST_UNKNOWN = 24
 MOST_LARGEST = 10
+_CLIPPED = "clipped"
 _LEAST_P_VALUES = drift.LEAST
 
 
@@ -65,14 +66,21 @@ class Thumbnail:
 
 @dataclass(slots=True, eq=False)
 class Facts:
-    """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now."""
+    """compared: for each earlier day with a whole journal, name -> detections. come_to_ns: the span's end, or now.
+
+    begin_ns: data time at which the journal begins, None where it is empty; begun: whether the span has.
+    of_earlier: detections of network events that began before the span.
+    """
 
     site: str
     span: Span
     come_to_ns: int
+    begin_ns: int | None = None
+    begun: bool = True
     labels: dict[str, Label] = field(default_factory=dict)
     detections: list[Seen] = field(default_factory=list)
     events: list[Seen] = field(default_factory=list)
+    of_earlier: set[str] = field(default_factory=set)
     compared: list[Counter[str]] = field(default_factory=list)
     compared_hours: list[Counter[int]] = field(default_factory=list)
     thumbnails: list[Thumbnail] = field(default_factory=list)
@@ -101,7 +109,7 @@ class Facts:
     @property
     def clipped(self) -> Counter[str]:
         """Detections with clipped samples, by channel."""
-        return Counter(one.channel for one in self.detections if "clipped" in one.quality)
+        return Counter(one.channel for one in self.detections if _CLIPPED in one.quality)
 
     def drift(self) -> float | None:
         """How far p-values are from evenly spread, which those of ordinary windows are; None: too few, or none."""
@@ -120,16 +128,18 @@ class Facts:
 
 def gather(site: SiteJournal, name: str, span: Span, now_ns: int, state_dir: Path, update: Update) -> Facts:
     """Everything of a span. name: the site's. Raises JournalError; PeopleError as SiteJournal does."""
-    facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)))
+    facts = Facts(name, span, min(span.ns[1], max(now_ns, span.ns[0] + 1)), site.reader.begin_ns(), now_ns > span.ns[0])
     spans = _compared(site, facts)
-    first_ns = min([facts.span_ns[0], *(begin for begin, _ in spans)])
+    first_ns = min([facts.span_ns[0] - LONGEST_NS, *(begin for begin, _ in spans)])
     facts.compared, facts.compared_hours = [Counter() for _ in spans], [Counter() for _ in spans]
     for one in events(site.reader, update, span_ns=(first_ns, facts.come_to_ns)):
         if one.onset_ns >= facts.span_ns[0]:
             _add(site, facts, one)
-        else:
+        elif one.sid:
             _compare(site, facts, one, spans)
-    _largest_of_members(facts)
+        elif may_have_members_in(one, facts.span_ns):
+            facts.of_earlier.update(one.body["data"]["detections"])
+    _largest_of_members(site, facts)
     facts.thumbnails = _thumbnails(site, facts)
     facts.health = _health(site, facts)
     facts.alerts = report_alerts.of_span(state_dir, facts.span_ns)
@@ -147,10 +157,9 @@ def _compared(site: SiteJournal, facts: Facts) -> list[tuple[int, int]]:
     begin_ns, end_ns = facts.span_ns
     if end_ns - begin_ns > LONGEST_COMPARED_NS:
         return []
-    page = site.reader.since(0, "", 1)
-    if not page.messages:
+    oldest_ns = facts.begin_ns
+    if oldest_ns is None:
         return []
-    oldest_ns = page.messages[0].message.onset_ns
     earlier = [facts.span.days_before(days).ns for days in range(1, DAYS + 1)]
     missing_ns = facts.span.ns[1] - end_ns
     return [(begin, end - missing_ns) for begin, end in earlier if begin >= oldest_ns]
@@ -191,8 +200,6 @@ def _seen(site: SiteJournal, one: Stored, name: str) -> Seen:
 
 
 def _compare(site: SiteJournal, facts: Facts, one: Stored, spans: list[tuple[int, int]]) -> None:
-    if not one.sid:
-        return
     for place, (begin, end) in enumerate(spans):
         if begin <= one.onset_ns < end:
             label = site.label(one)
@@ -201,27 +208,35 @@ def _compare(site: SiteJournal, facts: Facts, one: Stored, spans: list[tuple[int
             facts.compared_hours[place][local(one.onset_ns, facts.span.zone).hour] += 1
 
 
-def _largest_of_members(facts: Facts) -> None:
+def _largest_of_members(site: SiteJournal, facts: Facts) -> None:
     """A network event is as large as the largest of its detections: in m/s where all of them are."""
     by_uid = {one.uid: one for one in facts.detections}
     sized = []
     for event in facts.events:
-        members = [by_uid[uid] for uid in event.detections if uid in by_uid]
-        sized.append(_sized(event, members))
+        members = [by_uid.get(uid) or _member(site, uid) for uid in event.detections]
+        sized.append(_sized(event, [one for one in members if one is not None]))
     facts.events = sized
 
 
+def _member(site: SiteJournal, uid: str) -> Seen | None:
+    """A detection of an event that the span's end cut off; None where the journal has it no longer."""
+    found = site.stored(uid)
+    return None if found is None else _seen(site, found, "")
+
+
 def _sized(event: Seen, members: list[Seen]) -> Seen:
+    """What is clipped in one of them is at least so large as a whole."""
     velocities = [one.velocity for one in members if one.velocity is not None]
     counts = [one.counts for one in members if one.counts is not None]
     whole = len(velocities) == len(members)
     velocity = max(velocities) if velocities and whole else None
-    return replace(event, velocity=velocity, counts=max(counts, default=None))
+    quality = (_CLIPPED,) if any(_CLIPPED in one.quality for one in members) else ()
+    return replace(event, velocity=velocity, counts=max(counts, default=None), quality=quality)
 
 
 def largest(facts: Facts) -> list[Seen]:
     """Network events, and detections that belong to none; the largest first, those in m/s before those in counts."""
-    members = {uid for event in facts.events for uid in event.detections}
+    members = {uid for event in facts.events for uid in event.detections} | facts.of_earlier
     every = [*facts.events, *(one for one in facts.detections if one.uid not in members)]
     sized = [one for one in every if one.counts is not None]
     return sorted(sized, key=lambda one: (one.velocity is None, -(one.velocity or one.counts or 0.0)))[:MOST_LARGEST]
@@ -242,7 +257,25 @@ def _thumbnails(site: SiteJournal, facts: Facts) -> list[Thumbnail]:
 
 def _health(site: SiteJournal, facts: Facts) -> list[ChannelHealth]:
     gaps = site.reader.gaps(facts.span_ns[0])
-    sids = {one.channel for one in facts.detections}
     reached = {name_of(sid): had for sid, had in report_health.reached(site.reader).items()}
     named = [replace(gap, sid=name_of(gap.sid)) for gap in gaps]
-    return report_health.channels(named, reached, sids, facts.span_ns)
+    return report_health.channels(named, reached, _heard(site, facts, reached), facts.span_ns)
+
+
+def _heard(site: SiteJournal, facts: Facts, also: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """From when to when the journal tells of each channel, not before it begins. also: other channels.
+
+    A window of several components tells of all of its sensor.
+    """
+    if facts.begin_ns is None or not facts.begun:
+        return {}
+    begin_ns, end_ns = facts.begin_ns, facts.come_to_ns
+    heard = {name_of(sid): times for sid, times in site.reader.heard((begin_ns, end_ns)).items()}
+    if any(spec.channels > 1 for spec in site.specs.values()):
+        of_sensors: dict[str, list[tuple[int, int]]] = {}
+        for channel, times in heard.items():
+            of_sensors.setdefault(sensor_of(channel), []).append(times)
+        for channel in {*heard, *also}:
+            if times_of := of_sensors.get(sensor_of(channel)):
+                heard[channel] = min(first for first, _ in times_of), max(last for _, last in times_of)
+    return {channel: (max(first, begin_ns), last) for channel, (first, last) in heard.items()}

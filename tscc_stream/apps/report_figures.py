@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from tscc_stream.apps.report_health import SILENT, Break
+from tscc_stream.apps.report_health import SILENT, UNKNOWN, Break
 from tscc_stream.apps.shifts import HOUR_NS, Span, local, whole_hours
 from tscc_stream.gap_causes import LOST
 from tscc_stream.messages import AnyArray, Float32Array
@@ -150,10 +150,10 @@ def waveform(samples: Float32Array) -> str:
 
 
 def strip(breaks: Sequence[Break], span_ns: tuple[int, int]) -> str:
-    """A channel's span as a strip: red where data are missing, orange where they are bad."""
+    """A channel's span as a strip: red: data are missing; orange: they are bad; grey: nothing is known."""
     begin, end = span_ns
     bars = "".join(
-        f'<rect class="{"lost" if one.cause in LOST or one.cause == SILENT else "unusable"}" y="0" height="10" '
+        f'<rect class="{_kind_of(one)}" y="0" height="10" '
         f'x="{_STRIP_WIDTH * (one.from_ns - begin) / (end - begin):.1f}" '
         f'width="{max(3.0, _STRIP_WIDTH * (one.to_ns - one.from_ns) / (end - begin)):.1f}"/>'
         for one in breaks
@@ -162,3 +162,9 @@ def strip(breaks: Sequence[Break], span_ns: tuple[int, int]) -> str:
         f'<svg class="strip" viewBox="0 0 {_STRIP_WIDTH} 10" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="there" width="{_STRIP_WIDTH}" height="10"/>{bars}</svg>'
     )
+
+
+def _kind_of(one: Break) -> str:
+    if one.cause == UNKNOWN:
+        return "unknown"
+    return "lost" if one.cause in LOST or one.cause == SILENT else "unusable"

@@ -14,17 +14,15 @@ from importlib import resources
 import numpy as np
 
 from tscc_stream.apps import report_figures
-from tscc_stream.apps.report_alerts import ToldAlert
+from tscc_stream.apps.report_alerts import Alerts, ToldAlert
 from tscc_stream.apps.report_facts import DAYS, MOST_UNKNOWN, Facts, Seen, Thumbnail, largest
-from tscc_stream.apps.report_health import SILENT, UNUSABLE, ChannelHealth
+from tscc_stream.apps.report_health import SILENT, UNKNOWN, UNUSABLE, WELL, Break, ChannelHealth
 from tscc_stream.apps.shifts import HOUR_NS, local, whole_hours
 from tscc_stream.drift import ALARM
 from tscc_stream.gap_causes import LOST
 
 MOST_CHANNELS = 60
 """Channels with trouble that are listed, the worst first."""
-WELL = 0.999
-"""Share of time with usable data from which a channel counts as well."""
 _SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#393b79")
 _FIXED = "&nbsp;"
 """Between a number and its unit: no line ends there."""
@@ -54,7 +52,8 @@ def page(facts: Facts) -> str:
     body = "".join(section(facts) for section in sections)
     return (
         f"{_HEAD}<title>{_text(title)} {_text(span)}</title><style>{_style()}</style></head><body>"
-        f'<h1>{_text(title[:1].upper() + title[1:])}</h1><p class="soft">{_text(span)}{_so_far(facts)}</p>{body}'
+        f'<h1>{_text(title[:1].upper() + title[1:])}</h1><p class="soft">{_text(span)}{_so_far(facts)}</p>'
+        f"{_not_held(facts)}{body}"
         f"<footer>Times are those of {_text(facts.span.zone.key)}. {_text(_legend_of_amplitudes(facts))}</footer>"
         "</body></html>\n"
     )
@@ -80,10 +79,29 @@ def _span(facts: Facts) -> str:
     return f"{begin:%a %d %b %Y %H:%M} to {end:%H:%M}" + ("" if same else f" on {end:%a %d %b %Y}") + f" ({offsets})"
 
 
+def _not_held(facts: Facts) -> str:
+    """What of the span the journal does not hold, so that nothing is taken for quiet or well."""
+    begin, (from_ns, to_ns) = facts.begin_ns, facts.span_ns
+    if not facts.begun:
+        return _missing("This time has not begun yet.")
+    if begin is None:
+        return _missing("The journal is empty: nothing is known of this time.")
+    if begin <= from_ns:
+        return ""
+    since = f"The journal begins later, at {_date(facts, begin)}: nothing is known of"
+    return _missing(f"{since} {'this time' if begin >= to_ns else 'what was before'}.")
+
+
 def _so_far(facts: Facts) -> str:
+    if not facts.begun:
+        return ""
     if facts.come_to_ns >= facts.span.ns[1]:
         return ""
     return f"; it still goes on, this is up to {local(facts.come_to_ns, facts.span.zone):%H:%M}"
+
+
+def _date(facts: Facts, at_ns: int) -> str:
+    return f"{local(at_ns, facts.span.zone):%a %d %b %Y %H:%M}"
 
 
 def _clock(facts: Facts, at_ns: int) -> str:
@@ -146,23 +164,31 @@ def _card(number: str, text: str, kind: str = "") -> str:
 
 
 def _ill(facts: Facts) -> list[ChannelHealth]:
-    return sorted((one for one in facts.health if one.usable < WELL or one.breaks), key=lambda one: one.usable)
+    """What is known to be ill, then what is not known, then what had breaks; the worst first."""
+    return sorted(
+        (one for one in facts.health if one.usable < WELL or one.breaks), key=lambda one: (not one.ill, one.usable)
+    )
 
 
 def _at_a_glance(facts: Facts) -> str:
-    unwell = [one for one in facts.health if one.usable < WELL]
-    share = f"{100 * sum(one.usable for one in facts.health) / len(facts.health):.1f} %" if facts.health else "?"
+    unwell = [one for one in facts.health if one.ill]
+    many = len(facts.health)
+    unknown = sum(one.unknown for one in facts.health)
+    share = f"{100 * sum(one.usable for one in facts.health) / many:.1f} %" if unknown < many else "?"
+    of_sensors = (
+        [_card(f"{100 * unknown / many:.1f} %", "of the time nothing is known of sensors", "bad")] if unknown else []
+    )
     cards = [
         _card(str(len(facts.detections)), "detections"),
         _card(str(len(facts.events)), "network events"),
         _card(str(len(facts.to_name)), "unknown windows to name", "bad" if facts.to_name else ""),
         _card(share, "of the time with usable data", "" if not unwell else "bad"),
-        _card(f"{len(unwell)} of {len(facts.health)}", "channels not well", "bad" if unwell else ""),
+        *of_sensors,
+        _card(f"{len(unwell)} of {many}", "channels not well", "bad" if unwell else ""),
     ]
     if facts.alerts is not None and not facts.alerts.unreadable:
-        told = facts.alerts.told
-        unanswered = sum(one.answer is None for one in told)
-        cards.append(_card(f"{unanswered} of {len(told)}", "alerts without an answer", "bad" if unanswered else ""))
+        unanswered, total = facts.alerts.unanswered, facts.alerts.total
+        cards.append(_card(f"{unanswered} of {total}", "alerts without an answer", "bad" if unanswered else ""))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -309,6 +335,11 @@ def _sensors(facts: Facts) -> str:
     well = len(facts.health) - len(ill) - len(without)
     more = max(0, len(ill) + len(without) - MOST_CHANNELS)
     text = f"{well} of {len(facts.health)} channels had no gap and no clipped window."
+    unknown = sum(one.unknown > 0 for one in facts.health)
+    if unknown:
+        text += (
+            f" Of {unknown} it is not known for the whole time: a channel is known from its first gap or detection on."
+        )
     listed = f" {more} more channels with trouble are not listed." if more else ""
     heads = ("channel", "with data", "usable", "over the span", "why", "clipped")
     if not rows:
@@ -316,19 +347,20 @@ def _sensors(facts: Facts) -> str:
     table = _table(heads, rows, ("t", "n narrow-hides", "n", "strips narrow-hides", "why", "n"))
     return (
         f'<h2>Sensors</h2><p>{text}{listed}</p>{table}<p class="soft">Red: no data. Orange: data that cannot be used '
-        "(flat, invalid). Clipped: detections at the recorder's limit.</p>"
+        "(flat, invalid). Grey: not known. Clipped: detections at the recorder's limit.</p>"
     )
 
 
 def _sensor(facts: Facts, one: ChannelHealth, clipped: int) -> tuple[str, ...]:
     causes = Counter(found.cause for found in one.breaks)
     why = "; ".join(_cause(one, cause, count) for cause, count in causes.most_common())
-    kind = "" if one.usable >= WELL else ' class="bad"'
+    kind = ' class="bad"' if one.ill else ""
+    to_come = (Break(facts.come_to_ns, facts.span.ns[1], UNKNOWN),) if facts.come_to_ns < facts.span.ns[1] else ()
     return (
         _text(one.channel),
         f"{100 * one.with_data:.1f} %",
         f"<span{kind}>{100 * one.usable:.1f} %</span>",
-        report_figures.strip(one.breaks, facts.span.ns),
+        report_figures.strip((*one.breaks, *to_come), facts.span.ns),
         why,
         str(clipped or ""),
     )
@@ -345,7 +377,7 @@ def _cause(one: ChannelHealth, cause: str, count: int) -> str:
     }
     lasted = one.seconds(cause)
     times = f", {count} times" if count > 1 else ""
-    timed = f" {_duration(lasted)}" if cause in LOST or cause in UNUSABLE or cause == SILENT else ""
+    timed = f" {_duration(lasted)}" if cause in LOST or cause in UNUSABLE or cause in (SILENT, UNKNOWN) else ""
     return f"{_text(words.get(cause, cause))}{timed}{times}"
 
 
@@ -360,12 +392,12 @@ def _duration(seconds: float) -> str:
 
 def _alerts(facts: Facts) -> str:
     if facts.alerts is None:
-        return "<h2>Alerts</h2><p>No alerts are set up.</p>"
-    missing = "".join(map(_missing, facts.alerts.unreadable))
+        return "<h2>Alerts</h2><p>No alerts are set up, or <code>alert run</code> has never run.</p>"
+    missing = "".join(map(_missing, facts.alerts.unreadable)) + _before_alerts(facts, facts.alerts)
     not_told = missing + "".join(
         f"<p>{count} not told by themselves: {_text(why)}.</p>" for why, count in facts.alerts.withheld.items()
     )
-    if not facts.alerts.told:
+    if not facts.alerts.total:
         return f"<h2>Alerts</h2>{'' if missing else '<p>None in this time.</p>'}{not_told}"
     rows = [
         (
@@ -378,7 +410,22 @@ def _alerts(facts: Facts) -> str:
         for one in facts.alerts.told
     ]
     table = _table(("time", "severity", "what", "sent", "answer"), rows, ("t", "", "", "narrow-hides", ""))
-    return f"<h2>Alerts</h2>{table}{not_told}"
+    return f"<h2>Alerts</h2>{table}{_more_alerts(facts.alerts)}{not_told}"
+
+
+def _before_alerts(facts: Facts, alerts: Alerts) -> str:
+    if alerts.begin_ns is None or alerts.begin_ns <= facts.span_ns[0]:
+        return ""
+    since = "" if alerts.total or alerts.begin_ns >= facts.span_ns[1] else " Since then there was none."
+    return _missing(f"The journal of alerts tells nothing of what was before {_date(facts, alerts.begin_ns)}.{since}")
+
+
+def _more_alerts(alerts: Alerts) -> str:
+    more = alerts.total - len(alerts.told) - alerts.damaged
+    listed = f"{more} more; listed are those that are critical or that nobody has answered, then the newest."
+    return _missing(f"{alerts.damaged} more cannot be read." if alerts.damaged else "") + (
+        f'<p class="soft">{listed}</p>' if more > 0 else ""
+    )
 
 
 def _answer(facts: Facts, one: ToldAlert) -> str:

@@ -18,6 +18,8 @@ from tscc_stream.stages.journal import JournalError
 
 MARGIN_NS = 24 * 3600 * NS_PER_SECOND
 """A recorder's clock may be ahead by as much, so that its data are committed before their own time."""
+LONGEST_NS = 3600 * NS_PER_SECOND
+"""From the end of a network event to the last onset of its detections, at most; also before its beginning."""
 EVER = (-(2**63), 2**63 - 1)
 _PAGE = 1000
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -36,7 +38,14 @@ class Stored:
 
 def events(reader: JournalReader, update: Update, since: int = 0, span_ns: tuple[int, int] = EVER) -> Iterator[Stored]:
     """Those after a seq whose onset lies from span_ns[0] up to, and without, span_ns[1]. Raises JournalError."""
-    after = max(since, first_after(reader, span_ns[0]))
+    for one in everything(reader, update, since, span_ns[0]):
+        if span_ns[0] <= one.onset_ns < span_ns[1]:
+            yield one
+
+
+def everything(reader: JournalReader, update: Update, since: int = 0, from_ns: int = EVER[0]) -> Iterator[Stored]:
+    """Those after a seq, among them all whose onset is at or after a data time. Raises JournalError."""
+    after = max(since, first_after(reader, from_ns))
     sha256 = ""
     while True:
         page = reader.since(after, "", _PAGE)
@@ -46,12 +55,17 @@ def events(reader: JournalReader, update: Update, since: int = 0, span_ns: tuple
                 continue
             body = _decode(message.body)
             sha256 = body["data"].get("model", {}).get("sha256", sha256)
-            if span_ns[0] <= message.onset_ns < span_ns[1]:
-                yield Stored(one.seq, message.sid, message.onset_ns, body, sha256)
+            yield Stored(one.seq, message.sid, message.onset_ns, body, sha256)
         after = page.through
         update(after, page.head)
         if after >= page.head:
             return
+
+
+def may_have_members_in(event: Stored, span_ns: tuple[int, int]) -> bool:
+    """Whether detections of a network event may have onsets within a span, by its own onset and duration."""
+    end_ns = event.onset_ns + round((event.body["data"]["duration_s"] or 0.0) * NS_PER_SECOND)
+    return end_ns + LONGEST_NS >= span_ns[0] and event.onset_ns - LONGEST_NS < span_ns[1]
 
 
 def first_after(reader: JournalReader, from_ns: int) -> int:

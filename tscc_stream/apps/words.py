@@ -37,9 +37,7 @@ class Words:
         """Of a model's cluster. None: unknown. said: what a message called it at the time."""
         if cluster is None:
             return UNKNOWN
-        if sha256 not in self._labels:
-            self._labels[sha256] = self._labels_of(sha256)
-        return self._labels[sha256].get(cluster) or self.of_name(said)
+        return self._of_model(sha256).get(cluster) or self.of_name(said)
 
     def of_name(self, name: str) -> Label:
         """Of a word: the vocabulary's, else a label of a cluster with that name, else grey and without a type."""
@@ -52,8 +50,14 @@ class Words:
     def of_body(self, body: Mapping[str, Any], sha256: str) -> Label:
         """What a detection or network event is: a person's word, else its cluster's name. sha256: of its model."""
         if (verdict := self.verdicts.get(body["id"])) is not None:
+            self._of_model(sha256)  # the word may be a name of its clusters
             return self.of_name(verdict.name)
         return self.of_cluster(sha256, cluster_of(body), body["data"]["cluster"]["name"])
+
+    def _of_model(self, sha256: str) -> dict[int, Label]:
+        if sha256 not in self._labels:
+            self._labels[sha256] = self._labels_of(sha256)
+        return self._labels[sha256]
 
     def _labels_of(self, sha256: str) -> dict[int, Label]:
         found: dict[int, Label] = {}

@@ -167,8 +167,8 @@ def _export_events(options: argparse.Namespace, path: Path) -> int:
         count = _write_events(options, site, wanted)
     finally:
         site.close()
-    for sentence in site.amplitudes.refused.values():
-        print(f"{PROGRAM}: amplitudes in counts: {sentence}", file=sys.stderr)
+    for sentence in (*(f"amplitudes in counts: {one}" for one in site.amplitudes.refused.values()), *site.complaints):
+        print(f"{PROGRAM}: {sentence}", file=sys.stderr)
     print(f"{PROGRAM}: {count} {'windows' if options.format == 'mseed' else 'messages'}", file=sys.stderr)
     return 0
 

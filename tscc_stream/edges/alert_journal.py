@@ -136,6 +136,15 @@ class StoredAlert:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What tells which alerts matter most, without their documents."""
+
+    id: str
+    at_ns: int
+    severity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Everything up to `through` of the daemon's journal `epoch` was looked at."""
 
@@ -407,12 +416,20 @@ class AlertJournal:
             rows = self._db.execute(query, (2**63 - 1 if before is None else before, since_ns, most)).fetchall()
         return list(self._readable(rows))
 
-    def between(self, span_ns: tuple[int, int], most: int) -> list[StoredAlert]:
-        """Alerts made within a span, without its end, with their deliveries, oldest first."""
-        query = f"SELECT {_ALERT} FROM alert WHERE at_ns >= ? AND at_ns < ? ORDER BY at_ns, number LIMIT ?"  # noqa: S608  # names of columns
+    def outlines(self, span_ns: tuple[int, int]) -> Iterator[Outline]:
+        """All alerts made within a span, without its end, in no order."""
+        query = "SELECT id, at_ns, severity FROM alert WHERE at_ns >= ? AND at_ns < ?"
         with self._explained("read"):
-            rows = self._db.execute(query, (*span_ns, most)).fetchall()
-        return list(self._readable(rows))
+            yield from (Outline(*row) for row in self._db.execute(query, span_ns))
+
+    def begin_ns(self) -> int | None:
+        """Since when this file tells of alerts, as far as that can be seen; None: not at all yet."""
+        query = f"""SELECT min(at_ns) FROM (
+            SELECT min(at_ns) AS at_ns FROM alert UNION ALL SELECT min(at_ns) FROM withheld
+            UNION ALL SELECT CAST(document AS INTEGER) FROM state WHERE name = '{STARTED}')"""  # noqa: S608  # a name of ours
+        with self._explained("read"):
+            begin_ns: int | None = self._db.execute(query).fetchone()[0]
+        return begin_ns
 
     def attempts(self, delivery: int) -> list[Attempt]:
         """Every try of a delivery, in order."""

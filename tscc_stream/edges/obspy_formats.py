@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tscc_stream.event_types import EVENT_TYPES, NOT_REPORTED, canonical
 from tscc_stream.messages import AnyArray, Record, read_only
 from tscc_stream.source_id import to_nslc
 
@@ -88,25 +89,40 @@ class Meaning:
     note: str = ""
 
 
-def quakeml(bodies: Sequence[Mapping[str, Any]], meaning_of: Callable[[Mapping[str, Any]], Meaning]) -> str:
+def quakeml(
+    bodies: Sequence[Mapping[str, Any]],
+    meaning_of: Callable[[Mapping[str, Any]], Meaning],
+    complain: Callable[[str], None],
+) -> str:
     """Messages (detections, and network events with their last word) as QuakeML 1.2.
 
     One event per network event, with a pick per detection of it; a detection that belongs to none is an event of its
     own. No origins: nothing here locates. meaning_of: body -> what it is. Where a person has looked, the type is
-    certain, and the picks have that evaluation.
+    certain, and the picks have that evaluation. complain: told once of each event type that QuakeML does not
+    know, which is written as not reported.
     """
     from obspy.core.event import Catalog, ResourceIdentifier  # noqa: PLC0415 takes a second, for this output alone
 
     detections = {body["id"]: body for body in bodies if body["type"] == "tscc.detection.v1"}
     networks = [body for body in bodies if body["type"] == "tscc.network_event.v1"]
     alone = dict.fromkeys(detections)
+    unknown: set[str] = set()
+
+    def in_quakeml(body: Mapping[str, Any]) -> Meaning:
+        meaning = meaning_of(body)
+        if (known := canonical(meaning.event_type)) is None:
+            unknown.add(meaning.event_type)
+        return replace(meaning, event_type=known or NOT_REPORTED)
+
     events = []
     for body in networks:
         members = [detections[uid] for uid in body["data"]["detections"] if uid in detections]
-        events.append(_event(body, members, meaning_of))
+        events.append(_event(body, members, in_quakeml))
         for member in members:
             alone.pop(member["id"], None)
-    events += [_event(detections[uid], [detections[uid]], meaning_of) for uid in alone]
+    events += [_event(detections[uid], [detections[uid]], in_quakeml) for uid in alone]
+    for word in sorted(unknown):
+        complain(f"event type {word!r:.80} is none of QuakeML's, and is written as {NOT_REPORTED}")
     written = io.BytesIO()
     identity = ResourceIdentifier("smi:tscc-stream/catalogue")
     Catalog(events=events, resource_id=identity).write(written, format="QUAKEML")
@@ -171,6 +187,4 @@ def _xml(text: str) -> str:
 
 def event_types() -> list[str]:
     """The event types that QuakeML 1.2 knows."""
-    from obspy.core.event.header import EventType  # noqa: PLC0415  # loaded where it is needed
-
-    return sorted(EventType.keys())
+    return list(EVENT_TYPES)

@@ -506,6 +506,43 @@ class JournalReader:
         with explained(self.path, "read it"):
             return [GapEntry(*row) for row in self._db.execute(query, (from_ns, limit))]
 
+    def begin_ns(self) -> int | None:
+        """Data time from which on the messages tell: of the oldest, or of the oldest detection, since recordings may
+        be older than the clock; None where there is no message.
+        """
+        query = """SELECT min(onset_ns) FROM (
+            SELECT * FROM (SELECT onset_ns FROM message ORDER BY seq LIMIT 1)
+            UNION ALL SELECT * FROM (SELECT onset_ns FROM message WHERE kind = 'detection' ORDER BY seq LIMIT 1))"""
+        with explained(self.path, "read it"):
+            begin_ns: int | None = self._db.execute(query).fetchone()[0]
+        return begin_ns
+
+    def heard(self, span_ns: tuple[int, int]) -> dict[str, tuple[int, int]]:
+        """By source id, the first and the last data time at which the journal tells of a channel: onsets of detections
+        within a span, and ends of gaps.
+        """
+        gaps = "SELECT sid, min(from_ns), max(coalesce(to_ns, from_ns)) FROM gap GROUP BY sid"
+        with explained(self.path, "read it"):
+            heard = {sid: (first_ns, last_ns) for sid, first_ns, last_ns in self._db.execute(gaps)}
+            for sid in self._detecting():
+                for onset_ns in self._outermost(sid, span_ns):
+                    first_ns, last_ns = heard.get(sid, (onset_ns, onset_ns))
+                    heard[sid] = min(first_ns, onset_ns), max(last_ns, onset_ns)
+            return heard
+
+    def _detecting(self) -> Iterator[str]:
+        """Source ids of detections, by one step of the index for each: going through all detections takes minutes."""
+        query, sid = "SELECT min(sid) FROM message WHERE kind = 'detection' AND sid > ?", ""
+        while (row := self._db.execute(query, (sid,)).fetchone())[0] is not None:
+            yield (sid := row[0])
+
+    def _outermost(self, sid: str, span_ns: tuple[int, int]) -> Iterator[int]:
+        """The first and the last onset of a channel's detections within a span."""
+        for order in ("ASC", "DESC"):
+            query = f"""SELECT onset_ns FROM message WHERE kind = 'detection' AND sid = ? AND onset_ns >= ?
+                        AND onset_ns < ? ORDER BY onset_ns {order} LIMIT 1"""  # noqa: S608  # a word of ours
+            yield from (onset_ns for (onset_ns,) in self._db.execute(query, (sid, *span_ns)))
+
     def models(self) -> dict[str, bytes]:
         """model.json of every model that was live, by its SHA-256, the latest last."""
         with explained(self.path, "read it"):
