@@ -267,7 +267,7 @@ def systemd_that_says(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) 
     program = folder / "bin" / "systemctl"
     program.parent.mkdir()
     program.write_text(
-        f'#!/bin/sh\nshift 2; for unit; do echo $unit >> {asked}; printf "$between{said}"; between="\\n"; done\n'
+        f'#!/bin/sh\nshift 2; for unit; do echo $unit >> {asked}; printf "${{between}}{said}"; between="\\n"; done\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -297,6 +297,11 @@ def test_of_a_file_for_several_shards_each_unit_is_looked_at_and_no_port_of_one(
     path = write_settings(tmp_path, shard={"count": 3})
     found = list(doctor.examine(path))
     assert asked.read_text().split() == [f"tscc-stream-shard@{index}.service" for index in (1, 2, 3)]
+    services = [finding for finding in found if finding.check == "service"]
+    for index, finding in enumerate(services, 1):
+        unit = f"tscc-stream-shard@{index}.service"
+        expect(finding, "warn", f"{unit}: inactive (dead)", f"systemctl start {unit}")
+    assert len(services) == 3
     assert [finding.todo for finding in found if finding.check == "config"] == ["look at each of them: --shard 1 to 3"]
     of_a_daemon = {"daemon", "lock", "journal", "state_dir"}
     assert [one.check for one in found if one.check in of_a_daemon or one.check.startswith("port ")] == []
