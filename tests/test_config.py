@@ -231,11 +231,25 @@ def metrics(bind: str, *files: str) -> MetricsConfig:
         "seedlink: [{server: 'a:1', streams: ['A_B:EHZ'], password: '47151623'}]",
         "metrics: {tls_key: [47151623], tls_certificate: c}",
         "metrics: {users_file: {anna: '47151623'}}",
+        "alerts: {commands: {sms: {argv: [/usr/bin/sms, --pin, 047151623]}}}",
+        "alerts: {commands: {sms: {argv: '/usr/bin/sms --pin 47151623'}}}",
+        "alerts: {webhooks: {hook: {url: [47151623]}}}",
+        "alerts: {webhooks: {hook: {url: 'https://a.example/b', headers_file: ['X-Site: 47151623']}}}",
+        "bridge: {token_file: 47151623}",
+        "bridge: {creds_file: [47151623]}",
         "metrics: {tls_key: c, users_file: '47151623', bind: '10.0.0.1:1'}",
     ],
 )
 def test_a_secret_in_the_wrong_place_is_not_repeated(text: str) -> None:
     assert [mistake for mistake in _mistakes(text) if "7151623" in mistake] == []
+
+
+def test_keys_of_secrets_are_those_whose_type_says_so() -> None:
+    expected = {
+        "creds_file", "headers_file", "metrics_password_file", "nkey_file", "password_file", "secret_key_file",
+        "tls_key", "token_file", "users_file",
+    }  # fmt: skip
+    assert expected == config.SECRET_KEYS
 
 
 LOCAL = ("127.0.0.1:9108", "127.3.2.1:1", "[::1]:9108", "localhost:9108", "LocalHost:1")

@@ -205,6 +205,28 @@ def test_a_secret_that_everybody_can_read(tmp_path: Path) -> None:
     expect(finding, "fail", "not there", "install -m 600")
 
 
+@pytest.mark.parametrize("key", ["creds_file", "nkey_file", "token_file"])
+def test_a_secret_of_nats_that_everybody_can_read(tmp_path: Path, key: str) -> None:
+    open_to_everybody(tmp_path)
+    secret = tmp_path / "nats"
+    secret.write_text("SUAMADE")
+    secret.chmod(0o644)
+    path = write_settings(tmp_path, bridge={key: str(secret)})
+    (finding,) = doctor_site.secrets(site(path))
+    expect(finding, "fail", "everybody on this machine can read it", "chmod 600")
+    assert finding.check == f"file bridge.{key}"
+
+
+def test_a_certificate_is_no_secret(tmp_path: Path) -> None:
+    open_to_everybody(tmp_path)
+    for name, mode in (("certificate", 0o644), ("key", 0o600)):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(mode)
+    named = {"tls_certificate": str(tmp_path / "certificate"), "tls_key": str(tmp_path / "key")}
+    path = write_settings(tmp_path, metrics={"bind": "127.0.0.1:0", **named})
+    assert [finding.state for finding in doctor_site.secrets(site(path))] == ["ok", "ok"]
+
+
 def test_secrets_of_the_service_are_looked_for_beside_the_configuration(tmp_path: Path) -> None:
     entry = {"server": "127.0.0.1:1", "streams": ["XX_*"], "user": "u", "password_file": "seedlink"}
     path = write_settings(tmp_path, seedlink=[entry])
@@ -237,6 +259,57 @@ def test_a_certificate_with_the_key_of_another(tmp_path: Path) -> None:
 )
 def test_what_systemd_says(said: dict[str, str], state: str, todo: str) -> None:
     expect(doctor_site.judge("tscc-stream.service", said), state, "tscc-stream.service", todo)
+
+
+def systemd_that_says(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> Path:
+    """A systemctl of our own, before the machine's; the file in which it writes what it was asked."""
+    asked = folder / "asked"
+    program = folder / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nshift 2; for unit; do echo $unit >> {asked}; printf "${{between}}{said}"; between="\\n"; done\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(doctor_site, "SYSTEMD", folder)
+    return asked
+
+
+STOPPED = "LoadState=loaded\\nActiveState=inactive\\nSubState=dead\\nUnitFileState=enabled\\n"
+
+
+def test_of_a_shard_systemd_is_asked_for_its_own_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = systemd_that_says(tmp_path, monkeypatch, STOPPED)
+    path = write_settings(tmp_path, shard={"count": 3})
+    JournalFile(tmp_path / "state" / "shard-2" / "journal.sqlite").close()
+    found = {finding.check: finding for finding in doctor.examine(path, shard=2)}
+    unit = "tscc-stream-shard@2.service"
+    assert asked.read_text() == f"{unit}\n"
+    expect(found["service"], "warn", f"{unit}: inactive", f"systemctl start {unit}")
+    expect(found["daemon"], "warn", "shard-2 last", f"systemctl start {unit}, or tscc-stream run --shard 2, starts it")
+
+
+def test_of_a_file_for_several_shards_each_unit_is_looked_at_and_no_port_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ports are those of shard 1, which may run; to end that one would be wrong advice."""
+    asked = systemd_that_says(tmp_path, monkeypatch, STOPPED)
+    path = write_settings(tmp_path, shard={"count": 3})
+    found = list(doctor.examine(path))
+    assert asked.read_text().split() == [f"tscc-stream-shard@{index}.service" for index in (1, 2, 3)]
+    services = [finding for finding in found if finding.check == "service"]
+    for index, finding in enumerate(services, 1):
+        unit = f"tscc-stream-shard@{index}.service"
+        expect(finding, "warn", f"{unit}: inactive (dead)", f"systemctl start {unit}")
+    assert len(services) == 3
+    assert [finding.todo for finding in found if finding.check == "config"] == ["look at each of them: --shard 1 to 3"]
+    of_a_daemon = {"daemon", "lock", "journal", "state_dir"}
+    assert [one.check for one in found if one.check in of_a_daemon or one.check.startswith("port ")] == []
+
+
+def test_a_shard_on_a_machine_of_its_own_has_the_unit_of_a_site(tmp_path: Path) -> None:
+    made = site(write_settings(tmp_path, shard={"index": 2, "count": 3}))
+    assert (made.unit, list(made.shards)) == ("tscc-stream@site.service", [])
 
 
 # ---- the state folder
@@ -341,6 +414,43 @@ def test_a_port_that_a_foreign_process_has() -> None:
         expect(told, "ok", "our own daemon, process 77", "")
         other.communicate("")
     assert doctor_ports.port("metrics.bind", f"127.0.0.1:{number}", "", None).state == "ok"
+
+
+SECRET = "hunter2hunter2"  # noqa: S105  # made up for the test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["other.py", "--password", SECRET], " other.py)"),
+        (["-W", "ignore", "other.py"], ")"),
+        (["-m", "other", f"--token={SECRET}"], " other)"),
+        (["-c", f"password = {SECRET!r}; import other"], ")"),
+    ],
+)
+def test_of_the_process_that_has_a_port_the_name_alone_is_told(
+    tmp_path: Path, arguments: list[str], shown: str
+) -> None:
+    text = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+    (tmp_path / "other.py").write_text(text + "sys.stdin.read()\n")
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as other:
+        assert other.stdout is not None
+        number = int(other.stdout.readline())
+        finding = doctor_ports.port("metrics.bind", f"127.0.0.1:{number}", "", None)
+        other.communicate("")
+    expect(finding, "fail", f"taken by process {other.pid} (python", "give metrics.bind another port")
+    assert finding.found.endswith(f"{Path(sys.executable).name}{shown}")
+    assert SECRET not in f"{finding.found}{finding.todo}"
+
+
+def test_a_process_that_gave_itself_a_title(tmp_path: Path) -> None:
+    """As some servers do, which write into it whom they serve."""
+    with subprocess.Popen(["sleep: of miner /with", "60"], executable=shutil.which("sleep")) as other:
+        assert doctor_state.program_of(other.pid) == "sleep"
+        other.kill()
+    assert doctor_state.program_of(other.pid) == "unknown"
 
 
 def test_every_address_of_the_configuration_is_looked_at(tmp_path: Path) -> None:

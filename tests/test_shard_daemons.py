@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from made_site import BURSTS_S, CHANNELS, Running, finished, make_archive, serving, write_settings
 from test_daemon import DETECTIONS, get, listen, take
+from test_support import parts_of
 
 from tscc_stream.cli import main
 from tscc_stream.client import Received
@@ -99,6 +101,17 @@ def test_metrics_health_and_messages_are_of_the_shards_stations_alone(site: Site
         assert said.body["data"]["shard"] == f"{index}/2"
     assert records > 0
     assert 'tscc_shard_info{count="1",index="1"} 1.0' in get(site.whole, "/metrics")
+
+
+def test_a_support_bundle_has_what_each_shard_says(site: Site, tmp_path: Path) -> None:
+    done = finished("support-bundle", "--config", site.path, "--out", tmp_path / "support.tar.gz", "--log", os.devnull)
+    assert done.returncode == 0, done.stderr
+    parts = parts_of(tmp_path / "support.tar.gz")
+    for index in (1, 2):
+        assert f'tscc_shard_info{{count="2",index="{index}"}} 1.0' in parts[f"shard-{index}/metrics.txt"]
+        assert json.loads(parts[f"shard-{index}/healthz.json"])["state"] == "ok"
+        assert json.loads(parts[f"shard-{index}/journal.json"])["head"] > 0
+        assert f"shard-{index}/gaps.jsonl" in parts
 
 
 def sources(site: Site) -> list[str]:

@@ -26,7 +26,16 @@ from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.config_coincide import CoincideConfig
 from tscc_stream.config_http import ConsoleConfig, MetricsConfig
 from tscc_stream.config_people import Shifts, Term, TimeZone, no_term_twice
-from tscc_stream.config_section import Endpoint, HostPort, NotNegative, Positive, Section
+from tscc_stream.config_section import (
+    Endpoint,
+    HostPort,
+    NamedFile,
+    NotNegative,
+    Positive,
+    SecretFile,
+    Section,
+    secret_keys,
+)
 from tscc_stream.mistakes import DEVICE, WORD, expected
 from tscc_stream.seedlink.streams import parse_pattern
 from tscc_stream.shard import MOST_SHARDS, Shard
@@ -84,7 +93,7 @@ class SeedLinkConfig(Section):
     tls: bool = False
     tls_ca_file: str | None = None
     user: str | None = None
-    password_file: str | None = None
+    password_file: SecretFile | None = None
     timeout_seconds: Positive = 10.0
     keepalive_seconds: Positive = 30.0
     stale_seconds: Positive = 60.0
@@ -223,8 +232,8 @@ class RetentionConfig(Section):
 class CurveConfig(Section):
     """Files, or credentials of the service: the daemon's secret key, and the public keys that may connect."""
 
-    secret_key_file: Annotated[str, Field(min_length=1)]
-    allowed_keys_file: Annotated[str, Field(min_length=1)]
+    secret_key_file: SecretFile
+    allowed_keys_file: NamedFile
 
 
 class PublishConfig(Section):
@@ -361,6 +370,9 @@ class Config(Section):
         )
 
 
+SECRET_KEYS = secret_keys(Config)
+"""Names of all keys that name a file with a secret."""
+_SECRET_WORDS = re.compile("pass|secret|token|cred|key|header|users_file|argv|url", re.IGNORECASE)
 _TEXT = "tag:yaml.org,2002:str"
 _SILENT = {
     "tag:yaml.org,2002:bool": re.compile(r"true|false"),
@@ -437,7 +449,7 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 
 def _may_be_secret(path: tuple[str | int, ...]) -> bool:
     """Whether somebody may have written a secret here, who should have written where it lies."""
-    return any(word in str(part).lower() for part in path for word in ("password", "secret", "key", "users_file"))
+    return any(str(part) in SECRET_KEYS or _SECRET_WORDS.search(str(part)) for part in path)
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from tscc_stream.config_alerts import AlertSource, in_words, source_mistakes
 from tscc_stream.config_http import MetricsConfig, is_loopback
-from tscc_stream.config_section import BusKeysConfig, HostPort, Positive, SecretFile, Section, split_host_port
+from tscc_stream.config_section import (
+    BusKeysConfig,
+    HostPort,
+    NamedFile,
+    Positive,
+    SecretFile,
+    Section,
+    split_host_port,
+)
 
 
 class StreamLimits(Section):
@@ -54,7 +62,7 @@ class BridgeConfig(Section):
     creds_file: SecretFile | None = None
     tls: bool = False
     tls_ca_file: str | None = None
-    tls_certificate: SecretFile | None = None
+    tls_certificate: NamedFile | None = None
     tls_key: SecretFile | None = None
     outstanding: Annotated[int, Field(ge=1, le=4096)] = 256
     ack_seconds: Annotated[float, Field(ge=0.5, le=300)] = 10.0

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from pydantic import model_validator
 
-from tscc_stream.config_section import BusKeysConfig, HostPort, SecretFile, Section, split_host_port
+from tscc_stream.config_section import BusKeysConfig, HostPort, NamedFile, SecretFile, Section, split_host_port
 
 
 def is_loopback(host: str) -> bool:
@@ -21,7 +21,7 @@ class HttpConfig(Section):
     """Where to listen. The three files: a credential of the service, or a path."""
 
     bind: HostPort
-    tls_certificate: SecretFile | None = None
+    tls_certificate: NamedFile | None = None
     tls_key: SecretFile | None = None
     users_file: SecretFile | None = None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -36,7 +37,15 @@ def _endpoint(text: str) -> str:
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 """A socket of the bus."""
-SecretFile = Annotated[str, Field(min_length=1)]
+
+
+class Secret:
+    """Marks the type of a key that names a file with a secret."""
+
+
+NamedFile = Annotated[str, Field(min_length=1)]
+"""A credential's name or a path, of something that everybody may read."""
+SecretFile = Annotated[str, Field(min_length=1), Secret()]
 """A credential's name or a path, never the secret itself."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -46,6 +55,25 @@ class Section(BaseModel):
     """Frozen; unknown keys and silent conversions are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def secret_keys(section: type[Section]) -> frozenset[str]:
+    """Names of the keys, in a section and those below it, whose type is SecretFile."""
+    found: set[str] = set()
+    for name, field in section.model_fields.items():
+        for part in (*field.metadata, *_parts(field.annotation)):
+            if isinstance(part, Secret):
+                found.add(name)
+            elif isinstance(part, type) and issubclass(part, Section):
+                found |= secret_keys(part)
+    return frozenset(found)
+
+
+def _parts(annotation: object) -> Iterator[object]:
+    """What a type is made of: `tuple[X | None, ...]` of X and None."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
 
 
 class BusKeysConfig(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from tscc_stream.apps import doctor_bridge, doctor_links, doctor_machine, doctor
 from tscc_stream.apps.doctor_site import Site
 from tscc_stream.apps.finding import Check, Finding, fail, ok, warn
 from tscc_stream.package import PackageError, PackageSpec
+from tscc_stream.sharded import for_shard
 
 SECONDS: Final = 10.0
 """What a check may take; some, which load torch or compile, three times as much."""
@@ -33,25 +34,26 @@ _PLAIN: Final = "\x1b[0m"
 def examine(
     file: Path | None,
     seconds: float = SECONDS,
-    made: Callable[[config.Config], config.Config] = lambda settings: settings,
+    shard: int | None = None,
 ) -> Iterator[Finding]:
     """Findings as they come. file: the site's configuration; None: the machine alone. seconds: for each check.
 
-    made: what is made of the configuration: one shard's out of all shards'.
+    shard: which one of a file for several; None: the file as it stands.
     """
     if file is None:
         yield from _all(doctor_machine.checks(), seconds)
         yield _next()
         return
     try:
-        settings = made(config.load(file))
+        settings = config.load(file)
+        settings = settings if shard is None else for_shard(settings, shard)
     except config.ConfigError as error:
         yield from _all(doctor_machine.checks(), seconds)
         todo = f"correct it; tscc-stream check-config {file} says whether it is good"
         told = (one if one.startswith(f"{file}:") else f"{file}: {one}" for one in error.mistakes)
         yield from (fail("config", one, todo) for one in told)
         return
-    yield from _site(settings, file, seconds)
+    yield from _site(settings, file, seconds, shard)
 
 
 def _next() -> Finding:
@@ -60,9 +62,9 @@ def _next() -> Finding:
     return warn("config", "none was given, so only the machine was looked at", _NEXT)
 
 
-def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Finding]:
+def _site(settings: config.Config, file: Path, seconds: float, shard: int | None) -> Iterator[Finding]:
     running, told = _running(settings, seconds)
-    site = Site(settings, file, running)
+    site = Site(settings, file, running, shard)
     spec = _spec(site, seconds)
     beside = [*doctor_links.checks(settings, spec), *doctor_bridge.checks(settings)]
     links = _Beside(beside, seconds)  # they wait for the network meanwhile
@@ -70,8 +72,8 @@ def _site(settings: config.Config, file: Path, seconds: float) -> Iterator[Findi
     yield _good(settings, file)
     yield from told
     state = doctor_state.StateFolder(site.state_dir, settings.retention)
-    here = (*doctor_state.checks(state), *doctor_ports.checks(settings, running), *doctor_site.checks(site))
-    yield from _all(here, seconds)
+    of_a_daemon = [] if site.shards else [*doctor_state.checks(state), *doctor_ports.checks(settings, running)]
+    yield from _all([*of_a_daemon, *doctor_site.checks(site)], seconds)
     yield from links.findings()
 
 

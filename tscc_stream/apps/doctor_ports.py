@@ -79,10 +79,9 @@ def _explained(name: str, key: str, address: str, number: int, error: OSError) -
         if pid is None:
             todo = "run doctor as root: if it is our own daemon, all is well"
             return warn(name, f"{address}: taken by a process that cannot be seen from here", todo)
-        who = f"process {pid} ({program_of(pid)})"
-        if key not in _TOLD.values() and "tscc" in program_of(
-            pid
-        ):  # the console and the like are processes of their own
+        program = program_of(pid)
+        who = f"process {pid} ({program})"
+        if key not in _TOLD.values() and "tscc" in program:  # the console and the like are processes of their own
             return ok(name, f"{address}: held by {who}")
         todo = f"end that process, or give {key} another port"
         return fail(name, f"{address}: taken by {who}", todo)

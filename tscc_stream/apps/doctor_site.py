@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -19,7 +20,7 @@ from tscc_stream import activation, credentials, package
 from tscc_stream.activation import ActivationError
 from tscc_stream.apps.doctor_state import JOURNAL, holder_of
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
-from tscc_stream.config import Config
+from tscc_stream.config import SECRET_KEYS, Config
 from tscc_stream.edges.daemon_view import DaemonView, Login, SecretViewError, ViewError
 from tscc_stream.package import Package, PackageError
 from tscc_stream.sharded import alerts_unheard
@@ -29,17 +30,20 @@ SYSTEMCTL_SECONDS: Final = 5.0
 MANY_RESTARTS: Final = 3
 FRESH_SECONDS: Final = 7 * 86_400.0
 """A daemon that wrote within this time, and does not run, is missed."""
-_SECRET_KEY: Final = re.compile(r"(password|secret|secret_key|token|headers|users)_file|tls_key", re.IGNORECASE)
 _FILE_KEY: Final = re.compile(r"(ca|allowed_keys)_file|tls_certificate|stationxml", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A configuration that holds. file: where it lies; running: endpoints of its daemon, empty where none runs."""
+    """A configuration that holds. file: where it lies; running: endpoints of its daemon, empty where none runs.
+
+    shard: which one of the file's the configuration is made for, as `--shard` says; None: the file as it stands.
+    """
 
     config: Config
     file: Path
     running: Mapping[str, Any]
+    shard: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -55,7 +59,19 @@ class Site:
         return self.folder / f"{self.file.stem}.credentials"
 
     @property
+    def shards(self) -> range:
+        """All shards of a file that is for several, and has no daemon as it stands; else none."""
+        shard = self.config.shard
+        return range(1, 1 + shard.count) if shard is not None and shard.one is None else range(0)
+
+    @property
     def unit(self) -> str:
+        return self.unit_of(self.shard)
+
+    def unit_of(self, shard: int | None) -> str:
+        """The service of one shard; None: of the file as it stands."""
+        if shard is not None:
+            return f"tscc-stream-shard@{shard}.service"
         name = self.file.stem
         return "tscc-stream.service" if name == "config" else f"tscc-stream@{name}.service"
 
@@ -65,8 +81,8 @@ def checks(site: Site) -> list[Check]:
         Check("model", lambda: list(model(site)), patience=3.0),
         Check("secrets", lambda: list(secrets(site))),
         Check("people", lambda: list(people(site))),
-        Check("service", lambda: [service(site)]),
-        Check("daemon", lambda: [daemon(site)]),
+        Check("service", lambda: list(services(site))),
+        *([] if site.shards else [Check("daemon", lambda: [daemon(site)])]),
     ]
 
 
@@ -106,8 +122,8 @@ def _named_files(document: object, place: str = "") -> Iterator[tuple[str, str, 
     if isinstance(document, dict):
         for key, value in document.items():
             where = f"{place}.{key}" if place else str(key)
-            if isinstance(value, str) and (_SECRET_KEY.search(str(key)) or _FILE_KEY.search(str(key))):
-                yield where, value, _SECRET_KEY.search(str(key)) is not None
+            if isinstance(value, str) and (key in SECRET_KEYS or _FILE_KEY.search(str(key))):
+                yield where, value, key in SECRET_KEYS
             yield from _named_files(value, where)
     elif isinstance(document, list | tuple):
         for number, value in enumerate(document):
@@ -191,17 +207,20 @@ def _place(site: Site, name: str) -> Path:
     return path if path.exists() or "/" in name else site.credentials / name
 
 
-def service(site: Site) -> Finding:
-    """How systemd sees it, where systemd runs."""
-    name = "service"
+def services(site: Site) -> Iterator[Finding]:
+    """How systemd sees the daemon, or each of the shards, where systemd runs."""
     if not SYSTEMD.exists():
-        return ok(name, "systemd does not run here; something else must start the daemon again when it fails")
-    asked = ["systemctl", "show", site.unit, "--property=" + ",".join(_PROPERTIES)]
+        yield ok("service", "systemd does not run here; something else must start the daemon again when it fails")
+        return
+    units = [site.unit_of(shard) for shard in site.shards or (site.shard,)]
+    asked = ["systemctl", "show", "--property=" + ",".join(_PROPERTIES), *units]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return warn(name, f"systemctl does not answer: {error}", f"try it by hand: systemctl status {site.unit}")
-    return judge(site.unit, dict(line.partition("=")[::2] for line in done.stdout.splitlines()))
+        yield warn("service", f"systemctl does not answer: {error}", f"try it by hand: systemctl status {units[0]}")
+        return
+    for unit, said in zip_longest(units, done.stdout.strip().split("\n\n")[: len(units)], fillvalue=""):
+        yield judge(unit, dict(line.partition("=")[::2] for line in said.splitlines()))
 
 
 _PROPERTIES: Final = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NRestarts", "Result", "ExecMainStatus")
@@ -262,9 +281,8 @@ def _gone(site: Site) -> Finding:
     found = f"does not run; it wrote to {journal.parent} last {_span(ago_s)} ago"
     if ago_s > FRESH_SECONDS:
         return ok(name, found)
-    todo = (
-        f"journalctl -u {site.unit} -n 50 says why it ended; systemctl start {site.unit}, or tscc-stream run, starts it"
-    )
+    by_hand = "tscc-stream run" if site.shard is None else f"tscc-stream run --shard {site.shard}"
+    todo = f"journalctl -u {site.unit} -n 50 says why it ended; systemctl start {site.unit}, or {by_hand}, starts it"
     return warn(name, found, todo)
 
 

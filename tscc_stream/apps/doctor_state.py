@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ REMOTE: Final = (
     "glusterfs",
     "fuse.glusterfs",
 )
+LONGEST_NAME: Final = 40
+_INTERPRETER: Final = re.compile(r"(python|pypy|perl|ruby|node|java|bash|dash|zsh|sh|php|lua|tclsh|Rscript)[\d.]*")
 FLEETING: Final = ("tmpfs", "ramfs")
 
 
@@ -222,9 +225,29 @@ def lock(state: StateFolder) -> Finding:
 
 
 def program_of(pid: int) -> str:
-    """The beginning of a process's command line; its short name where that cannot be read."""
+    """Name of a process's program, and of the script or module that an interpreter runs. No arguments: passwords may be
+    among them.
+    """
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-        return words[:60] or Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        named = re.match(r"[\w.+-]+", words[0].split(" ")[0].rpartition("/")[2])  # a process may write its own title
+        if named is None:
+            return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"
+    program = named.group()[:LONGEST_NAME]
+    runs = _run_by(program, words[1:], Path(f"/proc/{pid}/cwd")) if _INTERPRETER.fullmatch(program) else ""
+    return f"{program} {runs}".strip()
+
+
+def _run_by(interpreter: str, words: list[str], folder: Path) -> str:
+    """The first word that is no option, if it is a file's or a module's name; empty where that cannot be told."""
+    for before, word in pairwise(["", *words]):
+        if before == "-m" and interpreter.startswith("py"):
+            return word[:LONGEST_NAME] if re.fullmatch(r"[\w.]+", word) else ""
+        if word and not word.startswith("-"):
+            try:
+                return Path(word).name[:LONGEST_NAME] if (folder / word).is_file() else ""
+            except (OSError, ValueError):
+                return ""
+    return ""

@@ -8,7 +8,10 @@ metrics.txt, healthz.json      of the running daemon
 log.txt         the last lines of the service's journal, or of a file that was given
 gaps.jsonl      the newest entries of the ledger of gaps
 journal.json    how far the journal has come; state.txt: what lies in the state folder, and how large
+crash-report.txt               where the threads of a daemon that crashed were
 model/          model.json, labels.json and card.md of the model that is served
+shard-I/        of a configuration for several shards, what each has: log.txt, unless a file was given, and all from
+                metrics.txt on
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +38,11 @@ from tscc_stream.activation import ActivationError
 from tscc_stream.apps import doctor, redact
 from tscc_stream.apps.doctor_site import Site, served, view
 from tscc_stream.apps.finding import Finding
-from tscc_stream.config import ConfigError
+from tscc_stream.config import Config, ConfigError
 from tscc_stream.edges.daemon_view import DaemonView, ViewError
 from tscc_stream.edges.journal_salvage import connect_read_only
 from tscc_stream.edges.sqlite import JournalReader
+from tscc_stream.sharded import for_shard
 from tscc_stream.writable import why_not
 
 MOST_BYTES: Final = 8 << 20
@@ -46,6 +52,11 @@ GAPS: Final = 10_000
 LISTED: Final = 2000
 JOURNAL_SECONDS: Final = 20.0
 LONG_WORD: Final = 12
+MOST_CREDENTIALS: Final = 200
+FEW_SHARDS: Final = 8
+"""So many may each have parts as large as a site's; of more, each part is shorter."""
+LEAST_BYTES: Final = 1 << 17
+CRASH_FILE: Final = "crash-report"
 _LARGEST_SECRET: Final = 65_536
 
 
@@ -60,13 +71,14 @@ class Bundle:
     secrets: set[str] = field(default_factory=set)
     parts: dict[str, bytes] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    most_bytes: int = MOST_BYTES
 
     def add(self, name: str, text: str) -> None:
         """Of a part that is too long the end is kept: the newest."""
         data = redact.of_text(text, self.secrets).encode("utf-8", "replace")
-        if len(data) > MOST_BYTES:
-            self.notes[name] = f"the last {MOST_BYTES} of {len(data)} bytes"
-            data = data[-MOST_BYTES:]
+        if len(data) > self.most_bytes:
+            self.notes[name] = f"the last {self.most_bytes} of {len(data)} bytes"
+            data = data[-self.most_bytes :]
         self.parts[name] = data
 
     def gather(self, name: str, made: Callable[[], str]) -> None:
@@ -84,25 +96,34 @@ class Bundle:
         return json.dumps({"made": _now(), "parts": listed, "notes": self.notes}, indent=1).encode()
 
 
-def write(file: Path | None, out: Path, log: Path | None = None, tell: Callable[[str], None] = lambda _: None) -> int:
+def write(
+    file: Path | None,
+    out: Path,
+    log: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    shard: int | None = None,
+) -> int:
     """Gather everything into a new file; its size in bytes. Raises SupportError where it cannot be written.
 
-    file: the site's configuration; log: where its log goes, if not to journald.
+    file: the site's configuration; log: where its log goes, if not to journald; shard: which one alone of a file for
+    several, without which all of them are looked at. Raises ConfigError where the file has no such shard.
     """
     if out.exists():
         raise SupportError(f"{out}: is there already; give another name, or move it away")
     bundle = Bundle()
+    site = _site(file, shard)
     document = _document(file)
     bundle.secrets = set(_secrets(document, file))
-    site = _site(file)
     tell("looking at everything, which may take a minute")
-    _doctor(bundle, file)
+    _doctor(bundle, file, shard)
     bundle.gather("versions.json", _versions)
     if file is not None:
         bundle.gather("config.yaml", lambda: _redacted(file, document))
-    bundle.gather("log.txt", lambda: _log(site, log))
+    if log is not None or site is None or not site.shards:
+        bundle.gather("log.txt", lambda: _log(site, log))
     if site is not None:
         _of_site(bundle, site)
+        _of_shards(bundle, site, log is None)
     _pack(bundle, out)
     return out.stat().st_size
 
@@ -123,17 +144,22 @@ def _document(file: Path | None) -> Any:  # noqa: ANN401  # whatever YAML holds
 
 def _secrets(document: Any, file: Path | None) -> Iterator[str]:  # noqa: ANN401  # any value of a document
     """What must be nowhere in the bundle: what stands under keys for secrets, and what lies in the files they name."""
-    for text in redact.known(document) if document is not None else _known_lines(file):
-        beside = Path() if file is None else file.resolve().parent / f"{file.stem}.credentials"
-        lines = [line for path in (credentials.path_of(text), beside / text) for line in _lines_of(path)]
-        yield from lines or [text]  # a name of a file is no secret, and may be an ordinary word
+    values = _guessed(file) if document is None else document
+    beside = None if file is None else file.resolve().parent / f"{file.stem}.credentials"
+    for text in redact.known(values):
+        places = [credentials.path_of(text), *([] if beside is None else [beside / text])]
+        yield from [line for path in places for line in _lines_of(path)] or [text]  # a name of a file is no secret
+    yield from redact.known_arguments(values)
+    if beside is not None and beside.is_dir():  # all of it is handed to the service, whoever names it
+        for path in islice(sorted(beside.iterdir()), MOST_CREDENTIALS):
+            yield from _lines_of(path)
 
 
-def _known_lines(file: Path | None) -> Iterator[str]:
+def _guessed(file: Path | None) -> list[dict[str, Any]]:
     try:
-        yield from redact.known_lines("" if file is None else file.read_text(encoding="utf-8", errors="replace"))
+        return redact.guessed("" if file is None else file.read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return
+        return []
 
 
 def _lines_of(path: Path) -> Iterator[str]:
@@ -149,24 +175,31 @@ def _lines_of(path: Path) -> Iterator[str]:
     yield from (value.strip() for line in lines for _, colon, value in [line.partition(": ")] if colon)
 
 
-def _site(file: Path | None) -> Site | None:
+def _site(file: Path | None, shard: int | None) -> Site | None:
     if file is None:
         return None
     try:
         settings = config.load(file)
-        running = activation.endpoints(Path(settings.state_dir))
     except ConfigError:
         return None
+    return _made(settings, file, shard)
+
+
+def _made(settings: Config, file: Path, shard: int | None) -> Site:
+    """The site, or one shard of it. Raises ConfigError."""
+    settings = settings if shard is None else for_shard(settings, shard)
+    try:
+        running = activation.endpoints(Path(settings.state_dir))
     except ActivationError:
         running = {}
-    return Site(settings, file, running)
+    return Site(settings, file, running, shard)
 
 
-def _doctor(bundle: Bundle, file: Path | None) -> None:
+def _doctor(bundle: Bundle, file: Path | None, shard: int | None) -> None:
     findings: list[Finding] = []
 
     def look() -> str:
-        findings.extend(doctor.examine(file))
+        findings.extend(doctor.examine(file, shard=shard))
         return "\n".join([*map(doctor.line, findings), doctor.summary(findings), ""])
 
     bundle.gather("doctor.txt", look)
@@ -215,17 +248,34 @@ def _log(site: Site | None, log: Path | None) -> str:
     return done.stdout
 
 
-def _of_site(bundle: Bundle, site: Site) -> None:
-    """What only a configuration that holds leads to."""
+def _of_shards(bundle: Bundle, site: Site, logged: bool) -> None:
+    """Each in a folder of its own; together no more than a few sites. logged: journald has their logs."""
+    bundle.most_bytes = max(LEAST_BYTES, MOST_BYTES * FEW_SHARDS // max(FEW_SHARDS, len(site.shards)))
+    for shard in site.shards:
+        folder = f"shard-{shard}/"
+        try:
+            one = _made(site.config, site.file, shard)
+        except ConfigError as error:
+            bundle.notes[folder] = redact.of_text(f"not here: {error}", bundle.secrets)
+            continue
+        if logged:
+            bundle.gather(f"{folder}log.txt", partial(_log, one, None))
+        _of_site(bundle, one, folder)
+
+
+def _of_site(bundle: Bundle, site: Site, folder: str = "") -> None:
+    """What only a configuration that holds leads to. Of a file for several shards, each shard has a daemon's parts."""
+    bundle.gather(f"{folder}state.txt", lambda: "\n".join([*_listing(site.state_dir), ""]))
+    if site.shards:
+        return
     journal = site.state_dir / "journal.sqlite"
-    bundle.gather("metrics.txt", lambda: _asked(site, DaemonView.metrics))
-    bundle.gather("healthz.json", lambda: _asked(site, lambda said, at: json.dumps(said.health(at))))
-    bundle.gather("journal.json", lambda: _journal(journal))
-    bundle.gather("gaps.jsonl", lambda: _gaps(journal))
-    bundle.gather("state.txt", lambda: "\n".join([*_listing(site.state_dir), ""]))
-    bundle.gather("crash-report.txt", lambda: (site.state_dir / "crash-report").read_text("utf-8", "replace"))
+    bundle.gather(f"{folder}metrics.txt", lambda: _asked(site, DaemonView.metrics))
+    bundle.gather(f"{folder}healthz.json", lambda: _asked(site, lambda said, at: json.dumps(said.health(at))))
+    bundle.gather(f"{folder}journal.json", lambda: _journal(journal))
+    bundle.gather(f"{folder}gaps.jsonl", lambda: _gaps(journal))
+    bundle.gather(f"{folder}crash-report.txt", lambda: (site.state_dir / CRASH_FILE).read_text("utf-8", "replace"))
     for name in ("model.json", "labels.json", "card.md"):
-        bundle.gather(f"model/{name}", _reading(site, name))
+        bundle.gather(f"{folder}model/{name}", _reading(site, name))
 
 
 def _reading(site: Site, name: str) -> Callable[[], str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tscc_stream.cli.command import Commands, add_command, add_shard, made_of, positive
+from tscc_stream.cli.command import Commands, add_command, add_shard, positive
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     findings = []
-    for finding in doctor.examine(options.config, options.seconds, made_of(options)):
+    for finding in doctor.examine(options.config, options.seconds, options.shard):
         findings.append(finding)
         if not options.json:
             print(doctor.line(finding, colour=colour), flush=True)
@@ -54,13 +54,18 @@ def _add_support_bundle(commands: Commands) -> None:
         _support_bundle,
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the site's; without it, the machine alone")
+    add_shard(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.tar.gz", help="a new file")
     parser.add_argument("--log", type=Path, metavar="FILE", help="the daemon's log, where journald does not have it")
+
+
+def _told(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _support_bundle(options: argparse.Namespace) -> int:
     from tscc_stream.apps import support  # noqa: PLC0415  # loaded where it is needed
 
-    size = support.write(options.config, options.out, options.log, lambda text: print(text, file=sys.stderr))
+    size = support.write(options.config, options.out, options.log, _told, options.shard)
     print(f"{options.out}: {size / 1024:.0f} KiB; look into it before you send it: tar xzf {options.out}")
     return 0
