@@ -68,6 +68,12 @@ def matched_together(patterns: Sequence[str]) -> Iterator[frozenset[int]]:
                 waiting.append(after)
 
 
+@lru_cache(maxsize=16)
+def overlaps(patterns: tuple[str, ...]) -> tuple[frozenset[int], ...]:
+    """All that `matched_together` gives, fewest patterns first; remembered, since each shard's settings ask again."""
+    return tuple(sorted(matched_together(patterns), key=lambda one: (len(one), sorted(one))))
+
+
 class _Walk:
     """Positions in all patterns, one pattern behind the other. ends: where a pattern is matched -> its place."""
 

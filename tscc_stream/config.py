@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from tscc_stream.alerts_in_vain import in_vain
-from tscc_stream.channel_patterns import FORM, can_match, matched_together
+from tscc_stream.channel_patterns import FORM, can_match, overlaps
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
 from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.config_coincide import CoincideConfig
@@ -324,7 +324,7 @@ def _overlap_mistakes(sections: dict[str, Any], channels: dict[str, Any]) -> lis
             continue
         wrong: list[frozenset[int]] = []
         patterns = tuple(changes)
-        for together in sorted(matched_together(patterns), key=lambda one: (len(one), sorted(one))):
+        for together in overlaps(patterns):
             if any(together >= fewer for fewer in wrong):
                 continue
             names = [patterns[number] for number in sorted(together)]
