@@ -129,7 +129,7 @@ def test_a_certificate_is_trusted_without_that_of_its_authority(registry: Collec
 
 def config_of(*clusters: str) -> Config:
     rules = [{"name": "a", "clusters": list(clusters)}]
-    return parse(json.dumps({"model": str(find("models/demo")), "alerts": {"rules": rules}}))
+    return parse(json.dumps({"model": str(find("models/demo")), "network": {}, "alerts": {"rules": rules}}))
 
 
 def test_names_that_no_cluster_has(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,23 +92,95 @@ inference:
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ("{trigger: {trigger_on: 50.0}}", "channels.P.trigger: trigger_on 50: STA/LTA cannot exceed lta/sta = 20"),
-        ("{trigger: {trigger_on: no-number}}", "channels.P.trigger.trigger_on: expected a number"),
-        ("{condition: {band_hz: [20.0, 10.0]}}", "channels.P.condition: band_hz [20.0, 10.0]: expected the lower"),
-        ("{assemble: {flat: 1.0}}", "channels.P.assemble.flat: unknown key"),
-        ("{trigge: {}}", "channels.P.trigge: unknown key"),
+        ("{trigger: {trigger_on: 50.0}}", "channels.P.*.trigger: trigger_on 50: STA/LTA cannot exceed lta/sta = 20"),
+        ("{trigger: {trigger_on: no-number}}", "channels.P.*.trigger.trigger_on: expected a number"),
+        ("{condition: {band_hz: [20.0, 10.0]}}", "channels.P.*.condition: band_hz [20.0, 10.0]: expected the lower"),
+        ("{assemble: {flat: 1.0}}", "channels.P.*.assemble.flat: unknown key"),
+        ("{trigge: {}}", "channels.P.*.trigge: unknown key"),
     ],
 )
 def test_an_override_must_make_a_valid_section(section: str, words: str) -> None:
-    assert [m.startswith(f"line 2: {words}") for m in _mistakes(f"channels:\n  P: {section}\n")] == [True]
+    assert [m.startswith(f"line 2: {words}") for m in _mistakes(f"channels:\n  P.*: {section}\n")] == [True]
 
 
 def test_an_override_is_judged_together_with_the_section_that_it_changes() -> None:
-    base = "trigger: {lta_seconds: 100.0}\nchannels:\n  P:\n    trigger: {trigger_on: 50.0}\n"
-    assert parse(base).for_channel("P")[2].trigger_on == 50.0
+    base = "trigger: {lta_seconds: 100.0}\nchannels:\n  P.*:\n    trigger: {trigger_on: 50.0}\n"
+    assert parse(base).for_channel("P.S..EHZ")[2].trigger_on == 50.0
     assert len(_mistakes("trigger: 3\n" + base.split("\n", 1)[1])) == 2
     with pytest.raises(ValidationError, match="STA/LTA cannot exceed"):
-        Config(trigger=config.TriggerConfig(), channels={"P": config.ChannelConfig(trigger={"trigger_on": 50.0})})
+        Config(trigger=config.TriggerConfig(), channels={"P.*": config.ChannelConfig(trigger={"trigger_on": 50.0})})
+
+
+_OVERLAP = """\
+channels:
+  "MN.*": {trigger: {sta_seconds: 1.0}}
+  "%s": {trigger: {trigger_on: 12.0}}
+"""
+
+
+def test_overrides_that_hold_for_one_channel_must_be_right_together() -> None:
+    (told,) = _mistakes(_OVERLAP % "*.GHZ")
+    assert told == (
+        "line 3: channels.*.GHZ.trigger: for channels of 'MN.*' as well: trigger_on 12: STA/LTA cannot exceed "
+        "lta/sta = 10"
+    )
+
+
+def test_overrides_that_no_channel_shares_are_let_alone() -> None:
+    made = parse(_OVERLAP % "BW.*.GHZ")
+    assert made.for_channel("BW.UH1..GHZ")[2].trigger_on == 12.0
+
+
+def test_overrides_that_a_third_one_puts_right_wherever_they_meet_are_let_alone() -> None:
+    third = '  "MN.*.GHZ": {trigger: {lta_seconds: 20.0}}\n'
+    assert parse(_OVERLAP % "*.GHZ" + third).for_channel("MN.GEO1..GHZ")[2].lta_seconds == 20.0
+    assert len(_mistakes(_OVERLAP % "*.GHZ" + third.replace("MN.*.GHZ", "MN.GEO1..GHZ"))) == 1
+
+
+def test_three_overrides_can_be_wrong_together_alone() -> None:
+    text = """
+channels:
+  "MN.*": {trigger: {sta_seconds: 0.8}}
+  "*.GHZ": {trigger: {trigger_on: 9.0}}
+  "*.GEO1.*": {trigger: {lta_seconds: 7.0, trigger_on: 8.0}}
+  "*.G*.*.G*": {trigger: {trigger_on: 8.9}}
+"""
+    (told,) = _mistakes(text)
+    assert told.startswith(
+        "line 6: channels.*.G*.*.G*.trigger: for channels of 'MN.*' and '*.GEO1.*' as well: trigger_on"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["MN_GEO1:GHZ", "MN_GEO1:*", "GEO1"])
+def test_an_override_that_no_channel_can_match_is_refused(pattern: str) -> None:
+    (told,) = _mistakes(f'channels:\n  "{pattern}": {{trigger: {{trigger_on: 5.0}}}}\n')
+    assert told.startswith(f"line 2: channels.{pattern}: can match no channel; expected NET.STA.LOC.CHA")
+
+
+_TRIGGERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "sta_seconds": st.sampled_from([0.2, 0.5, 2.0]),
+        "lta_seconds": st.sampled_from([1.0, 10.0, 40.0]),
+        "trigger_on": st.sampled_from([1.5, 3.5, 15.0]),
+        "min_seconds": st.sampled_from([0.0, 20.0]),
+        "max_seconds": st.sampled_from([10.0, 60.0]),
+    },
+)
+_OVERRIDES = st.dictionaries(
+    st.sampled_from(["*", "MN.*", "BW.*", "*.GHZ", "*.G1.*", "MN.G?..*", "MN.G1..GHZ", "BW.G2..G[!Z]?"]), _TRIGGERS
+)
+
+
+@given(_OVERRIDES)
+def test_every_channel_of_a_good_configuration_has_settings(overrides: dict[str, dict[str, float]]) -> None:
+    channels = {pattern: {"trigger": changes} for pattern, changes in overrides.items()}
+    try:
+        made = Config.model_validate({"channels": channels})
+    except ValidationError:
+        return
+    for network, station, code in product(("MN", "BW", "X"), ("G1", "G2", "ABC"), ("GHZ", "GXZ", "EHN")):
+        made.for_channel(f"{network}.{station}..{code}")
 
 
 def test_later_patterns_win_and_leave_the_rest_alone() -> None:

@@ -229,6 +229,24 @@ def test_the_wall_and_live_go_on_after_a_turn_that_failed(tmp_path: Path, caplog
     assert "a turn of the wall failed" in caplog.text
 
 
+def test_a_channel_without_settings_of_its_own_stops_no_page(caplog: pytest.LogCaptureFixture) -> None:
+    """A configuration that got past its checks: the daemon refuses that channel alone, and so does the wall."""
+    wrong = {"MN.*": config.ChannelConfig(assemble={"flat_seconds": -1.0})}
+    made = config.Config().model_copy(update={"channels": wrong})
+    sids = ("FDSN:MN_G1__G_H_Z", "FDSN:BW_G2__G_H_Z")
+
+    async def until_told() -> str:
+        page = Wall(made, lambda: sids, lambda _first: {}).open(WallChoice((), 60, 1000))
+        async for event in page.events():
+            return event
+        raise AssertionError
+
+    told = asyncio.run(asyncio.wait_for(until_told(), 20))
+    assert '{"name":"BW.G2..GHZ","clip":8388000.0},{"name":"MN.G1..GHZ","clip":8388000.0}' in told
+    assert "FDSN:MN_G1__G_H_Z is shown with the site's own section assemble" in caplog.text
+    assert "a turn of the wall failed" not in caplog.text
+
+
 def _until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from tscc_stream.alerts_in_vain import in_vain
+from tscc_stream.channel_patterns import FORM, can_match, overlaps
 from tscc_stream.config_alerts import AlertsConfig, alert_mistakes
 from tscc_stream.config_bridge import BridgeConfig
 from tscc_stream.config_coincide import CoincideConfig
@@ -295,17 +298,51 @@ def _told(place: tuple[str | int, ...], sentence: str) -> InitErrorDetails:
 
 
 def _override_mistakes(data: object) -> list[InitErrorDetails]:
-    """What per-channel overrides make wrong in the sections that they change."""
+    """What per-channel overrides make wrong in the sections that they change, each of them and several together."""
     sections = _mapping(data)
-    found = []
-    for pattern, overrides in _mapping(sections.get("channels")).items():
-        for name, section in _OVERRIDABLE.items():
+    channels = _mapping(sections.get("channels"))
+    found = [
+        _told(("channels", str(pattern)), f"can match no channel; {FORM}")
+        for pattern in channels
+        if not can_match(str(pattern))
+    ]
+    for pattern, overrides in channels.items():
+        for name in _OVERRIDABLE:
             changes = _mapping(_mapping(overrides).get(name))
-            try:
-                section.model_validate({**_mapping(sections.get(name)), **changes})
-            except ValidationError as error:
-                place = ("channels", str(pattern), name)
-                found += [_detail(e, place) for e in error.errors() if changes and set(e["loc"][:1]) <= set(changes)]
+            place = ("channels", str(pattern), name)
+            errors = _errors(name, {**_mapping(sections.get(name)), **changes}) if changes else []
+            found += [_detail(e, place) for e in errors if set(e["loc"][:1]) <= set(changes)]
+    return found or _overlap_mistakes(sections, channels)
+
+
+def _errors(name: str, values: dict[str, Any]) -> list[ErrorDetails]:
+    try:
+        _OVERRIDABLE[name].model_validate(values)
+    except ValidationError as error:
+        return error.errors()
+    return []
+
+
+def _overlap_mistakes(sections: dict[str, Any], channels: dict[str, Any]) -> list[InitErrorDetails]:
+    """What overrides that hold for one channel together make wrong, each of them being right."""
+    found = []
+    for name in _OVERRIDABLE:
+        base = _mapping(sections.get(name))
+        changes = {str(one): given for one, over in channels.items() if (given := _mapping(_mapping(over).get(name)))}
+        if len(changes) < 2 or _errors(name, base):  # the section itself is told elsewhere
+            continue
+        wrong: list[frozenset[int]] = []
+        patterns = tuple(changes)
+        for together in overlaps(patterns):
+            if any(together >= fewer for fewer in wrong):
+                continue
+            names = [patterns[number] for number in sorted(together)]
+            errors = _errors(name, dict(chain(base.items(), *(changes[one].items() for one in names))))
+            if errors:
+                wrong.append(together)
+                others = " and ".join(repr(one) for one in names[:-1])
+                said = "; ".join(expected(error) for error in errors)
+                found.append(_told(("channels", names[-1], name), f"for channels of {others} as well: {said}"))
     return found
 
 
@@ -348,7 +385,9 @@ class Config(Section):
         mistakes: list[InitErrorDetails] = []
         try:
             config = handler(data)
-            mistakes += [_told(*one) for one in alert_mistakes(config.alerts, config.shifts)]
+            alerts, shifts, network = config.alerts, config.shifts, config.network is not None
+            mistakes += [_told(*one) for one in alert_mistakes(alerts, shifts)]
+            mistakes += [_told(*one) for one in in_vain(alerts, shifts, network=network)]
         except ValidationError as error:
             mistakes += [_detail(e) for e in error.errors()]
         mistakes += _override_mistakes(data)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tscc_stream.channel_patterns import channel_pattern
 from tscc_stream.config_http import MetricsConfig, is_loopback
 from tscc_stream.config_people import Span
 from tscc_stream.config_section import (
@@ -25,6 +26,9 @@ from tscc_stream.mistakes import WORDS
 Name = Annotated[str, Field(pattern=WORDS)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, max_length=50)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=80)], ...], Field(strict=False, max_length=50)]
+Pattern = Annotated[str, Field(max_length=80), AfterValidator(channel_pattern)]
+Patterns = Annotated[tuple[Pattern, ...], Field(strict=False, max_length=50)]
+"""Over NET.STA.LOC.CHA."""
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Days = Annotated[tuple[Day, ...], Field(strict=False, max_length=7)]
 Spans = Annotated[tuple[Span, ...], Field(strict=False, max_length=24)]
@@ -69,7 +73,7 @@ class RuleConfig(Told):
 
     kind: Literal["detection", "network"] = "network"
     clusters: Words = ()
-    channels: Words = ()
+    channels: Patterns = ()
     least_membership: Annotated[float, Field(ge=0, le=1)] = 0.0
     least_amplitude: NotNegative = 0.0
     least_channels: Annotated[int, Field(ge=0)] = 0
@@ -98,12 +102,16 @@ class WatchConfig(Told):
 
     kind: Literal["daemon", "data", "triggers", "journal", "gaps"]
     after_seconds: Positive | None = None
-    channels: Words = ()
+    channels: Patterns = ()
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> WatchConfig:
         if self.channels and self.kind not in {"data", "gaps", "triggers"}:
             raise ValueError(f"channels: expected only with kind: data, gaps or triggers, not with {self.kind}")
+        if self.channels and self.kind == "data" and self.after_seconds is not None:
+            raise ValueError(
+                "after_seconds: expected not beside channels, since a stream is told after seedlink[].stale_seconds"
+            )
         return self
 
     @property
@@ -191,6 +199,12 @@ class MonitorConfig(Section):
 
     user: Annotated[str, Field(min_length=1)] | None = None
     password_file: SecretFile | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> MonitorConfig:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("expected user and password_file together, or neither")
+        return self
 
 
 class AlertSource(Section):

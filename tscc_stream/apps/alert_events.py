@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tscc_stream.alerts_in_vain import UNKNOWN
 from tscc_stream.source_id import name_of
 
-UNKNOWN = "unknown"
 MOST_AMPLITUDES = 50_000
 _MOST = 2**63
 UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError)

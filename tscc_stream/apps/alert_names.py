@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tscc_stream import activation, names, package
 from tscc_stream.activation import ActivationError
-from tscc_stream.apps.alert_events import UNKNOWN
+from tscc_stream.alerts_in_vain import UNKNOWN
 from tscc_stream.config import Config
 from tscc_stream.edges.people import FILE, PeopleError, PeopleFile
 from tscc_stream.package import PackageError

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tscc_stream.alerts_in_vain import doubts
 from tscc_stream.apps import alert_text
 from tscc_stream.apps.alert_book import Book
 from tscc_stream.apps.alert_delivery import ActionThread, senders
@@ -382,6 +383,8 @@ def run(config: Config, state_dir: Path, folder: Path) -> int:
         state_dir.mkdir(parents=True, exist_ok=True)
     if not state_dir.is_dir():
         raise ConfigError([f"state_dir {state_dir}: no such folder; expected that of a daemon that has run"])
+    for sentence in doubts(config.alerts):
+        _log.warning("%s", sentence)
     process = AlertProcess(config, state_dir, folder)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from tscc_stream import activation, credentials, package
 from tscc_stream.activation import ActivationError
+from tscc_stream.alerts_in_vain import doubts
 from tscc_stream.apps.doctor_state import JOURNAL, holder_of
 from tscc_stream.apps.finding import Check, Finding, fail, ok, some, warn
 from tscc_stream.config import SECRET_KEYS, Config
@@ -187,6 +188,8 @@ def people(site: Site) -> Iterator[Finding]:
         yield warn("metrics", warning, "see `Monitoring from another machine` in docs/operating.md")
     if (config.alerts.rules or config.alerts.actions) and (why := alerts_unheard(config)) is not None:
         yield warn("alerts", f"`alert run` refuses this file: {why}", "see `Alerts over many publishers` there")
+    for doubt in doubts(config.alerts):
+        yield warn("alerts", doubt, "see docs/alerts.md, and docs/fleet.md for sources")
 
 
 def _certificate(site: Site, section: str, certificate: str, key: str) -> Finding:

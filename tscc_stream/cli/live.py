@@ -261,11 +261,12 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _of_alerts(settings: Config) -> list[str]:
-    """Where alerts are wanted: why none would come."""
+    """Where alerts are wanted: why none would come, and what else nobody would be told."""
+    from tscc_stream.alerts_in_vain import doubts  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.sharded import alerts_unheard  # noqa: PLC0415  # loaded where it is needed
 
     why = alerts_unheard(settings) if settings.alerts.rules or settings.alerts.actions else None
-    return [] if why is None else [f"`alert run` refuses this file: {why}"]
+    return [*([] if why is None else [f"`alert run` refuses this file: {why}"]), *doubts(settings.alerts)]
 
 
 def _shards(settings: Config) -> list[str]:

@@ -21,7 +21,7 @@ from tscc_stream.apps.console.feed import MOST_PAGES, TooManyPagesError
 from tscc_stream.apps.console.trace import Trace
 from tscc_stream.apps.console.wall_page import Choice, WallPage
 from tscc_stream.apps.console.wall_reader import Link, Source
-from tscc_stream.config import Config
+from tscc_stream.config import AssembleConfig, Config
 from tscc_stream.messages import Record
 from tscc_stream.seldom import Seldom
 from tscc_stream.source_id import to_nslc
@@ -160,10 +160,19 @@ class Wall:
         with self._lock:
             for sid in sids:
                 if sid not in self._traces:
-                    self._traces[sid] = Trace(self._config.for_channel(to_nslc(sid))[0])
+                    self._traces[sid] = Trace(self._settings_of(sid, now_s))
                     self._since_s[sid] = now_s
             for sid in self._traces.keys() - set(sids):
                 del self._traces[sid], self._since_s[sid]
+
+    def _settings_of(self, sid: str, now_s: float) -> AssembleConfig:
+        """Of one channel; the site's where its own cannot be had: a page shows it, and the others, all the same."""
+        try:
+            return self._config.for_channel(to_nslc(sid))[0]
+        except ValueError as error:
+            if self._said.due(f"settings of {sid}", now_s):
+                _log.error("%s is shown with the site's own section assemble: %s", sid, error)
+            return self._config.assemble
 
     def _tell(self, told: list[tuple[WallPage, tuple[str, ...]]], channels: dict[str, str]) -> None:
         states, beside = self.states(), self._beside(False)
