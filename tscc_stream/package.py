@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tscc_stream.mistakes import COLOUR, COMPONENT, WORD, first
+from tscc_stream.ownership import replace_text
 
 FORMAT = 1
 Normalisation = Literal["z", "asinh_mad", "none"]
@@ -250,9 +251,6 @@ def write(folder: Path, spec: dict[str, Any], labels: dict[int, Label]) -> Packa
 
 
 def write_labels(folder: Path, labels: dict[int, Label]) -> None:
-    """Replace labels.json in one step."""
-    path = folder / "labels.json"
-    fresh = path.with_suffix(".new")
+    """Replace labels.json in one step. Raises OSError."""
     document = {str(key): label.model_dump() for key, label in sorted(labels.items())}
-    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    replace_text(folder / "labels.json", json.dumps(document, indent=1) + "\n")
