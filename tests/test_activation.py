@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,45 @@ def test_an_installed_package_is_whole_and_its_labels_follow(state: Path, source
     with pytest.raises(PackageError, match=r"weights\.pt was changed"):
         activation.install(broken, state)
     assert activation.install(source, state).sha256 == made.sha256
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_root_writes_belongs_to_the_daemon_whatever_the_umask(state: Path, source: Path, umask: int) -> None:
+    os.chown(state, 4242, 4243)
+    before = os.umask(umask)
+    try:
+        name = activation.install(source, state).sha256[:12]
+        for written in state.rglob("*"):  # as an earlier version left them
+            os.chown(written, 0, 0)
+            written.chmod(0o700 if written.is_dir() else 0o600)
+        assert activation.install(source, state).folder == state / "models" / name
+        activation.activate(state, name)
+        activation.set_shadow(state, name)
+    finally:
+        os.umask(before)
+    found = {path: path.stat() for path in state.rglob("*")}
+    assert {path.name for path in found} >= {"active-model", "shadow-model", name, "labels.json", "encoder.ts"}
+    assert {(one.st_uid, one.st_gid) for one in found.values()} == {(4242, 4243)}
+    wanted = {path: 0o055 if path.is_dir() else 0o044 for path in found}
+    assert [path for path, one in found.items() if one.st_mode & wanted[path] != wanted[path]] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_root_is_not_given_away_by_what_the_daemons_user_puts_in_its_place(
+    state: Path, source: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    os.chown(state, 4242, 4243)
+    made = activation.install(source, state).folder
+    (made / "labels.new").symlink_to(secret)
+    (made / "second").hardlink_to(secret)
+    (made / "third").symlink_to(secret)
+    activation.install(source, state)
+    assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode), secret.read_text()) == (0, 0o600, "root's")
+    assert (made / "second").exists(), "the package was whole, so it was not written anew"
 
 
 def test_the_shadow_is_the_files_else_the_configurations(state: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from made_messages import detection_message, mixed
-from made_site import BURSTS_S, CHANNELS, make_archive, serving, write_settings
+from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
 from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR, SCHEMA_VERSION
@@ -203,6 +207,65 @@ def test_without_room_for_the_copy_the_old_file_stays_as_it_was(tmp_path: Path) 
     assert not (tmp_path / "journal.sqlite.format-1").exists()
     JournalFile(path).close()
     assert _version(path) == SCHEMA_VERSION
+
+
+def test_how_far_the_copy_is_is_told_and_what_a_killed_one_left_does_no_harm(tmp_path: Path, clock: Clock) -> None:
+    path, told = tmp_path / "journal.sqlite", list[tuple[int, int]]()
+    _second_format(path, int(clock.hours), messages=9000)
+    for name in (".journal.sqlite.format-2", ".journal.sqlite.format-2-journal"):
+        (tmp_path / name).write_bytes(b"left")
+    with JournalFile(path, clock, copying=lambda *far: told.append(far)) as journal:
+        assert journal.kept == tmp_path / "journal.sqlite.format-2"
+    size = journal.kept.stat().st_size
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert (told[-1], {of for _, of in told}) == ((size, size), {size})
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+    with JournalFile(path, clock) as journal:
+        assert journal.kept is None
+
+
+WITHOUT_ROOM = """
+mount -t tmpfs -o size=8m none {folder}/disk && cp {folder}/journal.sqlite {folder}/disk/ && exec {python} -c '
+import sys, pathlib
+from tscc_stream.edges.sqlite import JournalError, JournalFile
+try:
+    JournalFile(pathlib.Path("{folder}/disk/journal.sqlite"))
+except JournalError as error:
+    print(type(error).__name__, error)
+print(*sorted(path.name for path in pathlib.Path("{folder}/disk").iterdir()))
+'
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces need root")
+def test_free_room_is_looked_at_first_and_what_is_needed_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    _second_format(path, 480_000, messages=300)
+    (tmp_path / "disk").mkdir()
+    told = WITHOUT_ROOM.format(folder=tmp_path, python=sys.executable)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", told], capture_output=True, text=True, timeout=60, check=True
+    )
+    said, files = done.stdout.splitlines()
+    size = (path.stat().st_size + (16 << 20)) / 2**20
+    assert said.startswith("JournalBlockedError "), "a passing trouble"
+    assert f"journal.sqlite.format-2: that needs {size:.0f} MiB, and " in said
+    assert "format-2" not in files
+
+
+def test_systemd_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    _second_format(tmp_path / "state/journal.sqlite", 480_000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(60.0)
+        receiver.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Running("run", "--config", write_settings(tmp_path), fresh=True) as daemon:
+            first, second = receiver.recv(4096), receiver.recv(4096)
+            daemon.wait_for(r"it is kept as \S+journal.sqlite.format-2 \(0 MiB\): remove that once")
+    assert first.startswith(b"EXTEND_TIMEOUT_USEC=300000000\nSTATUS=copying the journal"), first
+    assert second.startswith(b"READY=1"), second
 
 
 def _seqs(reader: JournalReader) -> list[int]:

@@ -48,7 +48,7 @@ def test_what_is_written_is_loaded(folder: Path) -> None:
 def test_a_name_changes_no_hash_and_a_missing_one_is_no_mistake(folder: Path) -> None:
     before = package.load(folder).sha256
     package.write_labels(folder, {1: Label(name="other")})
-    assert not (folder / "labels.new").exists()
+    assert [path for path in folder.iterdir() if "labels" in path.name] == [folder / "labels.json"]
     assert package.load(folder).sha256 == before
     assert package.load(folder).name_of(1) == "other"
     (folder / "labels.json").unlink()

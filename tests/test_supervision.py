@@ -53,6 +53,21 @@ def test_the_watchdog_is_fed_four_times_per_interval_however_often_we_turn(
     assert fed == 8
 
 
+def test_a_start_that_takes_longer_asks_for_time_again_and_again_but_not_at_every_turn(
+    supervisor: tuple[socket.socket, str],
+) -> None:
+    receiver, address = supervisor
+    notifier = Notifier(address)
+    for turn in range(100):
+        notifier.extend(100.0 + turn / 10, f"copying: {turn}")
+    notifier.ready("running")
+    assert [receiver.recv(4096) for _ in range(3)] == [
+        b"EXTEND_TIMEOUT_USEC=300000000\nSTATUS=copying: 0",
+        b"EXTEND_TIMEOUT_USEC=300000000\nSTATUS=copying: 50",
+        b"READY=1\nSTATUS=running",
+    ]
+
+
 def test_a_supervisor_that_does_not_watch_is_not_fed(supervisor: tuple[socket.socket, str]) -> None:
     receiver, address = supervisor
     notifier = Notifier(address, None)

@@ -24,6 +24,7 @@ from typing import Any
 
 from tscc_stream.config import PublishConfig
 from tscc_stream.config_http import MetricsConfig
+from tscc_stream.ownership import belong_to_folder, replace_text
 from tscc_stream.package import Package, PackageError, load_live, write_labels
 
 ACTIVE_FILE = "active-model"
@@ -63,17 +64,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(document) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        replace_text(path, json.dumps(document) + "\n")
     except OSError as error:
         raise ActivationError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _name(value: object, path: Path) -> str | None:
@@ -116,10 +110,13 @@ def install(source: Path, state_dir: Path) -> Package:
     offered = load_live(source)
     target = folder_of(state_dir, offered.sha256[:12])
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        belong_to_folder(target.parent)
         if not _holds(target, offered.sha256):
             _copy(offered, target)
         elif target.resolve() != source.resolve():
             write_labels(target, offered.labels)
+            _open_up(target)
     except (OSError, shutil.Error) as error:
         raise ActivationError(f"{target}: the package cannot be copied there: {error}") from error
     return load_live(target)
@@ -133,18 +130,24 @@ def _holds(target: Path, sha256: str) -> bool:
 
 
 def _copy(offered: Package, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         for name in ("model.json", *offered.spec.sha256):
             shutil.copyfile(offered.folder / name, fresh / name)
         write_labels(fresh, offered.labels)
         load_live(fresh)
-        fresh.chmod(0o755)
+        _open_up(fresh)
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """The daemon is to load it, whoever writes it and with whatever umask."""
+    belong_to_folder(folder)
+    for path in folder.iterdir():
+        belong_to_folder(path)
 
 
 def activate(state_dir: Path, name: str) -> Choice:

@@ -127,7 +127,7 @@ class Daemon:
         """0 after a clean drain, 1 where a thread failed."""
         with ExitStack() as stack:
             self._make_state_dir()
-            journal = JournalFile(self._state_dir / "journal.sqlite")
+            journal = self._open_journal()
             stack.callback(self._close, journal)
             in_flight = self._in_flight(stack)
             served = self._keeper.start()
@@ -169,6 +169,26 @@ class Daemon:
     @property
     def _shard(self) -> Shard | None:
         return None if self._config.shard is None else self._config.shard.one
+
+    def _open_journal(self) -> JournalFile:
+        """While one of an earlier version is copied, systemd waits."""
+
+        def copying(copied: int, size: int) -> None:
+            told = (
+                f"copying the journal, which this version brings to a newer format: {copied >> 20} of {size >> 20} MiB"
+            )
+            self._notifier.extend(time.monotonic(), told)
+
+        journal = JournalFile(self._state_dir / "journal.sqlite", copying=copying)
+        if journal.kept is not None:
+            _log.warning(
+                "journal %s was brought to a newer format; as it was, it is kept as %s (%d MiB): remove that once "
+                "nobody wants to go back to the version before",
+                journal.path,
+                journal.kept,
+                journal.kept.stat().st_size >> 20,
+            )
+        return journal
 
     def _close(self, journal: JournalFile) -> None:
         """Left open where the back thread is still in it: the end of the process closes it as safely as kill -9."""

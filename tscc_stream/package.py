@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tscc_stream.mistakes import COLOUR, COMPONENT, WORD, first
+from tscc_stream.ownership import replace_text
 
 FORMAT = 1
 Normalisation = Literal["z", "asinh_mad", "none"]
@@ -24,6 +26,10 @@ EACH_CHANNEL = ("*",)
 
 class PackageError(ValueError):
     """A model package that cannot be trusted or used, and why."""
+
+
+class PackageUnavailableError(PackageError):
+    """A package, or what it is to run on, that cannot be used at present: the same may work later."""
 
 
 class _Part(BaseModel):
@@ -179,9 +185,13 @@ def _read_json(path: Path) -> tuple[Any, bytes]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PackageError(f"{path.parent}: is no model package: there is no {path.name} in it") from error
     except OSError as error:
-        raise PackageError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise PackageError(f"model package {path.parent}: {path.name} is not JSON: {error}") from error
+
+
+def _unreadable(path: Path, error: OSError) -> PackageUnavailableError:
+    return PackageUnavailableError(f"model package {path.parent}: cannot read {path.name}: {error.strerror}")
 
 
 def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
@@ -204,7 +214,9 @@ def read_labels(folder: Path, clusters: int) -> dict[int, Label]:
 
 
 def load(folder: Path) -> Package:
-    """A package after its hashes were checked. Raises PackageError with the reason where it must be refused."""
+    """A package after its hashes were checked. Raises PackageError with the reason where it must be refused, and of
+    those PackageUnavailableError where it cannot be read at present.
+    """
     data, raw = _read_json(folder / "model.json")
     try:
         spec = PackageSpec.model_validate(data)
@@ -214,12 +226,21 @@ def load(folder: Path) -> Package:
         if name not in spec.sha256:
             raise PackageError(f"model package {folder}: model.json holds no hash of {name}")
     for name, expected in spec.sha256.items():
-        path = folder / name
-        if path.parent != folder or not path.is_file():
+        if (found := _hash_of(folder / name, folder)) is None:
             raise PackageError(f"model package {folder}: {name} is missing")
-        if sha256_of(path) != expected:
+        if found != expected:
             raise PackageError(f"model package {folder}: {name} was changed: its SHA-256 is not the one in model.json")
     return Package(folder, spec, read_labels(folder, spec.clusters), raw)
+
+
+def _hash_of(path: Path, folder: Path) -> str | None:
+    """None where it is no file of that folder."""
+    try:
+        return sha256_of(path) if path.parent == folder and stat.S_ISREG(path.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def same_as_loaded(loaded: Package) -> bool:
@@ -250,9 +271,6 @@ def write(folder: Path, spec: dict[str, Any], labels: dict[int, Label]) -> Packa
 
 
 def write_labels(folder: Path, labels: dict[int, Label]) -> None:
-    """Replace labels.json in one step."""
-    path = folder / "labels.json"
-    fresh = path.with_suffix(".new")
+    """Replace labels.json in one step. Raises OSError."""
     document = {str(key): label.model_dump() for key, label in sorted(labels.items())}
-    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    replace_text(folder / "labels.json", json.dumps(document, indent=1) + "\n")

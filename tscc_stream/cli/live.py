@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +49,6 @@ def _add_run(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
-
     try:
         form = logs.form_of(options.log_format, os.environ)
     except ValueError as error:
@@ -59,10 +59,23 @@ def _run(options: argparse.Namespace) -> int:
     settings, folder = config_of(options)
     from tscc_stream.daemon import run  # noqa: PLC0415 torch takes seconds, which the other commands need not wait for
 
-    try:
+    with _mistakes_of_models("model"):
         return run(settings, folder, options.config, made_of(options))
-    except package.PackageError as error:  # as a wrong configuration: trying again does not make it right
-        raise config.ConfigError([f"model: {error}"]) from error
+
+
+@contextmanager
+def _mistakes_of_models(key: str) -> Iterator[None]:
+    """A package that is wrong is a wrong configuration, since trying again does not make it right: what may pass, as an
+    error of the disk or a graphics card that is not there yet, stays what it is.
+    """
+    from tscc_stream import config, package  # noqa: PLC0415  # loaded where it is needed
+
+    try:
+        yield
+    except package.PackageUnavailableError:
+        raise
+    except package.PackageError as error:
+        raise config.ConfigError([f"{key}: {error}"]) from error
 
 
 def _add_demo(commands: Commands) -> None:
@@ -223,10 +236,8 @@ def _check_shadow(settings: Config, folder: Path, served: Package) -> None:
 
     if settings.shadow is None:
         return
-    try:
+    with _mistakes_of_models("shadow"):
         tried = package.load_live(package.find(settings.shadow, folder))
-    except package.PackageError as error:
-        raise config.ConfigError([f"shadow: {error}"]) from error
     if differing := package.other_windows(served.spec, tried.spec):
         raise config.ConfigError(
             [f"shadow: {settings.shadow}: its windows are not those of {settings.model}: {differing}"]
@@ -242,12 +253,10 @@ def _check_config(options: argparse.Namespace) -> int:
     if options.file is None:
         raise UsageError("check-config: expected FILE or --example")
     settings = made_of(options)(config.load(options.file))
-    try:
+    with _mistakes_of_models("model"):
         folder = package.find(settings.model, options.file.resolve().parent)
         served = package.load_live(folder)
         _check_shadow(settings, options.file.resolve().parent, served)
-    except package.PackageError as error:
-        raise config.ConfigError([f"model: {error}"]) from error
     for warning in (*settings.metrics.warnings(), *_of_alerts(settings)):
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     what = f"model {folder.name}, state_dir {settings.state_dir}"

@@ -9,8 +9,9 @@ Version 3 adds what a restart goes on from (`snapshot`), the ledger of gaps (`ga
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ APPLICATION_ID = 0x54534343  # "TSCC": file(1) and we tell the journal from othe
 NS_PER_HOUR = 3_600_000_000_000
 Clock = Callable[[], int]
 """Wall time, ns."""
+Copying = Callable[[int, int], None]
+"""Bytes that are copied, of so many; called every few MB."""
 
 _BLOCKED = {
     sqlite3.SQLITE_BUSY,
@@ -34,6 +37,8 @@ _BLOCKED = {
     sqlite3.SQLITE_CANTOPEN,
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_COPY_PAGES = 1024  # at a time: 4 MB
+_SPARE = 16 << 20  # free beside the copy: the log that SQLite writes meanwhile
 BUSY_MS = 5_000  # how long one statement waits for another program that has locked the file
 
 _MESSAGE = (
@@ -196,10 +201,10 @@ def check_format(db: sqlite3.Connection, path: Path, oldest: int = SCHEMA_VERSIO
     raise JournalError(f"journal {path}: has format {version}, this program reads format {SCHEMA_VERSION}: {advice}")
 
 
-def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> int:
+def prepare(db: sqlite3.Connection, path: Path, clock: Clock, copying: Copying) -> int:
     """Make the tables of a new file, or bring those of an earlier version up to date. For the one writer.
 
-    The version that was found; 0: the file is new.
+    The version that was found; 0: the file is new. copying: is told how far the copy is that is kept of an earlier one.
     """
     if not number_of(db, "SELECT count(*) FROM sqlite_schema"):
         with transaction(db):
@@ -209,7 +214,7 @@ def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> 
         return 0
     version = check_format(db, path, oldest=1)
     if version < SCHEMA_VERSION:
-        _copy(db, path.with_name(f"{path.name}.format-{version}"))
+        _copy(db, path, kept_of(path, version), copying)
         with transaction(db):
             for bring in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
                 bring(db, clock)
@@ -217,16 +222,55 @@ def prepare(db: sqlite3.Connection, path: Path, clock: Clock = time.time_ns) -> 
     return version
 
 
-def _copy(db: sqlite3.Connection, beside: Path) -> None:
+def kept_of(path: Path, version: int) -> Path:
+    """Where the journal lies as it was in that format."""
+    return path.with_name(f"{path.name}.format-{version}")
+
+
+def _copy(db: sqlite3.Connection, path: Path, beside: Path, copying: Copying) -> None:
     """The file as it was, whole or not there: SQLite's own backup, since part of it may be in the write-ahead log."""
     fresh = beside.with_name(f".{beside.name}")
-    fresh.unlink(missing_ok=True)
+    _remove(fresh)
+    page = number_of(db, "PRAGMA page_size")
+    _look_for_room(path, beside, number_of(db, "PRAGMA page_count") * page + _SPARE)
     target = sqlite3.connect(fresh)
     try:
-        db.backup(target)
-    finally:
+        db.backup(
+            target,
+            pages=_COPY_PAGES,
+            progress=lambda _status, left, pages: copying((pages - left) * page, pages * page),
+        )
+    except BaseException:
         target.close()
+        _remove(fresh)
+        raise
+    target.close()
     fresh.replace(beside)
+    _flush(beside.parent)
+
+
+def _remove(fresh: Path) -> None:
+    """With SQLite's own file beside it, which a copy that was killed leaves as well."""
+    for part in (fresh, fresh.with_name(f"{fresh.name}-journal")):
+        part.unlink(missing_ok=True)
+
+
+def _look_for_room(path: Path, beside: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise JournalBlockedError(
+            f"journal {path}: this version brings it to format {SCHEMA_VERSION} and keeps a copy of it as it was, "
+            f"{beside}: that needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free; nothing was changed"
+        )
+
+
+def _flush(folder: Path) -> None:
+    """The copy's name is on the disk before its original changes."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _from_1_to_2(db: sqlite3.Connection, clock: Clock) -> None:

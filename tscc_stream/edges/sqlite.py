@@ -25,11 +25,13 @@ from tscc_stream.edges.journal_schema import (
     NS_PER_HOUR,
     SCHEMA_VERSION,
     Clock,
+    Copying,
     WrongTypeError,
     check_format,
     epoch_of,
     explained,
     heads_of,
+    kept_of,
     new_epoch,
     number_of,
     prepare,
@@ -78,13 +80,15 @@ class Lock:
 class JournalFile:
     """The one writer. Used by one thread at a time. Raises JournalError, with the file's name, for whatever fails.
 
-    clock: wall time (ns), by which messages grow old. A file of an earlier version is copied, then brought up to date.
+    clock: wall time (ns), by which messages grow old. A file of an earlier version is copied, then brought up to date:
+    copying is told how far that is, in bytes of all, and `kept` is the copy (None: there was nothing to bring).
     renewed: why this opening gave the journal a new epoch, since it is or may be a copy of the one that stood here;
     empty where it did not.
     """
 
-    def __init__(self, path: Path, clock: Clock = time.time_ns) -> None:
+    def __init__(self, path: Path, clock: Clock = time.time_ns, copying: Copying = lambda _copied, _all: None) -> None:
         self.path = path
+        self.kept: Path | None = None
         self._clock = clock
         self._mark = MarkFile(path)
         self.renewed = ""
@@ -95,15 +99,16 @@ class JournalFile:
             with explained(path, "open it for writing"):
                 check_log(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-                self._open()
+                self._open(copying)
         except JournalError:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, copying: Copying) -> None:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         check_start(self._db, self.path)
-        found = prepare(self._db, self.path, self._clock)
+        found = prepare(self._db, self.path, self._clock, copying)
+        self.kept = kept_of(self.path, found) if 0 < found < SCHEMA_VERSION else None
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         with transaction(self._db):

@@ -13,6 +13,12 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 
+EXTEND_SECONDS = 300.0
+"""What a start asks for more each time: SQLite's last step flushes all that it copied, which a slow disk takes minutes
+for."""
+EXTEND_EACH_SECONDS = 5.0
+
+
 class Notifier:
     """Does nothing where nobody supervises. address: a path, or @NAME for an abstract socket; None: nobody.
 
@@ -23,6 +29,7 @@ class Notifier:
         self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
         self.watchdog_seconds = watchdog_seconds
         self._fed_at: float | None = None
+        self._extended_at: float | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], pid: int | None = None) -> Notifier:
@@ -38,6 +45,12 @@ class Notifier:
 
     def status(self, status: str) -> None:
         self._send(f"STATUS={_one_line(status)}")
+
+    def extend(self, now: float, status: str) -> None:
+        """The start takes longer, and goes on: call it every turn of what takes so long. now: monotonic seconds."""
+        if self._extended_at is None or now - self._extended_at >= EXTEND_EACH_SECONDS:
+            self._extended_at = now
+            self._send(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1e6:.0f}\nSTATUS={_one_line(status)}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

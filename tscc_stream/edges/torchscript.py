@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from tscc_stream.edges.encoder_cuda import (
 from tscc_stream.edges.encoder_loops import EncoderLoops, fits
 from tscc_stream.edges.encoder_threads import EncoderThreads, choose, counts_to_try, piece_size
 from tscc_stream.messages import Float32Array
-from tscc_stream.package import Package, PackageError
+from tscc_stream.package import Package, PackageError, PackageUnavailableError
 from tscc_stream.stages.infer import Encoded
 
 PIECE = 4
@@ -32,6 +33,8 @@ PIECE = 4
 TRIAL_WINDOWS = 16
 LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 """Precisions below float32, the fastest first and of those the finer one; the type of the network's weights."""
+NO_MEMORY = re.compile(r"(?i)out of memory|can't allocate memory|not enough memory")
+"""In torch's words; for the CPU's it has no type of its own."""
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -41,7 +44,8 @@ class TorchScriptEncoder:
     device: "auto" (cuda where there is one), "cpu", "cuda" or "cuda:N". threads: of the CPU; "auto": as a short trial
     says. precision: of products on a CUDA device: "float32", "tf32", "bf16" or "fp16", or "auto" for the fastest whose
     clusters and p-values agree with float32's; one that does not agree is not used.
-    `told` says what came of all that. Raises PackageError where the package cannot be run as it was recorded.
+    `told` says what came of all that. Raises PackageError where the package cannot be run as it was recorded, and of
+    those PackageUnavailableError where the device or the memory for it is missing at present.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class TorchScriptEncoder:
         self._threads = EncoderThreads(threads if isinstance(threads, int) else 1)
         self._graphed: GraphedEncoder | None = None
         self._tf32 = False
-        self_check(package, self.encode, f"on {self.device}")
+        self._check()
         if self.device.type == "cpu":
             self._use_loops(_loops_of(module, package.spec.samples))
         if self.device.type == "cuda":
@@ -66,6 +70,14 @@ class TorchScriptEncoder:
             self.told.append(f"inference.precision {precision}: for a CUDA device alone, the CPU takes float32")
         if threads == "auto" and self.device.type == "cpu":
             self._choose_threads()
+
+    def _check(self) -> None:
+        try:
+            self_check(self._package, self.encode, f"on {self.device}")
+        except PackageError as error:
+            if self.device.type == "cpu":
+                raise
+            raise PackageUnavailableError(str(error)) from error  # another start may find the card in order
 
     @property
     def threads(self) -> int:
@@ -168,7 +180,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise PackageError(f"inference.device {name}: this machine has no CUDA device that torch can use")
+        raise PackageUnavailableError(f"inference.device {name}: this machine has no CUDA device that torch can use")
     return device
 
 
@@ -181,15 +193,34 @@ def _load(package: Package, device: torch.device, dtype: torch.dtype = torch.flo
 
 
 def _read(package: Package, device: torch.device) -> torch.nn.Module:
-    payload = io.BytesIO((package.folder / "encoder.ts").read_bytes())
+    payload = (package.folder / "encoder.ts").read_bytes()
+    try:
+        return _loaded(payload, device)
+    except RuntimeError as error:
+        kind = PackageUnavailableError if _may_pass(error, payload, device) else PackageError
+        where = "" if device.type == "cpu" else f" on {device}"
+        raise kind(
+            f"model package {package.folder}: encoder.ts cannot be loaded{where}: {_first_line(error)}"
+        ) from error
+
+
+def _loaded(payload: bytes, device: torch.device) -> torch.nn.Module:
     with _without_announcements():
-        try:
-            module: torch.nn.Module = torch.jit.load(payload, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        except RuntimeError as error:
-            raise PackageError(
-                f"model package {package.folder}: encoder.ts cannot be loaded: {_first_line(error)}"
-            ) from error
+        module: torch.nn.Module = torch.jit.load(io.BytesIO(payload), map_location=device).eval()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return module
+
+
+def _may_pass(error: RuntimeError, payload: bytes, device: torch.device) -> bool:
+    """Whether it was for want of memory, or of a device that is in order: what the CPU can load is as it should be."""
+    if NO_MEMORY.search(str(error)):
+        return True
+    if device.type == "cpu":
+        return False
+    try:
+        _loaded(payload, torch.device("cpu"))
+    except RuntimeError as of_cpu:
+        return NO_MEMORY.search(str(of_cpu)) is not None
+    return True
 
 
 def _frozen(module: torch.nn.Module) -> torch.nn.Module:
