@@ -105,7 +105,7 @@ class Tracker:
             return self._last
         if station in self._stations:
             return self._stations[station][1]
-        if len(self._stations) >= MOST_STATIONS:  # it may have come, and its mark had to go
+        if not 0 < len(self._stations) < MOST_STATIONS:  # no place but this one, or it came and its mark had to go
             return Mark(None, self._time_ns)
         if self._start == "now":
             return Mark(None, OLDEST_NS if self._whole else self._time_ns)
