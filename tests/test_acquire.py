@@ -32,9 +32,10 @@ from seedlink_fakes import (
 from tscc_stream.config import SeedLinkConfig
 from tscc_stream.messages import RecordBatch
 from tscc_stream.miniseed import decode, encode
+from tscc_stream.seedlink import tracker
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.frames import LINE_LIMIT, PAYLOAD_LIMIT, json_capabilities, record_length, stations_in
-from tscc_stream.seedlink.position import Mark, Position, Server, data_request, goes_back, next_sequence
+from tscc_stream.seedlink.position import OLDEST_NS, Mark, Position, Server, data_request, goes_back, next_sequence
 from tscc_stream.seedlink.streams import StreamFilter, parse_pattern, subscriptions
 from tscc_stream.seedlink.tracker import Tracker
 from tscc_stream.stages.acquire import (
@@ -502,21 +503,103 @@ def test_a_server_with_one_sequence_for_all_gets_one_mark() -> None:
     assert [c for c in server.commands if c[:4] in ("STAT", "DATA")] == ["STATION *_*", "DATA 4"]
 
 
-def test_a_server_with_sequences_per_station_gets_a_mark_for_each_and_a_time_for_the_rest() -> None:
+def test_a_server_with_sequences_per_station_gets_a_mark_for_each_and_the_rest_begins_as_at_a_first_start() -> None:
     session = connected(FakeServer(V3_STATIONS, PLAIN_V4), "BW_*:?HZ")
     assert [name for name, _ in session.position.stations] == ["BW_UH1", "BW_UH2"]
     server = FakeServer(V3_STATIONS, PLAIN_V4)
     join(new_session("BW_*:?HZ", "YG_AB1:EHZ", position=session.position), server)
     assert [c for c in server.commands if c[:4] in ("STAT", "DATA")] == [
         "STATION YG_AB1",
-        "DATA ALL 2010-05-27T16:14:01.000000Z",
+        "DATA ALL",
         "STATION BW_UH1",
         "DATA 2",
         "STATION BW_UH2",
         "DATA 3",
         "STATION BW_*",
-        "DATA ALL 2010-05-27T16:14:01.000000Z",
+        "DATA ALL",
     ]
+
+
+@pytest.mark.parametrize(
+    ("start", "whole", "rest"),
+    [
+        ("oldest", False, "DATA ALL"),
+        ("now", False, "DATA ALL 2010-05-27T16:14:01.000000Z"),
+        ("now", True, "DATA ALL 1970-01-01T00:00:00.000000Z"),
+    ],
+)
+def test_what_never_came_is_asked_for_as_the_site_wants_it(start: str, whole: bool, rest: str) -> None:
+    place = replace(connected(FakeServer(V3_STATIONS, PLAIN_V4), "BW_*:?HZ").position, whole=whole)
+    server = FakeServer(V3_STATIONS, PLAIN_V4)
+    join(new_session("BW_*:?HZ", position=place, start=start), server)
+    assert [command for command in server.commands if command.startswith("DATA")] == ["DATA 2", "DATA 3", rest]
+
+
+def test_a_station_whose_mark_had_to_go_is_asked_for_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more stations than marks the whole ring of the others would else come with every connection."""
+    monkeypatch.setattr(tracker, "MOST_STATIONS", 1)
+    session = connected(FakeServer(V3_STATIONS, PLAIN_V4), "BW_*:?HZ")
+    assert [name for name, _ in session.position.stations] == ["BW_UH2"]
+    server = FakeServer(V3_STATIONS, PLAIN_V4)
+    join(new_session("BW_*:?HZ", position=session.position), server)
+    assert server.commands[-2] == "DATA ALL 2010-05-27T16:14:01.000000Z"
+
+
+@pytest.mark.parametrize("hello", [PLAIN_V4, PLAIN_V3])
+def test_a_first_start_that_breaks_off_loses_no_station_that_had_not_come_yet(hello: str) -> None:
+    """Servers that number per station may send one station's whole ring after the other's."""
+    late = [Packet(n + 1, record(second=7200 + n)) for n in range(2)]
+    early = [Packet(n + 3, record("FDSN:BW_UH2__S_H_Z", n)) for n in range(2)]
+    session = connected(FakeServer(late, hello))
+    events = join(new_session(position=session.position), FakeServer([*late, *early], hello))
+    assert [one.start_ns for one in records_of(events)] == [one.start_ns for one in early]
+
+
+# A client that serves more stations than before
+
+
+def ring_of_two() -> list[Packet]:
+    """An hour of UH1 and UH2, a packet a minute from each in turn."""
+    sids = ("FDSN:BW_UH1__S_H_Z", "FDSN:BW_UH2__S_H_Z")
+    return [Packet(n + 1, record(sids[n % 2], 60 * (n // 2))) for n in range(120)]
+
+
+@pytest.mark.parametrize("start", ["oldest", "now"])
+@pytest.mark.parametrize(
+    ("hello", "refuse"), [(RINGSERVER, ()), (PLAIN_V4, ()), (PLAIN_V3, ()), (PLAIN_V3, ("STATION * ",))]
+)
+def test_its_new_station_comes_from_the_oldest_data_of_the_ring(
+    hello: str, refuse: tuple[str, ...], start: str
+) -> None:
+    """The first client has heard both, by a pattern, and dropped one of them."""
+    first = connected(FakeServer(ring_of_two(), hello, refuse)).position
+    wider = Position.from_dict(json.loads(json.dumps(first.rewound(30 * SECOND).widened(["BW_UH2"]).as_dict())))
+    session = new_session(position=wider, start=start)
+    came = records_of(join(session, FakeServer(ring_of_two(), hello, refuse)))
+    of_new = [one.start_ns for one in came if "UH2" in one.sid]
+    assert of_new == [START_NS + 60 * minute * SECOND for minute in range(60)]
+    others = {one.start_ns for one in came if "UH1" in one.sid}
+    assert min(others) == (START_NS if hello == RINGSERVER else START_NS + 49 * 60 * SECOND), "asked for by itself"
+
+
+@pytest.mark.parametrize("hello", HELLOS)
+def test_it_goes_on_where_it_was_once_the_new_station_has_come(hello: str) -> None:
+    wider = connected(FakeServer(ring_of_two(), hello)).position.widened(["BW_UH2"])
+    session = connected(FakeServer(ring_of_two(), hello), position=wider)
+    assert not records_of(join(new_session(position=session.position), FakeServer(ring_of_two(), hello)))
+
+
+def test_another_server_is_not_asked_for_the_whole_ring_again_for_a_new_station_that_has_nothing() -> None:
+    wider = connected(FakeServer(ring(), RINGSERVER)).position.widened(["BW_UH2"])
+    assert wider.at("mine:2").last == wider.at("mine:2").at("mine:3").last == Mark(None, OLDEST_NS), "nothing came yet"
+    begun = connected(FakeServer(ring(2), RINGSERVER), position=wider).position
+    assert dict(begun.times) == {"BW_UH1": START_NS + SECOND, "BW_UH2": START_NS + SECOND}
+    assert begun.at("mine:2").last == Mark(None, START_NS + SECOND)
+
+
+def test_a_place_where_nothing_came_yet_begins_as_a_first_start() -> None:
+    assert Position(server="mine:1").widened([]).last is None
+    assert Position(server="mine:1").widened(["BW_UH1"]).last == Mark(None, OLDEST_NS)
 
 
 def test_stations_that_the_site_no_longer_wants_are_not_asked_for() -> None:
@@ -641,7 +724,7 @@ def test_each_station_goes_on_from_its_own_time_where_the_server_numbers_per_sta
             "STATION BW_UH9",
             "DATA ALL 2010-04-27T16:14:00.000000Z",
             "STATION BW_*",
-            "DATA ALL 2010-05-27T16:14:00.000000Z",
+            "DATA ALL",
         ]
     assert "DATA ALL 2010-05-27T14:13:50.000000Z" in asked(LAGS.rewound(10 * SECOND))
 

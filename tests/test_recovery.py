@@ -24,7 +24,8 @@ from tscc_stream.messages import Gap, NetworkEvent, NetworkTrigger, Record, Wind
 from tscc_stream.package import PackageSpec
 from tscc_stream.pipeline import BackHalf, FrontHalf, FrontState
 from tscc_stream.recovery import Barrier, Barriers, Floors, Reached, made_of, resume, snapshot_at
-from tscc_stream.seedlink.position import Mark, Position
+from tscc_stream.seedlink.position import OLDEST_NS, Mark, Position
+from tscc_stream.shard import Shard
 from tscc_stream.stages.infer import Infer
 from tscc_stream.stages.interpret import VoteState
 from tscc_stream.stages.journal import StoredSnapshot
@@ -218,6 +219,74 @@ def test_who_was_silent_is_known_after_a_restart_with_any_configuration(over: di
     snapshot = snapshot_at(barrier, VoteState([], [], []), 1 << 62, made_of(config, spec), Floors())
     found = resume(StoredSnapshot(snapshot, 5, intact=True), config_with(**over), spec)
     assert (found.silent, found.front is None) == ({sid_of(1), sid_of(2)}, bool(over))
+
+
+STATIONS = [f"MN_S{number}" for number in range(40)]
+HEARD = Position(4, Mark(90, T0), (), T0, times=tuple((name, T0) for name in STATIONS))
+
+
+def shard_config(shard: tuple[int, int] | None, *streams: str, **over: object) -> Config:
+    entries = [{"server": "mine:18000", "streams": [name]} for name in streams or ("MN_*",)]
+    shares = None if shard is None else {"index": shard[0], "count": shard[1]}
+    return Config.model_validate({**config_with().model_dump(), "seedlink": entries, "shard": shares, **over})
+
+
+def served_as(shard: tuple[int, int] | None) -> StoredSnapshot:
+    """A shard's, which has heard all stations by a pattern."""
+    config, spec = shard_config(shard), package_spec()
+    own = {f"FDSN:{name}__H_H_Z": (T0, T0) for name in STATIONS if shard is None or Shard(*shard).holds(name)}
+    entries = {"mine:18000": HEARD, "mine:18000 #2": HEARD}
+    positions = json.dumps({name: position.as_dict() for name, position in entries.items()}).encode()
+    barrier = Barrier(b"", positions, own, T0)
+    return StoredSnapshot(
+        snapshot_at(barrier, VoteState([], [], []), T0, made_of(config, spec), Floors()), 5, intact=True
+    )
+
+
+def from_oldest(position: Position) -> set[str]:
+    return {name for name, start_ns in position.times if start_ns <= OLDEST_NS}
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [((1, 2), (1, 1)), ((1, 4), (1, 3)), ((1, 2), (2, 2)), ((1, 2), None), ((1, 2), (1, 3)), (None, (1, 2))],
+)
+def test_stations_that_another_shard_served_come_from_the_oldest_data(
+    then: tuple[int, int], now: tuple[int, int] | None
+) -> None:
+    found = resume(served_as(then), shard_config(now), package_spec())
+    held = {name for name in STATIONS if then is None or Shard(*then).holds(name)}
+    holds = {name for name in STATIONS if now is None or Shard(*now).holds(name)}
+    place = found.positions["mine:18000"]
+    assert from_oldest(place) == holds - held
+    known = {name: start_ns for name, start_ns in place.times if start_ns > OLDEST_NS}
+    assert set(known.values()) == {T0 - round(13.8 * SECOND)}, "all others go by time"
+    assert place.last == Mark(None, OLDEST_NS if holds - held else T0 - round(13.8 * SECOND))
+    assert place.whole
+    assert found.told.endswith(f"from the oldest data of the server's ring: {len(holds - held)}") == bool(holds - held)
+    assert (found.floors.network_ns < 0) == bool(holds - held), "their network events have other channels"
+
+
+def test_a_snapshot_that_does_not_say_its_shard_knows_the_stations_of_its_channels() -> None:
+    stored = served_as((1, 2))
+    older = {name: part for name, part in json.loads(stored.snapshot.made_of).items() if name != "share"}
+    stored = replace(stored, snapshot=replace(stored.snapshot, made_of=json.dumps(older).encode()))
+    again = resume(stored, shard_config((1, 2)), package_spec())
+    assert "another" not in again.told, "nor is it refused where nothing has changed"
+    place = resume(stored, shard_config((1, 1)), package_spec()).positions["mine:18000"]
+    assert from_oldest(place) == {name for name in STATIONS if not Shard(1, 2).holds(name)}
+
+
+def test_the_same_shard_with_another_configuration_reads_no_ring_anew() -> None:
+    over = {"trigger": {**TRIGGER, "trigger_on": 5.0}}
+    place = resume(served_as((1, 2)), shard_config((1, 2), **over), package_spec()).positions["mine:18000"]
+    assert (from_oldest(place), place.whole) == (set(), False)
+
+
+def test_named_stations_come_from_the_oldest_data_where_they_are_named() -> None:
+    name = next(name for name in ("MN_T1", "MN_T2", "MN_T3", "MN_T4") if not Shard(1, 2).holds(name))
+    found = resume(served_as((1, 2)), shard_config((1, 1), "MN_*", name), package_spec())
+    assert [name in from_oldest(place) for place in found.positions.values()] == [False, True], "it never came"
 
 
 def test_what_was_journalled_after_the_snapshot_is_held_back_too_and_what_is_missing_is_known(

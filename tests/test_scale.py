@@ -22,6 +22,7 @@ from tscc_stream.bench.measure import FIELD
 from tscc_stream.bench.scale_costs import Costs, CostsError, fit
 from tscc_stream.bench.scale_reader import sent_bytes
 from tscc_stream.bench.scale_run import Load, Spent, Stored
+from tscc_stream.pipeline import MOST_CHANNELS
 
 COSTS = Costs(
     cores={
@@ -247,6 +248,45 @@ def test_a_share_of_a_large_load_is_planned_with_what_each_daemon_costs_by_itsel
     fewer = Load(math.ceil(50_000 / (found.shards - 1)), 1000.0, 500.0 / (found.shards - 1))
     assert sum(found.each.values()) <= scale_plan.CORES_OF_A_DAEMON < costs.all_cores(fewer)
     assert f"all threads {sum(found.each.values()):.2f}" in scale_plan.told(found, "here")
+
+
+@given(loads)
+def test_no_daemon_of_a_plan_has_more_channels_than_it_takes(load: Load) -> None:
+    """Beyond the limit new channels are turned away, however little they cost."""
+    assert math.ceil(load.channels / scale_plan.needs(COSTS, load).shards) <= MOST_CHANNELS
+
+
+def test_many_slow_channels_are_divided_and_a_pattern_brings_all_of_them_to_each_daemon() -> None:
+    costs = scale_costs.read(ROOT / "docs" / "scaling-costs.json")
+    found = scale_plan.needs(costs, Load(200_000, 1.0, 1.0))
+    assert found.shards == 4
+    assert found.received_by_pattern_bytes == pytest.approx(4 * found.received_bytes)
+    assert found.received_bytes == pytest.approx(200_000 * costs.sample_received)
+    told = scale_plan.told(found, "here")
+    assert "each: 50,000 channels of at most 50,000" in told
+    named, by_pattern = told.splitlines()[(at := _line_of(told, "network in")) : at + 2]
+    assert f"{found.received_bytes * 8e-6:.2f} Mbit/s   SeedLink, where stations are named one by one" in named
+    assert (
+        f"{found.received_by_pattern_bytes * 8e-6:.2f} Mbit/s   where by a pattern: all records to each" in by_pattern
+    )
+    figures = scale_plan.figures(found)["scale_plan"]
+    assert figures["network_in_pattern"].value == pytest.approx(4 * figures["network_in"].value)
+
+
+def _line_of(told: str, what: str) -> int:
+    return next(number for number, line in enumerate(told.splitlines()) if line.startswith(what))
+
+
+def test_a_pattern_costs_each_reader_the_others_records() -> None:
+    load = Load(100_000, 1000.0, 10.0)
+    found = scale_plan.needs(COSTS, load)
+    assert found.shards > 1
+    others = load.records_per_second * (1 - 1 / found.shards)
+    assert found.reader_by_pattern - found.each["seedlink"] == pytest.approx(0.5e-6 * others, rel=0.05)
+    alone = scale_plan.needs(COSTS, Load(100, 100.0, 1.0))
+    assert alone.reader_by_pattern == alone.each["seedlink"]
+    assert alone.received_by_pattern_bytes == alone.received_bytes
+    assert "by a pattern" not in scale_plan.told(alone, "here")
 
 
 def test_a_plan_is_told_in_words_and_in_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

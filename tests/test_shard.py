@@ -16,13 +16,14 @@ from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, FakeServer, Packet, r
 from test_acquire import join
 
 from tscc_stream import config, daemon, data_age
+from tscc_stream.cli import main
 from tscc_stream.config import Config, ConfigError, SeedLinkConfig
 from tscc_stream.messages import RecordBatch
 from tscc_stream.record_decoder import RecordDecoder
 from tscc_stream.reload import ConfigFile
 from tscc_stream.seedlink.position import Position
 from tscc_stream.shard import Shard, owner, station_of
-from tscc_stream.sharded import for_shard, own_streams
+from tscc_stream.sharded import for_shard, own_servers, own_streams
 from tscc_stream.stages.acquire import Event, Rejected, SeedLinkSession
 
 STATIONS = [f"MN_N{number:04}" for number in range(2000)]
@@ -205,7 +206,7 @@ def test_an_index_beyond_the_count_is_a_mistake_of_the_file() -> None:
 
 def test_the_file_of_all_shards_runs_no_daemon_by_itself() -> None:
     with pytest.raises(ConfigError, match=r"shard.index: not given; expected run --shard, 1 to 3"):
-        daemon.own_servers(fleet())
+        own_servers(fleet())
 
 
 def test_named_stations_of_others_are_not_asked_for() -> None:
@@ -220,13 +221,13 @@ def test_named_stations_of_others_are_not_asked_for() -> None:
 def test_servers_without_an_own_station_are_left_out_and_positions_keep_their_names() -> None:
     entries = [{"server": "mine:1", "streams": [name]} for name in ("XX_A", "XX_B", "XX_C", "XX_*")]
     one = for_shard(fleet(2, seedlink=entries), 2)
-    assert [(server.streams, name) for server, name in daemon.own_servers(one)] == [
+    assert [(server.streams, name) for server, name in own_servers(one)] == [
         (("XX_B",), "mine:1 #2"),
         (("XX_*",), "mine:1 #4"),
     ]
     nothing = for_shard(fleet(2, seedlink=entries[:1]), 2)
     with pytest.raises(ConfigError, match="shard 2/2: none of the stations that seedlink names is its own"):
-        daemon.own_servers(nothing)
+        own_servers(nothing)
 
 
 def test_streams_that_are_asked_for_no_longer_are_not_awaited() -> None:
@@ -261,3 +262,21 @@ def test_check_config_shows_where_each_shard_is(tmp_path: Path) -> None:
     lines = [line for line in shown.stdout.splitlines() if line.startswith("shard ")]
     assert [line.split(":")[0] for line in lines] == ["shard 1/2", "shard 2/2"]
     assert all(word in lines[1] for word in ("state/shard-2", "5566", "5567", "9118"))
+
+
+def test_check_config_names_every_shard_that_has_no_station(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would end as soon as they are started."""
+    names = ["MN_A:HHZ", "MN_B:HHZ", "MN_C:HHZ"]
+    entries = [{"server": "mine:1", "streams": names[:2]}, {"server": "mine:2", "streams": names[2:]}]
+    path = write_settings(tmp_path, shard={"count": 4}, seedlink=entries)
+    served = {owner(name.partition(":")[0], 4) for name in names}
+    empty = [index for index in range(1, 5) if index not in served]
+    assert main(["check-config", str(path)]) == 2
+    shown = capsys.readouterr()
+    told = [line for line in shown.err.splitlines() if "none of the stations" in line]
+    assert [f"shard {index}/4: " in line for index, line in zip(empty, told, strict=True)] == [True] * len(empty)
+    assert "good" not in shown.out
+    for index in range(1, 5):
+        assert main(["check-config", str(path), "--shard", str(index)]) == (2 if index in empty else 0)
+    write_settings(tmp_path, shard={"count": 4}, seedlink=[{"server": "mine:1", "streams": ["MN_*"]}])
+    assert main(["check-config", str(path)]) == 0

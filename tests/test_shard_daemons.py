@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
-from made_site import BURSTS_S, CHANNELS, Running, finished, make_archive, serving, write_settings
+from made_site import (
+    BURSTS_S,
+    CHANNELS,
+    RATE_HZ,
+    SECONDS,
+    START_NS,
+    Running,
+    finished,
+    make_archive,
+    samples_of,
+    serving,
+    write_settings,
+)
 from test_daemon import DETECTIONS, get, listen, take
 from test_support import parts_of
 
+from tscc_stream import miniseed
 from tscc_stream.cli import main
 from tscc_stream.client import Received
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
@@ -149,6 +164,41 @@ def test_what_tail_cannot_follow_is_one_sentence(
 ) -> None:
     assert main(["tail", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def heard_until(where: dict[str, Any]) -> float:
+    """Up to when (s) both channels of shard 1 have come, 0 before."""
+    lines = [line for line in get(where, "/metrics").splitlines() if line.startswith("tscc_last_sample_timestamp_s")]
+    return min((float(line.split()[1]) for line in lines), default=0.0) if len(lines) == len(own_channels(1)) else 0.0
+
+
+def test_a_dead_shards_stations_come_whole_to_those_that_take_them_over(site: Site, tmp_path: Path) -> None:
+    """Shard 2 never ran. What its stations sent lies farther back in the ring than a restart goes for a warm-up."""
+    expected = {one.body["id"] for one in detections(site.whole, DETECTIONS)}
+    archive = make_archive(tmp_path / "archive")
+    rng = np.random.default_rng(9)
+    for number, nslc in enumerate(CHANNELS):
+        later = np.round(30.0 * rng.standard_normal(int(900 * RATE_HZ))).astype(np.int32)
+        samples = np.concatenate((samples_of(number), later))
+        records = miniseed.encode(from_nslc(nslc), START_NS, RATE_HZ, samples)
+        (archive / f"{nslc}.mseed").write_bytes(b"".join(records))
+    server, address = serving(archive, "--speed", "max")
+    state = tmp_path / "state/shard-1"
+    with server:
+        with Running("run", "--config", write_settings(tmp_path, address, shard={"count": 2}), "--shard", 1) as one:
+            where = started(one, state)
+            deadline = time.monotonic() + 60.0
+            while heard_until(where) < START_NS / 1e9 + SECONDS + 890:
+                assert time.monotonic() < deadline
+            assert one.stop() == 0
+        with Running("run", "--config", write_settings(tmp_path, address, shard={"count": 1}), "--shard", 1) as one:
+            where = started(one, state)
+            found: set[str] = set()
+            with listen(where, "detection.") as subscriber:
+                while not expected <= found:
+                    found |= {received.body["id"] for received in take(subscriber, 1)}
+            others = len(CHANNELS) - len(own_channels(1))
+            one.wait_for(f"stations new to this shard, from the oldest data of the server's ring: {others}")
 
 
 def finals(where: dict[str, Any], count: int) -> dict[str, dict[str, Any]]:

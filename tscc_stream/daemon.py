@@ -17,8 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -55,7 +54,7 @@ from tscc_stream.seedlink.position import Position
 from tscc_stream.seedlink.streams import StreamFilter, parse_pattern
 from tscc_stream.serving import ModelKeeper, Served
 from tscc_stream.shard import Shard
-from tscc_stream.sharded import own_streams
+from tscc_stream.sharded import own_servers
 from tscc_stream.stages import acquire
 from tscc_stream.window_quarantine import WindowQuarantine
 from tscc_stream.workers import STOP, TURN_SECONDS, BackWorker, FrontWorker, Inbox, Outbox, Shared, guarded
@@ -454,35 +453,6 @@ def _tune_interpreter() -> None:
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
-    """What positions are stored under: the server, and its how-manieth entry where it has several."""
-    seen: Counter[str] = Counter()
-    names = []
-    for server in servers:
-        seen[server.server] += 1
-        names.append(server.server if seen[server.server] == 1 else f"{server.server} #{seen[server.server]}")
-    return names
-
-
-def own_servers(config: Config) -> list[tuple[SeedLinkConfig, str]]:
-    """Entries under seedlink that may have stations of this shard, each with what positions are stored under.
-
-    The others are left out. Raises ConfigError where none is left.
-    """
-    if not config.seedlink:
-        raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
-    shard = None if config.shard is None else config.shard.one
-    if config.shard is not None and shard is None:
-        raise ConfigError([f"shard.index: not given; expected run --shard, 1 to {config.shard.count}"])
-    named = zip(config.seedlink, entry_names(config.seedlink), strict=True)
-    kept = [(own, name) for server, name in named if (own := own_streams(server, shard)) is not None]
-    if not kept:
-        raise ConfigError(
-            [f"shard {shard}: none of the stations that seedlink names is its own; expected fewer shards"]
-        )
-    return kept
 
 
 def awaited_streams(config: Config, sids: Iterable[str]) -> dict[str, str]:

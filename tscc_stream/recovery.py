@@ -7,6 +7,8 @@ from there: windows that had been published after the barrier are made again, an
 
 A snapshot of another version or configuration is of no use but for its positions: a restart then asks for earlier data,
 so that filters and histories are warm again, and suppresses what lies before the time up to which all is journalled.
+Stations that were another shard's until now are asked for from the oldest data of the ring: nobody here knows how far
+the other one had come.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from tscc_stream.package import WINDOW_KEYS, PackageSpec
 from tscc_stream.pipeline import FrontHalf, FrontState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.seedlink.position import Position
+from tscc_stream.shard import Shard, station_of
+from tscc_stream.sharded import entry_names, named_stations
 from tscc_stream.stages.interpret import VoteState
 from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 
@@ -43,6 +47,8 @@ BYTES_PER_SECOND = 500_000
 """What snapshots may write on average: 43 GB a day. Of 100 channels of 1 kHz one takes about 0.8 MB."""
 SETTLE_SECONDS = 10.0
 """What a warm-up restart reads beyond the long average and the window's history, so that filters have settled."""
+_SHARES = "share"
+"""Whose stations were served, beside what a state depends on: index and count, None for all."""
 _SECTIONS = ("assemble", "condition", "trigger", "channels", "network", "shard")
 
 
@@ -179,7 +185,8 @@ def made_of(config: Config, spec: PackageSpec) -> bytes:
     """What a state depends on, each by a digest, so that a refusal can name it."""
     parts = {name: _digest(config.model_dump(mode="json")[name]) for name in _SECTIONS}
     windows = {key: spec.model_dump(mode="json").get(key) for key in WINDOW_KEYS}
-    return json.dumps({"program": __version__, **parts, "the model's windows": _digest(windows)}).encode()
+    shares = {_SHARES: None if config.shard is None else [config.shard.index, config.shard.count]}
+    return json.dumps({"program": __version__, **parts, "the model's windows": _digest(windows), **shares}).encode()
 
 
 def _digest(value: object) -> str:
@@ -213,11 +220,13 @@ def _of_intact(stored: StoredSnapshot, config: Config, spec: PackageSpec, latest
     channels = {sid: floor_ns for sid, (floor_ns, _) in reached.channels.items()}
     floors = Floors(channels, reached.network_ns, dict(channels))
     if differing := _differing(snapshot, config, spec):
-        told, rewound = _warm_up(differing, positions, config, spec)
+        found = _warm_up(differing, positions, config, spec)
         for sid, onset_ns in latest_onsets(stored.head).items():
             floors.channels[sid] = max(floors.channels.get(sid, 0), onset_ns + 1)
         had = {sid: had_ns for sid, (_, had_ns) in reached.channels.items()}
-        return Resume(told, rewound, floors=floors, had=had, silent=frozenset(reached.silent))
+        found = replace(found, floors=floors, had=had, silent=frozenset(reached.silent))
+        served = _served_then(json.loads(snapshot.made_of), reached, config)
+        return found if served is None else _with_new_stations(found, served, config)
     front, vote = msgspec.msgpack.decode(snapshot.state, type=tuple[bytes, bytes])
     told = f"going on from the snapshot at seq {stored.head}, {len(reached.channels)} channels"
     states = decode(front, FrontState), decode(vote, VoteState)
@@ -229,20 +238,55 @@ def _differing(snapshot: Snapshot, config: Config, spec: PackageSpec) -> list[st
     if snapshot.format != FORMAT:
         return [f"format {snapshot.format} instead of {FORMAT}"]
     then, now = json.loads(snapshot.made_of), json.loads(made_of(config, spec))
-    return [name for name in now if then.get(name) != now[name]]
+    return [name for name in now if name != _SHARES and then.get(name) != now[name]]
 
 
-def _warm_up(
-    differing: list[str], positions: dict[str, Position], config: Config, spec: PackageSpec
-) -> tuple[str, dict[str, Position]]:
+def _warm_up(differing: list[str], positions: dict[str, Position], config: Config, spec: PackageSpec) -> Resume:
     """What is said, and where to go on from."""
     seconds = _longest_average(config) + spec.warmup_seconds + spec.samples / spec.sample_rate_hz + SETTLE_SECONDS
-    rewound = {server: position.rewound(seconds_to_ns(seconds)) for server, position in positions.items()}
+    rewound = {entry: position.rewound(seconds_to_ns(seconds)) for entry, position in positions.items()}
     told = (
         f"the snapshot was made with another {', '.join(differing)} and is refused: "
         f"reading {seconds:.0f} s more to warm up; what is journalled is not published again"
     )
-    return told, rewound
+    return Resume(told, rewound)
+
+
+def _served_then(then: dict[str, Any], reached: Reached, config: Config) -> Callable[[str], bool] | None:
+    """Whether a station (NET_STA) was served before; None where the shard is the same as then.
+
+    Of a snapshot that was written before it said so, those with a channel are known.
+    """
+    if then.get("shard") == _digest(config.model_dump(mode="json")["shard"]):
+        return None
+    if _SHARES not in then:
+        return {station_of(sid) for sid in reached.channels}.__contains__
+    return (lambda _: True) if then[_SHARES] is None else Shard(*then[_SHARES]).holds
+
+
+def _with_new_stations(found: Resume, served: Callable[[str], bool], config: Config) -> Resume:
+    """Stations that this shard did not serve before, from the oldest data of the ring.
+
+    Network events of that past have other channels than before, so none is held back.
+    """
+    shard = None if config.shard is None else config.shard.one
+    named = {
+        name: named_stations(entry) for name, entry in zip(entry_names(config.seedlink), config.seedlink, strict=True)
+    }
+    new = {
+        entry: [
+            station
+            for station in {*(name for name, _ in position.times), *named.get(entry, ())}
+            if not served(station) and (shard is None or shard.holds(station))
+        ]
+        for entry, position in found.positions.items()
+    }
+    positions = {entry: position.widened(new[entry]) for entry, position in found.positions.items()}
+    count = len(set().union(*new.values()))
+    if not count:
+        return replace(found, positions=positions)
+    told = f"{found.told}; stations new to this shard, from the oldest data of the server's ring: {count}"
+    return replace(found, told=told, positions=positions, floors=replace(found.floors, network_ns=_LONG_AGO_NS))
 
 
 def _longest_average(config: Config) -> float:

@@ -6,6 +6,8 @@ Shard I of `tscc-stream run --shard I` keeps its state in `<state_dir>/shard-I`,
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 
 from pydantic import ValidationError
@@ -99,3 +101,38 @@ def own_streams(server: SeedLinkConfig, shard: Shard | None) -> SeedLinkConfig |
 def _may_be_own(text: str, shard: Shard) -> bool:
     station = parse_pattern(text).station
     return is_wildcard(station) or shard.holds(station)
+
+
+def named_stations(server: SeedLinkConfig) -> list[str]:
+    """Stations (NET_STA) that an entry names one by one."""
+    named = (parse_pattern(text).station for text in server.streams)
+    return [station for station in named if not is_wildcard(station)]
+
+
+def entry_names(servers: Sequence[SeedLinkConfig]) -> list[str]:
+    """What positions are stored under: the server, and its how-manieth entry where it has several."""
+    seen: Counter[str] = Counter()
+    names = []
+    for server in servers:
+        seen[server.server] += 1
+        names.append(server.server if seen[server.server] == 1 else f"{server.server} #{seen[server.server]}")
+    return names
+
+
+def own_servers(config: Config) -> list[tuple[SeedLinkConfig, str]]:
+    """Entries under seedlink that may have stations of this shard, each with what positions are stored under.
+
+    The others are left out. Raises ConfigError where none is left.
+    """
+    if not config.seedlink:
+        raise ConfigError(["seedlink: no server given; expected at least one entry with server and streams"])
+    shard = None if config.shard is None else config.shard.one
+    if config.shard is not None and shard is None:
+        raise ConfigError([f"shard.index: not given; expected run --shard, 1 to {config.shard.count}"])
+    named = zip(config.seedlink, entry_names(config.seedlink), strict=True)
+    kept = [(own, name) for server, name in named if (own := own_streams(server, shard)) is not None]
+    if not kept:
+        raise ConfigError(
+            [f"shard {shard}: none of the stations that seedlink names is its own; expected fewer shards"]
+        )
+    return kept

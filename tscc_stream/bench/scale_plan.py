@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from tscc_stream.bench.measure import Figure, Results
-from tscc_stream.bench.scale_costs import Costs
+from tscc_stream.bench.scale_costs import BATCH, Costs
 from tscc_stream.bench.scale_run import Load
+from tscc_stream.pipeline import MOST_CHANNELS
 
 MOST_OF_A_CORE = 0.5
 """How busy the busiest thread of one daemon may be: what is left takes up bursts, and backlogs after an outage."""
@@ -23,6 +24,8 @@ GPU_FROM_CORES = 2.0
 """Cores for the encoder alone from which a GPU is worth its machine."""
 MOST_BEYOND = 4.0
 """`bench scale` shows that costs foretell a run so many times larger; beyond, a plan says what it is."""
+OTHERS_RECORD_S = 0.5e-6
+"""What a shard's reader takes for a record of another shard's station: docs/fleet.md, "What each shard reads"."""
 _DAY_S, _GB, _MB = 86_400.0, 1e9, 1e6
 
 
@@ -31,8 +34,10 @@ class Needs:
     """days: of the journal. shards: daemons that the channels are divided among. threads: cores that each thread would
     take if one daemon had them all; each: that it takes in one of the shards. cores: of all shards, on average;
     encoder_cores: of these, the encoder. memory_bytes, journal_bytes: of all shards. written_bytes: to the disk,
-    received_bytes, sent_bytes: on the network, a second. Of one shard: scrape_seconds, CPU time of one GET of /metrics;
-    snapshot_every_seconds, and pause_seconds, in which its front thread takes one. beyond: how many times larger the
+    received_bytes, sent_bytes: on the network, a second; received_by_pattern_bytes: where shards ask for stations by a
+    pattern, so that each gets all records; reader_by_pattern: cores of one shard's reader then. Of one shard:
+    scrape_seconds, CPU time of one GET of /metrics; snapshot_every_seconds, and pause_seconds, in which its front
+    thread takes one. beyond: how many times larger the
     load is than the runs measured.
     """
 
@@ -48,6 +53,8 @@ class Needs:
     journal_bytes_per_day: float
     written_bytes: float
     received_bytes: float
+    received_by_pattern_bytes: float
+    reader_by_pattern: float
     sent_bytes: float
     scrape_seconds: float
     snapshot_every_seconds: float
@@ -81,6 +88,8 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
         per_day,
         shards * costs.written_bytes_per_second(part),
         load.samples_per_second * costs.sample_received,
+        shards * load.samples_per_second * costs.sample_received,
+        each["seedlink"] + _others_records(costs, load, part),
         sent + shards * scrape_bytes / SCRAPE_EVERY_S,
         scrape_seconds,
         costs.snapshot_every_seconds(part),
@@ -90,12 +99,12 @@ def needs(costs: Costs, load: Load, days: float = DAYS) -> Needs:
 
 
 def _shards(costs: Costs, load: Load, whole: dict[str, float]) -> int:
-    """The fewest whose daemons are not too full. whole: threads of one that has everything.
+    """The fewest whose daemons are not too full and take all channels. whole: threads of one that has everything.
 
     A share takes more than its part of the whole: what a daemon costs by itself is there once more, and fewer of its
     records and windows go together.
     """
-    shards = max(1, math.ceil(_fullness(whole)))
+    shards = max(1, math.ceil(_fullness(whole)), math.ceil(load.channels / MOST_CHANNELS))
     while shards < load.channels and _fullness(threads_of(costs, _share(load, shards))) > 1.0:
         shards += 1
     return shards
@@ -104,6 +113,13 @@ def _shards(costs: Costs, load: Load, whole: dict[str, float]) -> int:
 def _fullness(threads: dict[str, float]) -> float:
     """Of a daemon; 1 where it is as full as it may be."""
     return max(max(threads.values()) / MOST_OF_A_CORE, sum(threads.values()) / CORES_OF_A_DAEMON)
+
+
+def _others_records(costs: Costs, load: Load, part: Load) -> float:
+    """Cores that a shard's reader takes for records of stations that are not its own, where a pattern brings all."""
+    batches = costs.amounts(load)[BATCH] - costs.amounts(part)[BATCH]
+    records = load.records_per_second - part.records_per_second
+    return max(0.0, costs.cores["seedlink"][BATCH] * batches + OTHERS_RECORD_S * records)
 
 
 def _share(load: Load, shards: int) -> Load:
@@ -127,6 +143,8 @@ def figures(found: Needs) -> Results:
         "journal": (found.journal_bytes / _GB, "GB"),
         "written": (found.written_bytes / _MB, "MB/s"),
         "network_in": (found.received_bytes * 8 / _MB, "Mbit/s"),
+        "network_in_pattern": (found.received_by_pattern_bytes * 8 / _MB, "Mbit/s"),
+        "reader_pattern": (found.reader_by_pattern, "cores"),
         "network_out": (found.sent_bytes * 8 / _MB, "Mbit/s"),
         "scrape": (found.scrape_seconds, "s"),
         "snapshot_every": (found.snapshot_every_seconds, "s"),
@@ -156,7 +174,7 @@ def told(found: Needs, source: str) -> str:
             f"{found.journal_bytes_per_day / _GB:.2f} GB a day",
         ),
         _line("disk writes", f"{found.written_bytes / _MB:.2f} MB/s", "messages and snapshots, log and file"),
-        _line("network in", f"{found.received_bytes * 8 / _MB:.2f} Mbit/s", "SeedLink"),
+        *_network_in(found),
         _line("network out", f"{found.sent_bytes * 8 / _MB:.2f} Mbit/s", "subscribers, /metrics every 15 s"),
         _line("scrape", f"{1000 * found.scrape_seconds:.0f} ms", "processor time of one GET of /metrics, each daemon"),
         _line(
@@ -174,11 +192,21 @@ def _line(what: str, value: str, why: str) -> str:
     return f"{what:<12}{value:>14}   {why}"
 
 
+def _network_in(found: Needs) -> list[str]:
+    named = f"{found.received_bytes * 8 / _MB:.2f} Mbit/s"
+    if found.shards == 1:
+        return [_line("network in", named, "SeedLink")]
+    everything = f"{found.received_by_pattern_bytes * 8 / _MB:.2f} Mbit/s"
+    why = f"where by a pattern: all records to each daemon, whose reader takes {found.reader_by_pattern:.2f} of a core"
+    return [_line("network in", named, "SeedLink, where stations are named one by one"), _line("", everything, why)]
+
+
 def _why(found: Needs) -> str:
     at_most = f"at most {MOST_OF_A_CORE:g} and {CORES_OF_A_DAEMON:g}"
     if found.shards == 1:
         return f"{_busy(found.each)}; {at_most}"
-    return f"each: {_busy(found.each)}; {at_most}; one alone: {_busy(found.threads)}"
+    channels = f"{math.ceil(found.load.channels / found.shards):,} channels of at most {MOST_CHANNELS:,}"
+    return f"each: {channels}, {_busy(found.each)}; {at_most}; one alone: {_busy(found.threads)}"
 
 
 def _busy(threads: dict[str, float]) -> str:

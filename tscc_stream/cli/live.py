@@ -253,6 +253,7 @@ def _check_config(options: argparse.Namespace) -> int:
     if options.file is None:
         raise UsageError("check-config: expected FILE or --example")
     settings = made_of(options)(config.load(options.file))
+    _check_shards(settings)
     with _mistakes_of_models("model"):
         folder = package.find(settings.model, options.file.resolve().parent)
         served = package.load_live(folder)
@@ -278,18 +279,38 @@ def _of_alerts(settings: Config) -> list[str]:
     return [*([] if why is None else [f"`alert run` refuses this file: {why}"]), *doubts(settings.alerts)]
 
 
-def _shards(settings: Config) -> list[str]:
-    """Where each shard keeps its state and listens: of this one, or of all that the file is for."""
+def _each_shard(settings: Config) -> list[Config]:
+    """Of this shard, or of all that the file is for; none where it has no shards."""
     from tscc_stream.sharded import for_shard  # noqa: PLC0415  # loaded where it is needed
 
     if settings.shard is None:
         return []
-    one, count = settings.shard.one, settings.shard.count
-    every = [settings] if one is not None else [for_shard(settings, index) for index in range(1, count + 1)]
+    if settings.shard.one is not None:
+        return [settings]
+    return [for_shard(settings, index) for index in range(1, settings.shard.count + 1)]
+
+
+def _check_shards(settings: Config) -> None:
+    """Whether each shard has anything to read. Raises ConfigError with those that `run` refuses."""
+    from tscc_stream import config  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.sharded import own_servers  # noqa: PLC0415  # loaded where it is needed
+
+    wrong: list[str] = []
+    for each in _each_shard(settings) if settings.seedlink else []:
+        try:
+            own_servers(each)
+        except config.ConfigError as error:
+            wrong += error.mistakes
+    if wrong:
+        raise config.ConfigError(wrong)
+
+
+def _shards(settings: Config) -> list[str]:
+    """Where each shard keeps its state and listens."""
     return [
         f"shard {each.shard and each.shard.one}: {each.state_dir}, publish {each.publish.bind}, "
         f"replay {each.publish.replay_bind}, metrics {each.metrics.bind}"
-        for each in every
+        for each in _each_shard(settings)
     ]
 
 

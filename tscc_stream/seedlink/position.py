@@ -21,6 +21,8 @@ Step = Literal["sequence", "time", "oldest", "now"]
 TIME_MARGIN_NS = 600 * 1_000_000_000
 # Where one time is asked for all stations, one that lags farther behind than this is taken for gone.
 MOST_LAG_NS = 7 * 86_400 * 1_000_000_000
+# The time of a station that is to be asked for from the oldest data of the ring. Earlier than any record.
+OLDEST_NS = -(1 << 62)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -40,7 +42,8 @@ class Position:
     sequences these are. last: of any station. stations: of each, for servers that number per station. time_ns: start
     time of the last packet; times: of the last of each station, for whichever server comes next; neither is ever ahead
     of the clock at receipt. failures: broken packets in a row here; refused: requests that this server does not take.
-    These two are not kept over a restart.
+    These two are not kept over a restart. whole: whether a station without a mark of its own is asked for from the
+    oldest data also where a first start would begin with what comes next.
     """
 
     protocol: int = 0
@@ -51,6 +54,7 @@ class Position:
     refused: tuple[Form, ...] = ()
     server: str = ""
     times: tuple[tuple[str, int], ...] = ()
+    whole: bool = False
 
     def at(self, server: str) -> Position:
         """The same place with a server, by time where it is another one than before."""
@@ -82,7 +86,9 @@ class Position:
         known = [start_ns for _, start_ns in self.times]
         if self.time_ns is not None:
             known.append(self.time_ns)
-        newest = max(known, default=0)
+        earliest, newest = min(known, default=0), max(known, default=0)
+        if earliest <= OLDEST_NS:
+            return earliest
         return min((start_ns for start_ns in known if newest - start_ns <= MOST_LAG_NS), default=None)
 
     def rewound(self, by_ns: int) -> Position:
@@ -90,6 +96,15 @@ class Position:
         time_ns = None if self.time_ns is None else self.time_ns - by_ns
         times = tuple((name, start_ns - by_ns) for name, start_ns in self.times)
         return replace(self, time_ns=time_ns, times=times).by_time()
+
+    def widened(self, stations: Iterable[str]) -> Position:
+        """By time, for a client that serves more stations (NET_STA) than before: these from the ring's oldest data.
+
+        A server that numbers all packets in one go can be asked for one place only, so there all come from the oldest.
+        """
+        new = dict.fromkeys(stations, OLDEST_NS)
+        last = self.last or (Mark(None, None) if new else None)
+        return replace(self, last=last, times=tuple({**dict(self.times), **new}.items()), whole=True).by_time()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -102,6 +117,7 @@ class Position:
             "stations": stations,
             "time_ns": self.time_ns,
             "times": dict(self.times),
+            "whole": self.whole,
         }
 
     @classmethod
@@ -113,7 +129,8 @@ class Position:
         if known is None:
             known = {name: mark.start_ns for name, mark in stations if mark.start_ns is not None}
         server, times = value.get("server", ""), tuple(known.items())
-        return cls(value["protocol"], last, stations, value["time_ns"], server=server, times=times)
+        whole = value.get("whole", False)  # as is this
+        return cls(value["protocol"], last, stations, value["time_ns"], server=server, times=times, whole=whole)
 
 
 @dataclass(frozen=True, slots=True)

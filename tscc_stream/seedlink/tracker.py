@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tscc_stream.seedlink.position import Form, Mark, Position, Server, data_request, goes_back, next_sequence
+from tscc_stream.seedlink.position import (
+    OLDEST_NS,
+    Form,
+    Mark,
+    Position,
+    Server,
+    data_request,
+    goes_back,
+    next_sequence,
+)
 
 SKIP_AFTER = 2  # broken packets in a row at one place before it is stepped over
 NEW_AFTER = 4  # the same where there is no number to step over: what lies there is given up for what comes from now on
@@ -35,6 +44,8 @@ class Tracker:
         self._last, self._time_ns = position.last, position.time_ns
         self._stations, self._times = _by_name(position.stations), _by_name(position.times)
         self._failures, self._refused = position.failures, position.refused
+        self._whole = position.whole
+        self._from_oldest = any(start_ns <= OLDEST_NS for _, start_ns in position.times)
         self._resumed: dict[str, int] = {}
         self._forms: dict[Form, None] = {}
 
@@ -49,6 +60,7 @@ class Tracker:
             self._refused,
             self._name,
             tuple(self._times.values()),
+            self._whole,
         )
 
     @property
@@ -85,10 +97,19 @@ class Tracker:
         return form, command
 
     def _mark(self, station: str) -> Mark | None:
+        """Of what never came everything is due: what others have sent says nothing of how far it was read.
+
+        So it begins as a first start does. Where only new data were wanted then, it goes by the last packet's time.
+        """
         if self._server.shared_sequence or self._last is None:
             return self._last
-        known = self._stations.get(station)
-        return known[1] if known else Mark(None, self._time_ns)
+        if station in self._stations:
+            return self._stations[station][1]
+        if not 0 < len(self._stations) < MOST_STATIONS:  # no place but this one, or it came and its mark had to go
+            return Mark(None, self._time_ns)
+        if self._start == "now":
+            return Mark(None, OLDEST_NS if self._whole else self._time_ns)
+        return None
 
     def _key(self, station: str) -> str:
         return "" if self._server.shared_sequence else station
@@ -124,8 +145,15 @@ class Tracker:
             _keep(self._stations, station, self._last)
         if start_ns is not None:
             self._time_ns = start_ns if clock_ns is None else min(start_ns, clock_ns)
+            if self._from_oldest and self._server.shared_sequence:
+                self._come_from_oldest(self._time_ns)
             if known:
                 _keep(self._times, station, self._time_ns)
+
+    def _come_from_oldest(self, time_ns: int) -> None:
+        """The first packet of a ring that is read anew: every station goes on from there, also one that has no more."""
+        self._times = {name: (name, time_ns) for name in self._times}
+        self._from_oldest = False
 
     def first_reset(self, stations: Sequence[str], sequences: Sequence[int]) -> tuple[int, Reset] | None:
         """The first of some packets that `reset` objects to, and what it says; those after it are not looked at."""
@@ -178,7 +206,7 @@ def _by_name(pairs: Iterable[tuple[str, _Kept]]) -> dict[str, tuple[str, _Kept]]
 
 
 def _keep(table: dict[str, tuple[str, _Kept]], station: str, value: _Kept) -> None:
-    """Beyond the limit the oldest goes: by time from then on, as a station without a mark does."""
+    """Beyond the limit the oldest goes: by time from then on."""
     if station not in table and len(table) >= MOST_STATIONS:
         del table[next(iter(table))]
     table[station] = station, value
