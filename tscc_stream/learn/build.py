@@ -207,13 +207,11 @@ def _random_times(job: _Job, cuts: list[_Onset], n: int, rng: np.random.Generato
     rows, sids = job.found.rows, job.found.sids
     starts = np.maximum(rows["start_ns"], job.span_ns[0])
     lengths = np.maximum(np.minimum(rows["end_ns"], job.span_ns[1]) - starts, 0)
-    if job.spec.components != EACH_CHANNEL:  # a sensor's time is counted once, by its first component
-        leads = np.array([split_component(sid)[1] == job.spec.components[0] for sid in sids])
-        lengths = lengths * leads[rows["sid"]]
+    lengths = lengths * np.array([_leads(sid, job.spec) for sid in sids])[rows["sid"]]
     if not lengths.sum():
         return {}
     apart = round(job.spec.samples / job.spec.sample_rate_hz * NS_PER_SECOND)
-    onsets = {sid: _onsets_of(sid, cuts, job.spec) for sid in sids}
+    onsets = {sid: _onsets_of(sid, cuts, job.spec) for sid in sids if _leads(sid, job.spec)}
     which = rng.choice(len(starts), _TRIES * n, p=lengths / lengths.sum())
     times = starts[which] + (rng.random(_TRIES * n) * lengths[which]).astype(np.int64)
     wanted: dict[str, list[int]] = {}
@@ -224,6 +222,17 @@ def _random_times(job: _Job, cuts: list[_Onset], n: int, rng: np.random.Generato
             wanted.setdefault(sid, []).append(int(at))
             left -= 1
     return {sid: deque(sorted(some)) for sid, some in wanted.items()}
+
+
+def _leads(sid: str, spec: PackageSpec) -> bool:
+    """Whether a channel has windows of its own: a sensor's time is counted once, by its first component. The live path
+    refuses a source id that names no channel.
+    """
+    try:
+        _, component = split_component(sid)
+    except ValueError:
+        return False
+    return spec.components == EACH_CHANNEL or component == spec.components[0]
 
 
 def _onsets_of(sid: str, cuts: list[_Onset], spec: PackageSpec) -> Int64Array:
