@@ -79,11 +79,18 @@ def _with(value: float) -> np.ndarray:
     return x
 
 
+def test_windows_without_a_signal_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savez(tmp_path / "d.npz", **_spoilt(x=_with(3.0)))
+    data = dataset.load(tmp_path / "d.npz")
+    assert data.onset_ns.tolist() == np.delete(small().onset_ns, 2).tolist()
+    assert "d.npz: 1 of 6 windows left out: a channel of theirs is constant" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
         ({"x": _with(np.nan)}, r"window 2 \(SM.S001..SHZ\) holds values that are not finite"),
-        ({"x": _with(3.0)}, r"window 2 \(SM.S001..SHZ\) is constant"),
+        ({"x": np.full((6, 40, 1), 3.0)}, "all 6 windows hold no signal: a channel of theirs is constant"),
         ({"x": np.zeros((6, 40))}, r"expected numbers \[n, samples, channels\]"),
         ({"x": np.zeros((0, 40, 1))}, r"expected numbers \[n, samples, channels\]"),
         ({"sid": np.array(["A.B..SHZ"])}, r"sid is \[1\]; expected \[6\]"),

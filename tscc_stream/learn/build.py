@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from tscc_stream.components import NEVER_NS, Sensor, cut_together
 from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.edges.parquet_windows import WindowsWriter
-from tscc_stream.learn import stored, truth
+from tscc_stream.learn import dataset, stored, truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
 from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, RecordBatch, Window
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
@@ -26,6 +27,7 @@ from tscc_stream.source_id import sensor_of, split_component, to_nslc, with_comp
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.windows import cut_window, plan_windows
 
+_log = logging.getLogger(__name__)
 _ROUNDING_NS = 10_000
 _TOGETHER = 256  # windows that are written to Parquet at a time
 _TRIES = 50  # random times looked at for each that is wanted
@@ -43,7 +45,7 @@ class _Cut:
 
     @property
     def holds_a_signal(self) -> bool:
-        return bool(np.isfinite(self.waveform).all() and np.ptp(self.waveform) > 0.0)
+        return bool(dataset.hold_signal(self.waveform[np.newaxis])[0])
 
 
 class _Onset(NamedTuple):
@@ -124,22 +126,30 @@ class Wanted:
 
 
 def _cuts(wanted: Wanted, tell: Progress) -> Iterator[_Cut]:
-    """All that hold a signal."""
+    """All that hold a signal; how many others there are is said in the log at the end."""
     found = archive.index(wanted.paths)
     low = found.start_ns if wanted.from_ns is None else wanted.from_ns
     high = found.stop_ns if wanted.to_ns is None else wanted.to_ns
     job = _Job(found, wanted.config, wanted.shape.draft(), (low, high))
     half = 0.5 if wanted.random_windows else 1.0
     onsets: list[_Onset] = []
+    left_out = 0
     for cut in _triggered(job, lambda share: tell(half * share)):
         onsets.append(_Onset(cut.nslc, cut.onset_ns))
         if cut.holds_a_signal:
             yield cut
+        else:
+            left_out += 1
     if wanted.random_windows:
         rng = np.random.Generator(np.random.PCG64(wanted.seed))
         times = _random_times(job, onsets, wanted.random_windows, rng)
-        cuts = _random(job, times, lambda share: tell(half + half * share))
-        yield from (cut for cut in cuts if cut.holds_a_signal)
+        for cut in _random(job, times, lambda share: tell(half + half * share)):
+            if cut.holds_a_signal:
+                yield cut
+            else:
+                left_out += 1
+    if left_out:
+        _log.warning("%d windows left out: %s", left_out, dataset.NO_SIGNAL)
 
 
 def _silent(_share: float) -> None:
