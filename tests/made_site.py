@@ -50,6 +50,16 @@ def make_archive(
     return folder
 
 
+ODD_SID = "FDSN:XX_ODD__EHZ"
+"""miniSEED 3 allows it, and it names no channel."""
+
+
+def add_odd_channel(folder: Path) -> None:
+    """A recording of a source id that names no channel, beside those of `make_archive`."""
+    records = miniseed.encode(ODD_SID, START_NS, RATE_HZ, samples_of(0), version=3)
+    (folder / "odd.mseed").write_bytes(b"".join(records))
+
+
 def settings(folder: Path, server: str = "127.0.0.1:18000", **over: Any) -> dict[str, Any]:
     return {
         "site": "test",

@@ -241,6 +241,31 @@ def test_a_candidate_comes_goes_and_may_be_refused(state: Path, source: Path) ->
     assert "sha256" not in refused.data
 
 
+def test_a_candidate_that_failed_is_told_and_may_be_set_again(state: Path, source: Path) -> None:
+    keeper = _keeper(state, shadow=source)
+    keeper.start()
+    first, _ = _orders(keeper)
+    keeper.shadow_failed(first.served.package, "did not end within 60 s")
+    failed, again = _orders(keeper)
+    assert failed.data == {
+        "role": "shadow",
+        "state": "failed",
+        "reason": "did not end within 60 s",
+        **first.served.told(),
+    }
+    assert isinstance(again, NewShadow)
+
+
+def test_a_candidate_that_failed_after_it_was_replaced_changes_nothing(state: Path, source: Path) -> None:
+    keeper = _keeper(state, shadow=source)
+    keeper.start()
+    first, _ = _orders(keeper)
+    activation.set_shadow(state, None)
+    assert isinstance(_orders(keeper)[0], NewShadow)
+    keeper.shadow_failed(first.served.package, "late")
+    assert [order.data["state"] for order in _orders(keeper)] == ["unchanged"]
+
+
 def test_a_refused_choice_that_cannot_be_taken_back_is_logged(
     state: Path, source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

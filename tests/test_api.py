@@ -15,7 +15,7 @@ import obspy
 import pytest
 from made_archive import channel, write
 from made_messages import detection
-from made_site import make_archive, settings
+from made_site import CHANNELS, ODD_SID, add_odd_channel, make_archive, settings
 
 import tscc_stream
 from tscc_stream import classifier, config, package
@@ -117,6 +117,19 @@ def test_traces_are_what_obspy_reads(tmp_path: Path) -> None:
         assert (trace.to_obspy().id, trace.sample_rate_hz) == (theirs.id, theirs.stats.sampling_rate)
         assert not trace.samples.flags.writeable
     assert traces[0].start == datetime(2010, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+
+
+def test_a_source_id_that_names_no_channel_is_read_and_left_out_by_it(tmp_path: Path, known: config.Config) -> None:
+    folder = make_archive(tmp_path / "a", channels=CHANNELS[:1])
+    add_odd_channel(folder)
+    traces = tscc_stream.read(folder)
+    assert [trace.channel for trace in traces] == [CHANNELS[0], ODD_SID]
+    assert traces[1].to_obspy().stats.station == ODD_SID
+    found = tscc_stream.classify(folder, config=known)
+    assert list(found.left_out) == [ODD_SID]
+    assert {one.channel for one in found} == {CHANNELS[0]}
+    with pytest.raises(ArchiveError, match=f"a trace cannot be used: channel '{ODD_SID}'"):
+        tscc_stream.classify(traces, config=known)
 
 
 def test_errors_are_sentences(tmp_path: Path, archive_of_four: Path) -> None:

@@ -152,6 +152,59 @@ def test_a_candidate_that_fails_is_tried_no_longer(
     assert (_count(metrics), _skipped(metrics)) == (None, 0.0)
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Traceback\n  in forward\nout of memory\n"), IndexError("out of memory")]
+)
+def test_whoever_set_a_candidate_that_fails_is_told(error: Exception, metrics: Metrics, encoder: FakeEncoder) -> None:
+    told: list[tuple[str, str]] = []
+    shadow = ShadowRun(metrics, Health(), 0.01, 4, lambda made, why: told.append((made.sha256, why)))
+    served = _served(encoder)
+    shadow.use(served)
+    encoder.error = error
+    shadow.offer(_some(8))
+    _drained(shadow)
+    assert told == [(served.package.sha256, "out of memory")]
+
+
+def test_a_candidate_that_hangs_takes_nothing_from_the_one_that_replaced_it(
+    metrics: Metrics, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "MOST_SECONDS", 0.2)
+    told: list[str] = []
+    shadow = ShadowRun(metrics, Health(), 0.01, 4, lambda _made, why: told.append(why))
+    hanging = FakeEncoder()
+    hanging.may_go.clear()
+    shadow.use(_served(hanging))
+    shadow.offer(_some(4))
+    thread = _run(shadow)
+    assert hanging.begun.wait(30.0)
+    shadow.use(_served(encoder))
+    shadow.offer(_some(3))
+    assert encoder.begun.wait(30.0)
+    shadow.stop()
+    thread.join(30.0)
+    hanging.may_go.set()
+    assert (_count(metrics), told) == (3.0, [])
+
+
+def test_a_candidate_that_fails_while_the_live_model_changes_is_given_up_all_the_same(
+    metrics: Metrics, encoder: FakeEncoder
+) -> None:
+    told: list[str] = []
+    shadow = ShadowRun(metrics, Health(), 0.01, 4, lambda _made, why: told.append(why))
+    encoder.may_go.clear()
+    encoder.error = RuntimeError("out of memory")
+    shadow.use(_served(encoder))
+    shadow.offer(_some(4))
+    thread = _run(shadow)
+    assert encoder.begun.wait(30.0)
+    shadow.begin_anew()
+    encoder.may_go.set()
+    shadow.stop()
+    thread.join(30.0)
+    assert told == ["out of memory"]
+
+
 def test_drift_of_the_live_model_is_shown_for_each_of_its_clusters(metrics: Metrics, encoder: FakeEncoder) -> None:
     looking = Beside(metrics, Health(), Config(), _served(encoder))
     looking.saw(_some(3))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_site import BURSTS_S, CHANNELS, START_NS, make_archive, settings
+from made_site import BURSTS_S, CHANNELS, ODD_SID, START_NS, add_odd_channel, make_archive, settings
 
 from tscc_stream import classifier, config, package
 from tscc_stream.edges.archive import ArchiveError
@@ -166,6 +166,16 @@ def test_a_channel_that_the_model_refuses_is_named_and_the_rest_goes_on(
     text = _rows([archive_of_four, slow], tmp_path)
     assert "XX.SLOW..BHZ left out: 20 Hz cannot hold the band" in capsys.readouterr().err
     assert sum('"tscc.detection.v1"' in line for line in text.splitlines()) == len(BURSTS_S) * len(CHANNELS)
+
+
+def test_a_source_id_that_names_no_channel_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_archive(tmp_path / "a", channels=CHANNELS[:1])
+    add_odd_channel(folder)
+    text = _rows([folder], tmp_path)
+    assert f"channel {ODD_SID} left out: source id" in capsys.readouterr().err
+    assert sum('"tscc.detection.v1"' in line for line in text.splitlines()) == len(BURSTS_S)
 
 
 def test_rubbish_within_a_file_is_skipped_and_said(

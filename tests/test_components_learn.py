@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_data_sets_say_which_components(recorded: Path, tmp_path: Path) -> None:
     dataset.save(replace(data, window=replace(SHAPE, channels=1, components=EACH_CHANNEL)), tmp_path / "e.npz")
     with pytest.raises(DataSetError, match=r"windows are \[60, 3\], but were cut as \[60, 1\]"):
         dataset.load(tmp_path / "e.npz")
+
+
+def test_windows_of_a_sensor_with_one_component_at_its_rail_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, code in enumerate(CODES):
+        signal = _signal(number)
+        if code == "E":
+            signal[signal.size // 2 :] = 8_388_607
+        encoded = miniseed.encode(f"FDSN:XX_A__E_H_{code}", T0, RATE, signal)
+        (tmp_path / f"{code}.mseed").write_bytes(b"".join(encoded))
+    data = build.build([tmp_path], config.parse(SETTINGS), SHAPE, random_windows=10)
+    half = T0 + SECONDS * NS // 2
+    assert len(data) > 10
+    assert (data.onset_ns < half + 5 * NS).all()
+    assert re.search(r"\d\d windows left out: a channel of theirs is constant", caplog.text)
+    dataset.save(data, tmp_path / "d.npz")
+    assert len(dataset.load(tmp_path / "d.npz")) == len(data)
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, EACH_CHANNEL), (3, CODES), (2, None)])

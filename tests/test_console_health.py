@@ -208,6 +208,13 @@ def test_the_ledger_by_channel_and_along_time() -> None:
     assert not gap_ledger.is_lost("flat")
 
 
+def test_a_source_id_that_names_no_channel_is_shown_as_it_is() -> None:
+    odd = "FDSN:XX_ODD__EHZ"
+    (row,) = gap_ledger.summary([GapEntry(odd, 0, S, "link", 0)], 0, S)
+    assert row.channel == odd
+    assert list(gap_ledger.timeline([GapEntry(odd, 0, S, "link", 0)], 0, S)) == [odd]
+
+
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**4)), max_size=60))
 def test_what_is_drawn_of_a_channel_stays_bounded_and_in_order(gaps: list[tuple[int, int]]) -> None:
     entries = [GapEntry(SID, begin, begin + length, "link", 0) for begin, length in sorted(gaps)]

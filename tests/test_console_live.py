@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_browser import PHONE, browser, unfit_for_a_phone
-from made_site import Running, serving, write_settings
+from made_site import ODD_SID, Running, serving, write_settings
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -22,8 +22,10 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tscc_stream import miniseed
+from tscc_stream.apps.console.wall import Wall
 from tscc_stream.apps.console.wall_reader import Source, stream_of
-from tscc_stream.config import SeedLinkConfig
+from tscc_stream.config import Config, SeedLinkConfig
+from tscc_stream.messages import Record
 from tscc_stream.source_id import from_nslc
 
 START_NS = 1_700_000_000 * 10**9
@@ -287,6 +289,12 @@ def test_the_reader_asks_for_the_shown_channels_only_and_follows_what_is_shown(a
         assert source.link is not None
         source.want([], everything=False, now_s=40.0)
         assert source.link is None
+
+
+def test_a_source_id_that_names_no_channel_does_not_stop_the_reader() -> None:
+    wall = Wall(Config(), lambda: None, lambda _all: {})
+    wall._take(Record(ODD_SID, START_NS, RATE_HZ, np.zeros(10, np.int32)))
+    assert wall.heard() == [ODD_SID]
 
 
 def _wait(condition: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_site import CHANNELS, add_odd_channel, make_archive
 
 from tscc_stream import config
 from tscc_stream.edges import archive
@@ -15,6 +16,7 @@ from tscc_stream.edges.parquet_windows import WindowsError
 from tscc_stream.learn import build, commands, dataset, stored, truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.messages import Window
+from tscc_stream.package import EACH_CHANNEL
 from tscc_stream.pipeline import FrontHalf
 from tscc_stream.serve import mine
 from tscc_stream.source_id import to_nslc
@@ -77,11 +79,18 @@ def _with(value: float) -> np.ndarray:
     return x
 
 
+def test_windows_without_a_signal_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savez(tmp_path / "d.npz", **_spoilt(x=_with(3.0)))
+    data = dataset.load(tmp_path / "d.npz")
+    assert data.onset_ns.tolist() == np.delete(small().onset_ns, 2).tolist()
+    assert "d.npz: 1 of 6 windows left out: a channel of theirs is constant" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
         ({"x": _with(np.nan)}, r"window 2 \(SM.S001..SHZ\) holds values that are not finite"),
-        ({"x": _with(3.0)}, r"window 2 \(SM.S001..SHZ\) is constant"),
+        ({"x": np.full((6, 40, 1), 3.0)}, "all 6 windows hold no signal: a channel of theirs is constant"),
         ({"x": np.zeros((6, 40))}, r"expected numbers \[n, samples, channels\]"),
         ({"x": np.zeros((0, 40, 1))}, r"expected numbers \[n, samples, channels\]"),
         ({"sid": np.array(["A.B..SHZ"])}, r"sid is \[1\]; expected \[6\]"),
@@ -174,6 +183,15 @@ def test_a_random_window_at_a_trigger_s_onset_is_the_triggered_window(simulated:
     cuts = list(build._random(job, {found.sids[0]: build.deque(onsets)}, lambda _share: None))
     assert [cut.onset_ns for cut in cuts] == onsets
     assert np.array_equal(np.stack([cut.waveform for cut in cuts]), data.x[data.sid == sid])
+
+
+@pytest.mark.parametrize("components", [EACH_CHANNEL, ("Z",)])
+def test_a_source_id_that_names_no_channel_has_no_windows(tmp_path: Path, components: tuple[str, ...]) -> None:
+    folder = make_archive(tmp_path / "a", channels=CHANNELS[:1])
+    add_odd_channel(folder)
+    data = build.build([folder], config.Config(), replace(SHAPE, components=components), random_windows=4)
+    assert set(data.sid.tolist()) == {CHANNELS[0]}
+    assert not data.triggered.all()
 
 
 def test_only_the_asked_for_time_takes_part(simulated: Path) -> None:

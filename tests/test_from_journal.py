@@ -61,6 +61,16 @@ def test_windows_of_the_latest_shape_in_order_of_onset(path: Path, caplog: pytes
     assert len(again.take(np.array([0, 2])).model_sha256) == 2
 
 
+def test_windows_without_a_signal_are_left_out_and_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with JournalFile(path) as journal:
+        journal.remember_model(DEMO.sha256, DEMO.document)
+        flat = replace(_message(2), band_passed=np.full(500, 3.0, "<f4").tobytes())
+        journal.append([_message(1), flat, _message(3)])
+    data = from_journal.read(path)
+    assert data.onset_ns.tolist() == [97 * 10**9, 99 * 10**9]
+    assert "1 windows left out: a channel of theirs is constant" in caplog.text
+
+
 def test_journals_that_no_data_set_can_be_made_of(path: Path) -> None:
     with pytest.raises(DataSetError, match="no such file; expected the state folder"):
         from_journal.read(path)

@@ -171,14 +171,39 @@ def test_more_windows_than_are_enough_are_sampled_and_the_card_says_so(
     assert json.loads((folder / "metrics.json").read_text())["epochs"] == 2
 
 
-def test_damaged_and_unfit_windows_are_told_in_one_sentence(tmp_path: Path) -> None:
+def test_windows_without_a_signal_take_no_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Beside the same data set without them."""
+    made = known(90)
+    made.x[[17, 88]] = 3.0
+    stored.save(made, tmp_path / "flat")
+    stored.save(made.take(np.delete(np.arange(90), [17, 88])), tmp_path / "d")
+    assert len(stored.load(tmp_path / "flat")) == 88
+    caplog.clear()
+    chosen = replace(TINY, batch_size=20)
+    for every, calibration in ((None, False), (2, False), (None, True)):
+        one, other = (
+            material.material(tmp_path / name, chosen, tmp_path / name if calibration else None, every)
+            for name in ("flat", "d")
+        )
+        assert np.array_equal(one.calibration, other.calibration)
+        assert calibration or np.array_equal(one.samples(None), other.samples(None))
+        assert len(one.windows) == len(other.windows)
+    assert "flat: 2 of 90 windows left out: a channel of theirs is constant" in caplog.text
+    made.x[:] = 3.0
+    stored.save(made, tmp_path / "all.parquet")
+    with pytest.raises(DataSetError, match="all 90 windows hold no signal"):
+        material.material(tmp_path / "all.parquet", chosen, None, None)
+
+
+def test_damaged_windows_are_told_in_one_sentence(tmp_path: Path) -> None:
     stored.save(known(60), tmp_path / "d")
     flat = known(60)
-    flat.x[17] = 3.0
+    flat.x[17] = np.nan
     stored.save(flat, tmp_path / "flat")
     options = {"runs": tmp_path / "runs", "device": "cpu", "finer": {"hidden": 6, "depth": 3}}
     with pytest.raises(
-        DataSetError, match=r"flat: of the windows from number 14 on, window \d \(SM.S001..SHZ\) is const"
+        DataSetError,
+        match=r"flat: of the windows from number 14 on, window \d \(SM.S001..SHZ\) holds values that are not",
     ):
         commands.train_model(tmp_path / "flat", tmp_path / "m", **options)
     payload = bytearray((tmp_path / "d/part-00000.parquet").read_bytes())

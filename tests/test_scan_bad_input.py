@@ -23,7 +23,7 @@ from tscc_stream.edges.parquet_windows import StoredWindows
 from tscc_stream.learn.dataset import shape_of
 from tscc_stream.learn.stored import index
 from tscc_stream.messages import Trigger
-from tscc_stream.scan import run, summary
+from tscc_stream.scan import part, run, summary
 from tscc_stream.scan.layout import Layout, ScanError, taken
 from tscc_stream.scan.part_file import Marker
 from tscc_stream.scan.placement import Done, Task
@@ -197,6 +197,21 @@ def test_the_windows_are_those_of_the_rows(archive_of_four: Path, tmp_path: Path
     assert stored.read_all(["x"])["x"].shape[1:] == (500, 1)
     shape = index(stored).window  # what a model that is trained on them will state of itself
     assert shape == shape_of(package.load(MODEL).spec)
+
+
+def test_windows_that_training_cannot_use_are_not_stored_and_counted(
+    archive_of_four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel alone does not trigger where it is constant: here windows that begin below zero count as such."""
+    monkeypatch.setattr(part, "hold_signal", lambda x: x[:, 0, 0] > 0.0)
+    out = tmp_path / "out"
+    scan([archive_of_four], out, configured(tmp_path), windows=True)
+    said = json.loads((out / "summary.json").read_text())
+    left_out = said["windows_without_signal"]
+    assert 0 < left_out < said["detections"]
+    assert len(StoredWindows(out / "windows")) == said["detections"] - left_out
+    page = (out / "summary.md").read_text()
+    assert f"Windows not stored, since a channel of theirs is constant, as of a sensor at its rail: {left_out}" in page
 
 
 def test_every_record_that_cannot_be_decoded_is_counted(tmp_path: Path) -> None:

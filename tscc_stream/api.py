@@ -24,7 +24,7 @@ from tscc_stream.edges import archive, obspy_formats
 from tscc_stream.messages import AnyArray, Record, read_only
 from tscc_stream.package import Package
 from tscc_stream.sampling import offset_ns
-from tscc_stream.source_id import from_nslc, to_nslc
+from tscc_stream.source_id import from_nslc, name_of, to_nslc
 
 Place = str | os.PathLike[str]
 _ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +42,9 @@ class _Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Unbroken samples [n] of one channel (NET.STA.LOC.CHA), read-only, in the recording's own type."""
+    """Unbroken samples [n] of one channel (NET.STA.LOC.CHA; its source id where that is no such name), read-only, in
+    the recording's own type.
+    """
 
     channel: str
     start_ns: int
@@ -58,8 +60,10 @@ class Trace:
         """An obspy Trace with a copy of the samples."""
         import obspy  # noqa: PLC0415 takes a second
 
-        network, station, location, code = self.channel.split(".")
-        stats = {"network": network, "station": station, "location": location, "channel": code.replace("_", "")}
+        stats = {"station": self.channel}
+        if not self.channel.startswith("FDSN:"):
+            network, station, location, code = self.channel.split(".")
+            stats = {"network": network, "station": station, "location": location, "channel": code.replace("_", "")}
         start = obspy.UTCDateTime(ns=self.start_ns)
         return obspy.Trace(self.samples.copy(), {**stats, "starttime": start, "sampling_rate": self.sample_rate_hz})
 
@@ -158,7 +162,7 @@ def classify(
             detections.append(detection_of(body))
         else:
             events.append(network_event_of(body))
-    left_out = {to_nslc(sid): why for sid, why in (one.summary.quarantined | one.summary.refused).items()}
+    left_out = {name_of(sid): why for sid, why in (one.summary.quarantined | one.summary.refused).items()}
     return Result(tuple(detections), tuple(events), left_out)
 
 
@@ -267,7 +271,7 @@ def _joined(sid: str, records: list[Record]) -> Iterator[Trace]:
     for begin, end in pairwise([0, *cuts, len(records)]):
         part = records[begin:end]
         samples = read_only(np.concatenate([one.samples for one in part]))
-        yield Trace(to_nslc(sid), part[0].start_ns, part[0].sample_rate_hz, samples)
+        yield Trace(name_of(sid), part[0].start_ns, part[0].sample_rate_hz, samples)
 
 
 def _follows(one: Record, other: Record) -> bool:

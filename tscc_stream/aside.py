@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 TURN_SECONDS = 0.5
 """How often the one that waits shows that it lives."""
-
+_REASON_LENGTH = 200
 
 _at_work: set[int] = set()
 
@@ -27,6 +27,12 @@ def at_work() -> bool:
 
 class StuckError(RuntimeError):
     """Work that did not end in time."""
+
+
+def last_line(error: Exception) -> str:
+    """What torch's errors come down to: a traceback of the compiled program comes before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:_REASON_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,19 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from tscc_stream.aside import TURN_SECONDS, Aside, StuckError
+from tscc_stream.aside import TURN_SECONDS, Aside, last_line
 from tscc_stream.config import Config
 from tscc_stream.drift import Drift
 from tscc_stream.health import Health
 from tscc_stream.messages import Assignment, Detection
 from tscc_stream.metrics import Metrics
+from tscc_stream.package import Package
 from tscc_stream.priority import lower_this_thread
 from tscc_stream.serving import Served
 from tscc_stream.stages.interpret import UNKNOWN, Interpret
@@ -32,6 +33,13 @@ MOST_BATCHES = 16
 """Batches that may wait for the candidate."""
 MOST_SECONDS = 60.0
 """Longest that the candidate may take for a batch, at the lowest priority."""
+
+Failed = Callable[[Package, str], None]
+"""Told, from the candidate's thread, that this one is tried no longer, and why."""
+
+
+def _nobody(_candidate: Package, _reason: str) -> None:
+    pass
 
 
 def label_of(cluster: int, known: bool) -> str:
@@ -52,8 +60,11 @@ class ShadowRun:
 
     NAME = "shadow"
 
-    def __init__(self, metrics: Metrics, health: Health, alpha: float, most_together: int) -> None:
+    def __init__(
+        self, metrics: Metrics, health: Health, alpha: float, most_together: int, failed: Failed = _nobody
+    ) -> None:
         self._metrics, self._health, self._most_together = metrics, health, most_together
+        self._failed = failed
         self.alpha = alpha
         self._waiting: queue.Queue[_Work | None] = queue.Queue(MOST_BATCHES)
         self._lock = threading.Lock()
@@ -64,13 +75,18 @@ class ShadowRun:
     def use(self, served: Served | None) -> None:
         """Another candidate, or none; the counts begin anew."""
         with self._lock:
-            self._served = served
-            self._round += 1
-            self._metrics.forget_shadow()
+            self._begin(served)
 
     def begin_anew(self) -> None:
         """The live model has changed: the same candidate, counts from zero."""
-        self.use(self._served)
+        with self._lock:
+            self._begin(self._served)
+
+    def _begin(self, served: Served | None) -> None:
+        """With the lock."""
+        self._served = served
+        self._round += 1
+        self._metrics.forget_shadow()
 
     def offer(self, detections: Sequence[Detection]) -> None:
         """Windows to classify as well, if there is room; returns at once."""
@@ -110,22 +126,37 @@ class ShadowRun:
             served, current = self._served, work.round == self._round
         if served is None or not current:
             return
+        try:
+            told = self._told(served, work)
+        except Exception as error:  # noqa: BLE001  # whatever a candidate does must not end the daemon; it is told
+            self._give_up(served, last_line(error))
+            return
+        self._count(work, told)
+
+    def _told(self, served: Served, work: _Work) -> list[Detection]:
+        """What the candidate says of the same windows. Raises whatever its program does, and StuckError."""
         windows = [detection.assignment.window for detection in work.detections]
         normalised = np.stack([window.normalised for window in windows])
         encoder = served.encoder
-        try:
-            encoded = self._aside.call(lambda: encoder.encode(normalised), MOST_SECONDS, self._alive)
-        except (RuntimeError, StuckError) as error:  # what torch raises: a candidate must not end the daemon
-            _log.error("the candidate %s failed and is tried no longer: %s", served.identity.name, error)
-            self._aside = Aside("candidate", begin=lower_this_thread)
-            self.use(None)
-            return
+        encoded = self._aside.call(lambda: encoder.encode(normalised), MOST_SECONDS, self._alive)
         interpret = Interpret(served.package.name_of, served.scores, self.alpha)
         results = zip(
             windows, encoded.embedding, encoded.membership, encoded.cluster, encoded.squared_distance, strict=True
         )
-        told = [interpret.feed(Assignment(w, e, m, int(c), d))[0] for w, e, m, c, d in results]
-        self._count(work, told)
+        return [interpret.feed(Assignment(w, e, m, int(c), d))[0] for w, e, m, c, d in results]
+
+    def _give_up(self, served: Served, reason: str) -> None:
+        """One that was replaced meanwhile takes nothing from the one that is tried now."""
+        self._aside = Aside("candidate", begin=lower_this_thread)
+        with self._lock:
+            tried = self._served is served
+            if tried:
+                self._begin(None)
+        if tried:
+            _log.error("the candidate %s failed and is tried no longer: %s", served.identity.name, reason)
+            self._failed(served.package, reason)
+        else:
+            _log.warning("the candidate %s, which was replaced, failed: %s", served.identity.name, reason)
 
     def _count(self, work: _Work, told: Sequence[Detection]) -> None:
         with self._lock:
@@ -138,9 +169,11 @@ class ShadowRun:
 class Beside:
     """Told of every detection once it is committed. Used by the back thread."""
 
-    def __init__(self, metrics: Metrics, health: Health, config: Config, served: Served) -> None:
+    def __init__(
+        self, metrics: Metrics, health: Health, config: Config, served: Served, failed: Failed = _nobody
+    ) -> None:
         self._metrics, self._window = metrics, config.drift.window
-        self.shadow = ShadowRun(metrics, health, config.novelty.alpha, config.inference.max_batch)
+        self.shadow = ShadowRun(metrics, health, config.novelty.alpha, config.inference.max_batch, failed)
         self._adopt(served)
 
     def _adopt(self, served: Served) -> None:

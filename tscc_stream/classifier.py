@@ -22,7 +22,7 @@ from tscc_stream.edges.obspy_formats import Meaning, quakeml
 from tscc_stream.messages import Gap, Message, Quarantined, RecordBatch, Refusal, Released
 from tscc_stream.pipeline import BackHalf, BackMessage, FrontHalf, FrontMessage
 from tscc_stream.sampling import seconds_to_ns
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of, to_nslc
 from tscc_stream.spreadsheet import harmless
 from tscc_stream.stages.infer import Encoder, Infer
 from tscc_stream.stages.publish import ModelIdentity, Publish
@@ -161,9 +161,9 @@ def _with_progress(batches: Iterator[RecordBatch], index: archive.ArchiveIndex) 
 
 def _report(summary: Summary, faults: archive.Faults) -> None:
     for sid, reason in sorted(summary.refused.items()):
-        print(f"tscc-stream: channel {to_nslc(sid)} left out: {reason}", file=sys.stderr)  # noqa: T201 a command's own output
+        print(f"tscc-stream: channel {name_of(sid)} left out: {reason}", file=sys.stderr)  # noqa: T201 a command's own output
     for sid, reason in sorted(summary.quarantined.items()):
-        print(f"tscc-stream: channel {to_nslc(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201  # said to people
+        print(f"tscc-stream: channel {name_of(sid)} left out for a while: {reason}", file=sys.stderr)  # noqa: T201  # said to people
     for text in faults.texts:
         print(f"tscc-stream: skipped: {text}", file=sys.stderr)  # noqa: T201  # said to people
     if faults.count > len(faults.texts):

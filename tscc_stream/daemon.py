@@ -138,7 +138,8 @@ class Daemon:
             acquire.warm_up()
             lanes.warm_up()
             windows.warm_up(served.package.spec)
-            beside = Beside(self._shared.metrics, self._shared.health, self._config, served)
+            failed = self._keeper.shadow_failed
+            beside = Beside(self._shared.metrics, self._shared.health, self._config, served, failed)
             resume = self._resume(journal, served)
             workers = self._workers(served, beside, journal, bus, in_flight, resume)
             onlookers = self._onlookers(beside, stack)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from tscc_stream.aside import Aside, StuckError
+from tscc_stream.aside import Aside, StuckError, last_line
 from tscc_stream.config import InferenceConfig
 from tscc_stream.edges.in_flight import InFlight
 from tscc_stream.edges.supervision import name_this_thread
@@ -31,7 +31,6 @@ _Result = TypeVar("_Result")
 NAME = "inference"
 LOAD_SECONDS = 120.0
 """Longest that loading and warming up a model may take."""
-_REASON_LENGTH = 200
 _TOO_OFTEN = "it was in the encoder, alone, each time the process died"
 
 
@@ -49,12 +48,6 @@ class _FailedError(Exception):
 
 def _aside() -> Aside:
     return Aside(NAME, partial(name_this_thread, NAME))
-
-
-def _last_line(error: Exception) -> str:
-    """What torch's errors come down to: a traceback of the compiled program comes before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:_REASON_LENGTH]
 
 
 @dataclass
@@ -161,7 +154,7 @@ class GuardedInfer:
         except StuckError as error:
             raise _FailedError("timeout", f"the encoder did not answer within {seconds:g} s") from error
         except Exception as error:
-            raise _FailedError("error", f"the encoder failed: {_last_line(error)}") from error
+            raise _FailedError("error", f"the encoder failed: {last_line(error)}") from error
 
     def _start_afresh(self, failure: _FailedError) -> None:
         self._guard.count(failure)

@@ -158,6 +158,7 @@ class ModelKeeper:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._shadow: Package | None = None
+        self._failures: queue.SimpleQueue[tuple[Package, str]] = queue.SimpleQueue()
         self._people = PeopleThere(state_dir / people.FILE)
         self._named: dict[int, Label] = {}
         self._unread = Repeats()
@@ -181,6 +182,10 @@ class ModelKeeper:
         """Look at the files again. Safe in a signal handler: a SimpleQueue may be put to while it is put to."""
         self._asked.put(True)
 
+    def shadow_failed(self, candidate: Package, reason: str) -> None:
+        """It is tried no longer: that is told, and it may be set again. From any thread."""
+        self._failures.put((candidate, reason))
+
     def stop(self) -> None:
         self._asked.put(False)
 
@@ -197,9 +202,20 @@ class ModelKeeper:
             self._alive()
             self._look_for_names()
             try:
-                return self._asked.get(timeout=TURN_SECONDS)
+                asked = self._asked.get(timeout=TURN_SECONDS)
             except queue.Empty:
+                self._note_failures()
                 continue
+            self._note_failures()
+            return asked
+
+    def _note_failures(self) -> None:
+        """Of a candidate that was replaced since, nothing is told: the one that is tried goes on."""
+        while not self._failures.empty():
+            candidate, reason = self._failures.get()
+            if candidate is self._shadow:
+                self._shadow = None
+                self._tell("shadow", "failed", candidate, reason=reason)
 
     def _alive(self) -> None:
         self._health.stamp(self.NAME, time.monotonic_ns())

@@ -91,7 +91,7 @@ def _evaluate_stream(options: argparse.Namespace) -> int:
     from tscc_stream.classifier import classify  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.edges import archive  # noqa: PLC0415  # loaded where it is needed
     from tscc_stream.learn import stream_report, stream_scores, stream_truth  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.source_id import to_nslc  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.source_id import name_of  # noqa: PLC0415  # loaded where it is needed
 
     settings, _ = config_of(options)
     truth, found = stream_truth.read(options.truth), archive.index(options.stream)
@@ -104,7 +104,7 @@ def _evaluate_stream(options: argparse.Namespace) -> int:
     judged = stream_scores.judge_stream(
         stream_scores.read_detections(rows.getvalue().splitlines()),
         truth,
-        [to_nslc(channel.sid) for channel in archive.channels(found)],
+        [name_of(channel.sid) for channel in archive.channels(found)],
         span_ns,
         recorded_ns=found.recorded_ns(span_ns),
         target=options.target,

@@ -15,7 +15,7 @@ from tscc_stream.cli.command import Commands, UsageError, add_command, journal_i
 from tscc_stream.edges.sqlite import JournalReader
 from tscc_stream.gap_causes import LOST
 from tscc_stream.sampling import NS_PER_SECOND
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 from tscc_stream.stages.publish import iso_time
 
@@ -46,7 +46,7 @@ def _gaps(options: argparse.Namespace) -> int:
     chosen = [
         entry
         for entry in entries
-        if fnmatchcase(_channel(entry), options.channel) and (entry.cause in LOST or not options.lost)
+        if fnmatchcase(name_of(entry.sid), options.channel) and (entry.cause in LOST or not options.lost)
     ]
     for entry in chosen:
         print(_json(entry) if options.jsonl else _line(entry))
@@ -65,13 +65,6 @@ def _time_ns(text: str | None) -> int:
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()) * NS_PER_SECOND
 
 
-def _channel(entry: GapEntry) -> str:
-    try:
-        return to_nslc(entry.sid)
-    except ValueError:
-        return entry.sid
-
-
 def _seconds(entry: GapEntry) -> float | None:
     return None if entry.to_ns is None else (entry.to_ns - entry.from_ns) / NS_PER_SECOND
 
@@ -84,7 +77,7 @@ def _line(entry: GapEntry) -> str:
     to_ns, seconds = entry.to_ns, _seconds(entry)
     until = "still lasts" if to_ns is None else iso_time(to_ns)
     lasted = "" if seconds is None else f"{seconds:.3f} s"
-    return f"{_channel(entry):<16}  {iso_time(entry.from_ns)}  {until:<27}  {lasted:>14}  {entry.cause}"
+    return f"{name_of(entry.sid):<16}  {iso_time(entry.from_ns)}  {until:<27}  {lasted:>14}  {entry.cause}"
 
 
 def _total(entries: list[GapEntry]) -> str:

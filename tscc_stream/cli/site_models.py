@@ -161,6 +161,10 @@ def _shadow(options: argparse.Namespace) -> int:
     return ask.until_told("shadow", done)
 
 
+_ANSWERS = ("active", "off", "refused")
+"""Of a role; a candidate that failed, or new names of clusters, are told unasked."""
+
+
 class _Asking:
     """A running daemon is told by SIGHUP, and says on its bus what came of it. Made before the files are changed."""
 
@@ -190,7 +194,7 @@ class _Asking:
             while (left := deadline - time.monotonic()) > 0:
                 if (message := answers.receive(left)) is not None:
                     data: dict[str, Any] = message.body["data"]
-                    if data["role"] == role or data["state"] == "unchanged":
+                    if (data["role"] == role and data["state"] in _ANSWERS) or data["state"] == "unchanged":
                         return data
         raise ActivationError(f"the daemon (process {pid}) was told, but did not answer within {ANSWER_SECONDS:g} s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from tscc_stream.components import NEVER_NS, Sensor, cut_together
 from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.edges.parquet_windows import WindowsWriter
-from tscc_stream.learn import stored, truth
+from tscc_stream.learn import dataset, stored, truth
 from tscc_stream.learn.dataset import DataSet, DataSetError, Int64Array, WindowShape
 from tscc_stream.messages import Block, Float32Array, Float64Array, Gap, Record, RecordBatch, Window
 from tscc_stream.package import EACH_CHANNEL, PackageSpec
@@ -26,6 +27,7 @@ from tscc_stream.source_id import sensor_of, split_component, to_nslc, with_comp
 from tscc_stream.stages.assemble import Assemble
 from tscc_stream.windows import cut_window, plan_windows
 
+_log = logging.getLogger(__name__)
 _ROUNDING_NS = 10_000
 _TOGETHER = 256  # windows that are written to Parquet at a time
 _TRIES = 50  # random times looked at for each that is wanted
@@ -43,7 +45,7 @@ class _Cut:
 
     @property
     def holds_a_signal(self) -> bool:
-        return bool(np.isfinite(self.waveform).all() and np.ptp(self.waveform) > 0.0)
+        return bool(dataset.hold_signal(self.waveform[np.newaxis])[0])
 
 
 class _Onset(NamedTuple):
@@ -124,22 +126,30 @@ class Wanted:
 
 
 def _cuts(wanted: Wanted, tell: Progress) -> Iterator[_Cut]:
-    """All that hold a signal."""
+    """All that hold a signal; how many others there are is said in the log at the end."""
     found = archive.index(wanted.paths)
     low = found.start_ns if wanted.from_ns is None else wanted.from_ns
     high = found.stop_ns if wanted.to_ns is None else wanted.to_ns
     job = _Job(found, wanted.config, wanted.shape.draft(), (low, high))
     half = 0.5 if wanted.random_windows else 1.0
     onsets: list[_Onset] = []
+    left_out = 0
     for cut in _triggered(job, lambda share: tell(half * share)):
         onsets.append(_Onset(cut.nslc, cut.onset_ns))
         if cut.holds_a_signal:
             yield cut
+        else:
+            left_out += 1
     if wanted.random_windows:
         rng = np.random.Generator(np.random.PCG64(wanted.seed))
         times = _random_times(job, onsets, wanted.random_windows, rng)
-        cuts = _random(job, times, lambda share: tell(half + half * share))
-        yield from (cut for cut in cuts if cut.holds_a_signal)
+        for cut in _random(job, times, lambda share: tell(half + half * share)):
+            if cut.holds_a_signal:
+                yield cut
+            else:
+                left_out += 1
+    if left_out:
+        _log.warning("%d windows left out: %s", left_out, dataset.NO_SIGNAL)
 
 
 def _silent(_share: float) -> None:
@@ -207,13 +217,11 @@ def _random_times(job: _Job, cuts: list[_Onset], n: int, rng: np.random.Generato
     rows, sids = job.found.rows, job.found.sids
     starts = np.maximum(rows["start_ns"], job.span_ns[0])
     lengths = np.maximum(np.minimum(rows["end_ns"], job.span_ns[1]) - starts, 0)
-    if job.spec.components != EACH_CHANNEL:  # a sensor's time is counted once, by its first component
-        leads = np.array([split_component(sid)[1] == job.spec.components[0] for sid in sids])
-        lengths = lengths * leads[rows["sid"]]
+    lengths = lengths * np.array([_leads(sid, job.spec) for sid in sids])[rows["sid"]]
     if not lengths.sum():
         return {}
     apart = round(job.spec.samples / job.spec.sample_rate_hz * NS_PER_SECOND)
-    onsets = {sid: _onsets_of(sid, cuts, job.spec) for sid in sids}
+    onsets = {sid: _onsets_of(sid, cuts, job.spec) for sid in sids if _leads(sid, job.spec)}
     which = rng.choice(len(starts), _TRIES * n, p=lengths / lengths.sum())
     times = starts[which] + (rng.random(_TRIES * n) * lengths[which]).astype(np.int64)
     wanted: dict[str, list[int]] = {}
@@ -224,6 +232,17 @@ def _random_times(job: _Job, cuts: list[_Onset], n: int, rng: np.random.Generato
             wanted.setdefault(sid, []).append(int(at))
             left -= 1
     return {sid: deque(sorted(some)) for sid, some in wanted.items()}
+
+
+def _leads(sid: str, spec: PackageSpec) -> bool:
+    """Whether a channel has windows of its own: a sensor's time is counted once, by its first component. The live path
+    refuses a source id that names no channel.
+    """
+    try:
+        _, component = split_component(sid)
+    except ValueError:
+        return False
+    return spec.components == EACH_CHANNEL or component == spec.components[0]
 
 
 def _onsets_of(sid: str, cuts: list[_Onset], spec: PackageSpec) -> Int64Array:

@@ -10,6 +10,7 @@ of the WindowShape that cut them. Out of a journal also cluster [n] int64, what 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ from tscc_stream.mistakes import first
 from tscc_stream.package import EACH_CHANNEL, FORMAT, PackageSpec
 from tscc_stream.source_id import sensor_of
 
+_log = logging.getLogger(__name__)
 _ASSUMED_COMPONENTS = {1: EACH_CHANNEL, 3: ("Z", "N", "E")}
 Int64Array = npt.NDArray[np.int64]
 _NAMES_TOGETHER = 100_000
@@ -179,7 +181,10 @@ def distance_ns(at_ns: Int64Array, sorted_ns: Int64Array) -> Int64Array:
 
 
 def load(path: Path) -> DataSet:
-    """A data set out of a file. Raises DataSetError, saying what is wrong and where."""
+    """A data set out of a file, without the windows that hold no signal, which are counted in the log.
+
+    Raises DataSetError, saying what is wrong and where.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -189,9 +194,10 @@ def load(path: Path) -> DataSet:
         told = "" if "pickle" in str(error) else f": {error}"  # numpy's advice there is to trust the file
         raise DataSetError(f"data set {path}: not a readable npz file, or a truncated one{told}") from error
     try:
-        return _checked(arrays)
+        data = _checked(arrays)
     except DataSetError as error:
         raise DataSetError(f"data set {path}: {error}") from error
+    return data.take(np.flatnonzero(fit)) if not (fit := usable(data.x, path)).all() else data
 
 
 def _checked(arrays: dict[str, AnyArray]) -> DataSet:
@@ -231,15 +237,39 @@ def _check_ratios(ratio: AnyArray) -> None:
 
 
 def check_windows(x: AnyArray, sid: AnyArray, where: str = "") -> None:
-    """Raises DataSetError where windows x [n, samples, channels] of channels sid [n] hold no signal."""
-    for what, bad in (
-        ("holds values that are not finite", ~np.isfinite(x).all(axis=(1, 2))),
-        ("is constant", (x == x[:, :1]).all(axis=1).any(axis=1)),
-    ):
-        if bad.any():
-            first = int(np.argmax(bad))
-            others = f"; {int(bad.sum()) - 1} others are alike" if bad.sum() > 1 else ""
-            raise DataSetError(f"{where}window {first} ({sid[first]}) {what}{others}")
+    """Raises DataSetError where windows x [n, samples, channels] of channels sid [n] are damaged."""
+    bad = ~np.isfinite(x).all(axis=(1, 2))
+    if bad.any():
+        first = int(np.argmax(bad))
+        others = f"; {int(bad.sum()) - 1} others are alike" if bad.sum() > 1 else ""
+        raise DataSetError(f"{where}window {first} ({sid[first]}) holds values that are not finite{others}")
+
+
+NO_SIGNAL = "a channel of theirs is constant, as of a sensor at its rail"
+
+
+def hold_signal(x: AnyArray) -> npt.NDArray[np.bool_]:
+    """Which of the windows x [n, samples, channels] have a signal in every channel: neither constant nor infinite."""
+    varies: npt.NDArray[np.bool_] = (x != x[:, :1]).any(axis=1).all(axis=1)
+    return varies & np.isfinite(x).all(axis=(1, 2))
+
+
+def usable(x: AnyArray, path: Path) -> npt.NDArray[np.bool_]:
+    """The same of windows of a data set; those that are left out are counted in the log.
+
+    Raises DataSetError where none is left.
+    """
+    fit = hold_signal(x)
+    tell_left_out(path, int((~fit).sum()), len(fit))
+    return fit
+
+
+def tell_left_out(path: Path, left_out: int, count: int) -> None:
+    """Of windows without a signal. Raises DataSetError where all of them are."""
+    if left_out and left_out == count:
+        raise DataSetError(f"data set {path}: all {count} windows hold no signal: {NO_SIGNAL}")
+    if left_out:
+        _log.warning("data set %s: %d of %d windows left out: %s", path, left_out, count, NO_SIGNAL)
 
 
 def _assembled(arrays: dict[str, AnyArray], rate_hz: float) -> DataSet:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tscc_stream import verdicts
 from tscc_stream.edges.sqlite import JournalReader, StoredWindow
-from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape, shape_of
+from tscc_stream.learn.dataset import NO_SIGNAL, DataSet, DataSetError, WindowShape, hold_signal, shape_of
 from tscc_stream.messages import Float32Array
 from tscc_stream.mistakes import first
 from tscc_stream.package import PackageSpec
@@ -30,10 +30,10 @@ _NETWORK = "network-"  # uids of network events begin so
 def read(path: Path, update: Update = silent) -> DataSet:
     """The stored windows before normalisation, in order of onset, beside a daemon that may be writing.
 
-    All have the shape of those that the latest live model is given; windows of another shape are left out and counted
-    in the log. cluster: of the nearest centre, also where the window was unknown; model_sha256: whose cluster that is.
-    verdict: what people said of the detection, or of its network event. Raises DataSetError where nothing comes of it,
-    JournalError and PeopleError where one of the files cannot be read.
+    All have the shape of those that the latest live model is given; windows of another shape, and those that hold no
+    signal, are left out and counted in the log. cluster: of the nearest centre, also where the window was unknown;
+    model_sha256: whose cluster that is. verdict: what people said of the detection, or of its network event. Raises
+    DataSetError where nothing comes of it, JournalError and PeopleError where one of the files cannot be read.
     """
     if not path.is_file():
         raise DataSetError(f"journal {path}: no such file; expected the state folder of a daemon that has run")
@@ -98,8 +98,10 @@ def _kept(
                 left_out["cut for another model's windows"] += 1
             elif len(stored.band_passed) != 4 * wanted.samples * wanted.channels:
                 left_out["not as long as its model's windows"] += 1
+            elif hold_signal((one := _Kept(stored, wanted, body)).x[np.newaxis])[0]:
+                kept.append(one)
             else:
-                kept.append(_Kept(stored, wanted, body))
+                left_out[NO_SIGNAL] += 1
     return kept, left_out
 
 

@@ -18,7 +18,7 @@ from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.learn.held import Held, Windows
 from tscc_stream.learn.objective import Circumstances
 from tscc_stream.learn.settings import Settings, TrainingError
-from tscc_stream.messages import AnyArray, Float32Array
+from tscc_stream.messages import AnyArray, Float32Array, Int64Array
 from tscc_stream.windows import normalise
 
 CALIBRATION_SHARE = 0.2
@@ -68,21 +68,24 @@ def _held(data: Path, settings: Settings, calibration: Path | None, every: int |
 def split(path: Path, calibration: Path | None, every: int | None) -> tuple[DataSet, DataSet]:
     """Training and calibration windows of an npz file. Only triggered windows calibrate, as only those come live."""
     data = dataset.load(path).in_time()
-    apart = None if calibration is None else _calibrating(calibration, data).in_time()
+    apart = None if calibration is None else _whole(_calibrating(calibration, data)).in_time()
     trains, calibrates = divided(data, apart, every)
     return data.take(trains), (data if apart is None else apart).take(calibrates)
 
 
 def _streamed(windows: StoredWindows, settings: Settings, calibration: Path | None, every: int | None) -> Material:
-    data = stored.index(windows)
-    if not len(data):
+    if not len(windows):
         raise DataSetError(f"data set {windows.path}: holds no windows")
-    apart = None if calibration is None else _calibrating(calibration, data)
-    trains, calibrates = divided(data, apart, every)
+    mine = _known(windows)
+    data = mine.data
+    other = None if calibration is None else _calibrating(calibration, data)
+    trains, calibrates = divided(data, None if other is None else other.data, every)
     rows = np.flatnonzero(trains)
     training = stored.known_of(data, rows)
-    held, note = _at_most(windows if apart is None else calibration, data if apart is None else apart, calibrates)
-    there = streamed.Streamed(windows, rows, settings.normalisation, torch.device(settings.device), settings.seed)
+    held, note = _at_most(other or mine, calibrates)
+    there = streamed.Streamed(
+        windows, mine.numbers[rows], settings.normalisation, torch.device(settings.device), settings.seed
+    )
     return Material(
         there,
         circumstances(training),
@@ -93,24 +96,52 @@ def _streamed(windows: StoredWindows, settings: Settings, calibration: Path | No
     )
 
 
-def _calibrating(path: Path, data: DataSet) -> DataSet:
-    """A data set that calibrates, of Parquet what is known of it alone. Raises DataSetError where it has windows of
-    another shape than the one that trains.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """A data set's windows that hold a signal: without samples where they lie in Parquet, `windows`, in which `numbers`
+    are theirs.
     """
-    held = stored.index(StoredWindows(path)) if is_windows(path) else dataset.load(path)
+
+    data: DataSet
+    numbers: Int64Array
+    windows: StoredWindows | None = None
+
+    def take(self, rows: Int64Array) -> DataSet:
+        """Those of some places, with their samples."""
+        if self.windows is None:
+            return self.data.take(rows)
+        parts = list(stored.read_rows(self.windows, self.numbers[rows]))
+        return self.data.take(rows, np.concatenate(parts) if parts else None)
+
+
+def _known(windows: StoredWindows) -> _Known:
+    numbers = stored.fit(windows)
+    return _Known(stored.known_of(stored.index(windows), numbers), numbers, windows)
+
+
+def _whole(known: _Known) -> DataSet:
+    return known.take(np.arange(len(known.data)))
+
+
+def _calibrating(path: Path, data: DataSet) -> _Known:
+    """A data set that calibrates. Raises DataSetError where its windows have another shape than those that train."""
+    if is_windows(path):
+        known = _known(StoredWindows(path))
+    else:
+        loaded = dataset.load(path)
+        known = _Known(loaded, np.arange(len(loaded)))
+    held = known.data
     if held.x.shape[1:] != data.x.shape[1:] or held.window != data.window:
         raise DataSetError(f"{path} holds windows of different shape than the data set that trains")
-    return held
+    return known
 
 
-def _at_most(where: StoredWindows | Path | None, data: DataSet, chosen: AnyArray) -> tuple[DataSet, tuple[str, ...]]:
+def _at_most(known: _Known, chosen: AnyArray) -> tuple[DataSet, tuple[str, ...]]:
     """MOST_CALIBRATING windows with samples of those chosen, and a note where there are more."""
     rows = np.flatnonzero(chosen)
     few = rows[stored.spread(len(rows), MOST_CALIBRATING)]
     note = () if len(few) == len(rows) else (f"calibrated with {len(few)} of {len(rows)} windows",)
-    if isinstance(where, Path) and is_windows(where):
-        where = StoredWindows(where)
-    return (stored.with_samples(data, where, few) if isinstance(where, StoredWindows) else data.take(few)), note
+    return known.take(few), note
 
 
 def divided(data: DataSet, apart: DataSet | None, every: int | None) -> tuple[AnyArray, AnyArray]:

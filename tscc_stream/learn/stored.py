@@ -20,14 +20,27 @@ COLUMNS = ("sid", "onset_ns", "y", "triggered", "cluster", "model_sha256", "peak
 
 def load(path: Path, most: int | None = None) -> DataSet:
     """A whole data set of either kind; of Parquet with more than `most` windows, so many that are spread over it.
+    Windows that hold no signal are left out and counted in the log.
 
     Raises DataSetError or WindowsError, saying what is wrong and where.
     """
     if not is_windows(path):
         return dataset.load(path)
     stored = StoredWindows(path)
-    rows = spread(len(stored), most)
-    return with_samples(index(stored), stored, rows)
+    data = with_samples(index(stored), stored, spread(len(stored), most))
+    return data.take(np.flatnonzero(dataset.usable(data.x, path)))
+
+
+def fit(stored: StoredWindows) -> Int64Array:
+    """Numbers of the windows that hold a signal, ascending; the others are counted in the log. Every window is read,
+    a row group's at a time, so that nothing turns up in the middle of a training.
+
+    Raises WindowsError, and DataSetError where windows are damaged, or none can be trained on.
+    """
+    found = [dataset.hold_signal(x) for x in read_rows(stored, np.arange(len(stored)))]
+    fit = np.concatenate(found) if found else np.zeros(0, bool)
+    dataset.tell_left_out(stored.path, int((~fit).sum()), len(fit))
+    return np.flatnonzero(fit)
 
 
 def spread(count: int, most: int | None) -> Int64Array:
@@ -69,7 +82,7 @@ def with_samples(data: DataSet, stored: StoredWindows, rows: Int64Array) -> Data
 def read_rows(stored: StoredWindows, rows: Int64Array) -> Iterator[Float32Array]:
     """Samples of windows by ascending number, a row group's at a time; those that none are wanted of are not read.
 
-    Raises WindowsError, and DataSetError where windows cannot be trained on.
+    Raises WindowsError, and DataSetError where windows are damaged.
     """
     begins = np.searchsorted(rows, [group.first for group in stored.groups])
     for group, begin, end in zip(stored.groups, begins, [*begins[1:], len(rows)], strict=True):

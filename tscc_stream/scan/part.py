@@ -16,7 +16,7 @@ from tscc_stream.config import Config
 from tscc_stream.edges import archive
 from tscc_stream.edges.parquet_windows import Layout as WindowsLayout
 from tscc_stream.edges.parquet_windows import WindowsWriter
-from tscc_stream.learn.dataset import shape_of, written_shape
+from tscc_stream.learn.dataset import hold_signal, shape_of, written_shape
 from tscc_stream.messages import (
     AnyArray,
     Detection,
@@ -88,6 +88,7 @@ class _Found:
     quarantined: dict[str, str] = field(default_factory=dict)
     records: int = 0
     samples: int = 0
+    without_signal: int = 0
 
 
 class Run:
@@ -144,7 +145,15 @@ class Run:
             self._triggers.hear(detection)
         self.found.detections += [rows.detection(one, self._model) for one in found]
         if self._windows:
-            self.found.windows.append(_windows(found, self._model[-1]))
+            self._keep_windows(found)
+
+    def _keep_windows(self, found: Sequence[Detection]) -> None:
+        """Those that training can use."""
+        fit = hold_signal(np.stack([one.assignment.window.waveform for one in found]))
+        self.found.without_signal += int((~fit).sum())
+        if fit.any():
+            usable = [one for one, holds in zip(found, fit, strict=True) if holds]
+            self.found.windows.append(_windows(usable, self._model[-1]))
 
     def _note(self, message: FrontMessage) -> None:
         if isinstance(message, Refusal):
@@ -249,6 +258,7 @@ def _commit(
         came.quarantined,
         found.faults.count,
         [index.printable(text) for text in found.faults.texts],
+        came.without_signal,
     )
     part_file.store(layout.part(chain.name, part.number), marker, state, detections, triggers)
 

@@ -39,7 +39,7 @@ class Marker(msgspec.Struct, frozen=True):
 
     detections, triggers: how many, and the earliest and latest onset. recorded_ns: by channel. gaps, dropped: by
     channel and cause. refused, quarantined: channel -> why. undecoded: how many records could not be decoded, and
-    skipped: the first of them in words.
+    skipped: the first of them in words. without_signal: windows that were not stored, since training cannot use them.
     """
 
     key: str
@@ -54,6 +54,7 @@ class Marker(msgspec.Struct, frozen=True):
     quarantined: dict[str, str]
     undecoded: int
     skipped: list[str]
+    without_signal: int = 0
 
 
 def store(path: Path, marker: Marker, state: State, detections: rows.Table, triggers: rows.Table) -> None:

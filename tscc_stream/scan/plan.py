@@ -124,7 +124,8 @@ def marker_of(layout: Layout, job: Job, chain: str, part: Part) -> part_file.Mar
     marker = part_file.marker(layout.part(chain, part.number))
     if marker is None or marker.key != part.key:
         return None
-    if job.windows and marker.detections[0] and not layout.windows_of(chain, part.number).exists():
+    stored = job.windows and marker.detections[0] > marker.without_signal
+    if stored and not layout.windows_of(chain, part.number).exists():
         return None
     return marker
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tscc_stream.learn.dataset import NO_SIGNAL
 from tscc_stream.messages import Float64Array
 from tscc_stream.package import Package
 from tscc_stream.sampling import NS_PER_SECOND
@@ -159,6 +160,7 @@ def _document(
             }
             for name, one in channels.items()
         },
+        "windows_without_signal": sum(marker.without_signal for *_, marker in finished.parts),
         "skipped": {"count": skipped, "first": texts},
         "not_to_the_end": {name_of(name): why for name, why in sorted(finished.stopped.items())},
     }
@@ -188,6 +190,8 @@ def _page(document: dict[str, Any]) -> Iterable[str]:
         cells = (f"{one['hours']:,.2f}", f"{sum(one['detections'].values()):,}", _listed(one["gaps"]),
                  _listed(one["windows_dropped"]), _cell(said))  # fmt: skip
         yield f"| {_cell(name)} | {' | '.join(cells)} |"
+    if document["windows_without_signal"]:
+        yield f"\nWindows not stored, since {NO_SIGNAL}: {document['windows_without_signal']:,}"
     skipped = document["skipped"]
     if skipped["count"]:
         yield f"\nSkipped, since they are no recordings or damaged: {skipped['count']:,}\n"

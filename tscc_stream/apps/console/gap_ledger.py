@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tscc_stream.gap_causes import LOST
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import GapEntry
 
 MOST_CHANNELS = 12
@@ -42,7 +42,7 @@ def summary(gaps: Sequence[GapEntry], from_ns: int, to_ns: int) -> list[Row]:
     seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     lasting: set[tuple[str, str]] = set()
     for gap in gaps:
-        key = to_nslc(gap.sid), gap.cause
+        key = name_of(gap.sid), gap.cause
         begin, end = max(gap.from_ns, from_ns), min(gap.to_ns or to_ns, to_ns)
         if end < begin:
             continue
@@ -62,7 +62,7 @@ def timeline(gaps: Sequence[GapEntry], from_ns: int, to_ns: int) -> dict[str, li
     drawn: dict[str, list[Stretch]] = {channel: [] for channel, _ in total.most_common(MOST_CHANNELS)}
     length = max(1, to_ns - from_ns)
     for gap in gaps:
-        stretches = drawn.get(to_nslc(gap.sid))
+        stretches = drawn.get(name_of(gap.sid))
         begin, end = max(gap.from_ns, from_ns), min(gap.to_ns or to_ns, to_ns)
         if stretches is None or end < begin:
             continue

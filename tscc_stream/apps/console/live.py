@@ -28,7 +28,7 @@ from tscc_stream.apps.console.wall_page import SPANS, Choice, ChoiceError, WallP
 from tscc_stream.apps.console.web import Console
 from tscc_stream.package import PackageError
 from tscc_stream.seldom import Seldom
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 from tscc_stream.stages.journal import JournalError
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def routes(console: Console) -> list[BaseRoute]:
         states = {**dict.fromkeys(live.wall.heard()), **live.states()}
         return JSONResponse(
             [
-                {"name": to_nslc(sid), **(asdict(state) if state else {"word": "", "seconds": None})}
+                {"name": name_of(sid), **(asdict(state) if state else {"word": "", "seconds": None})}
                 for sid, state in sorted(states.items())
             ]
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from tscc_stream.apps.console.daemon_watch import Said
 from tscc_stream.apps.console.wall_reader import Link
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of
 
 _NAMED = 5
 
@@ -55,6 +55,6 @@ def _of_daemon(said: Said) -> list[str]:
 
 
 def _of_quarantine(count: int, reasons: Mapping[str, str]) -> str:
-    named = [f"{to_nslc(sid)} ({reason})" for sid, reason in list(reasons.items())[:_NAMED]]
+    named = [f"{name_of(sid)} ({reason})" for sid, reason in list(reasons.items())[:_NAMED]]
     what = "1 channel is" if count == 1 else f"{count} channels are"
     return f"{what} left out until well again" + (f": {', '.join(named)}" if named else "")

@@ -24,7 +24,7 @@ from tscc_stream.apps.console.wall_reader import Link, Source
 from tscc_stream.config import AssembleConfig, Config
 from tscc_stream.messages import Record
 from tscc_stream.seldom import Seldom
-from tscc_stream.source_id import to_nslc
+from tscc_stream.source_id import name_of, to_nslc
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Wall:
     def _take(self, record: Record) -> None:
         """From a reader's thread."""
         if record.sid not in self._heard and len(self._heard) < MOST_KNOWN:
-            self._heard[record.sid] = to_nslc(record.sid)
+            self._heard[record.sid] = name_of(record.sid)
         ahead_ns = record.start_ns - time.time_ns()
         with self._lock:
             trace = self._traces.get(record.sid)
