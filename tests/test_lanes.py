@@ -34,6 +34,7 @@ from tscc_stream.pipeline import FrontHalf, FrontMessage, FrontState
 from tscc_stream.recovery import decode, encode
 
 SAMPLES = 3000
+FLAGGED = {"condition": {"band_hz": (5.0, 20.0)}, "trigger": {"sta_seconds": 0.2, "lta_seconds": 2.0}}
 RATES = (100.0, 250.0, 99.99999)
 
 
@@ -110,7 +111,7 @@ TOLD_ANEW = [name for name in sorted(TROUBLES) if name != "refused rate"]
 
 @st.composite
 def streams(draw: st.DrawFn, kinds: Sequence[str] = tuple(sorted(TROUBLES))) -> list[Record]:
-    """Records of some channels, in any interleaving, with any trouble; mostly none."""
+    """Records of some channels, in any interleaving, with any trouble; mostly none, but for flags."""
     queues = []
     for number in range(draw(st.integers(1, 3))):
         rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
@@ -119,8 +120,10 @@ def streams(draw: st.DrawFn, kinds: Sequence[str] = tuple(sorted(TROUBLES))) -> 
         cuts = sorted(rng.integers(1, SAMPLES, draw(st.integers(0, 40))).tolist())
         made = records(signal, draw(st.sampled_from(RATES)), cuts, sid=sid_of(number))
         troubles = draw(st.dictionaries(st.integers(0, len(made) - 1), st.sampled_from(kinds), max_size=4))
+        flagged = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5]))
         queue = []
-        for place, record in enumerate(made):
+        for place, plain in enumerate(made):
+            record = TROUBLES["flagged"](plain, rng)[0] if rng.random() < flagged else plain
             queue += TROUBLES[troubles[place]](record, rng) if place in troubles else [record]
         queues.append(queue)
     order = draw(st.randoms(use_true_random=False))
@@ -218,6 +221,19 @@ def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
                 fast.restore(decode(written, FrontState), 0)
                 fast.counts = counts
     assert told(got + fast.flush()) == told(expected + plain.flush())
+
+
+@pytest.mark.parametrize("together", [1, 5, 30, 60])
+def test_flags_are_those_of_the_samples_however_many_records_come_at_once(together: int) -> None:
+    """Two flagged records farther apart than a ring is long, a window over the first of them."""
+    front = FrontHalf(Config.model_validate(FLAGGED), package_spec())
+    signal = noise_with_bursts(3, 6000, [4010], gain=40.0)
+    made = records(signal, 100.0, range(100, 6000, 100), sid=sid_of(1))
+    for place in (40, 58):
+        made[place] = replace(made[place], quality=frozenset({"timing"}))
+    given = [front.feed_batch(RecordBatch.of([record])) for record in made[:30]]
+    given += [front.feed_batch(batch) for batch in batches(made[30:], range(together, 30, together))]
+    assert [one.quality for out in given for one in out if isinstance(one, Window)] == [("timing",)]
 
 
 @pytest.mark.parametrize("gain", [1.0, 40.0])

@@ -235,15 +235,19 @@ class Lanes:
         return taken
 
     def _flag(self, group: _Group, batch: RecordBatch, places: Int64Array, rows: Int64Array) -> None:
-        """What records say against their samples, as if all of them were taken; `_move_out` takes back what was not."""
+        """What records say against their samples, as if all of them were taken; `_move_out` takes back what was not.
+
+        None of the batch's windows is cut yet: whatever their samples in the ring say is still asked for.
+        """
         index = {row: int(group.state["index"][row]) for row in set(rows.tolist())}
+        for row, first in index.items():
+            kept = group.lane(row).kept
+            kept.flags = [flag for flag in kept.flags if flag[1] > first - group.ring]
         for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             first, samples = index[row], int(batch.begin[place + 1] - batch.begin[place])
             index[row] += samples
             if batch.quality[place]:
-                flags = group.lane(row).kept.flags
-                flags[:] = [flag for flag in flags if flag[1] > first - group.ring]
-                flags.append((first, index[row], QUALITIES[batch.quality[place]]))
+                group.lane(row).kept.flags.append((first, index[row], QUALITIES[batch.quality[place]]))
 
     def _look(self, group: _Group, found: int) -> None:
         """Tell of the triggers that opened and closed, in their order."""
