@@ -38,7 +38,7 @@ from tscc_stream.package import PackageSpec
 from tscc_stream.quarantine import Quarantine, QuarantineState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages.assemble import Assemble, AssembleState
+from tscc_stream.stages.assemble import RATE_TOLERANCE, Assemble, AssembleState
 from tscc_stream.stages.condition import Condition, ConditionState
 from tscc_stream.stages.detect import Coincidence, CoincidenceState, Detect, DetectState
 from tscc_stream.stages.extract import Extract, ExtractState, RatesDifferError, TogetherState, extract_for
@@ -64,7 +64,7 @@ MOST_TURNED_AWAY = 100
 FORGET_NS = 86_400 * NS_PER_SECOND
 """A channel that was silent for as long (monotonic) makes room for a new one."""
 MOST_RATES = 8
-"""Sampling rates of one channel."""
+"""Sampling rates of one channel; those that differ by RATE_TOLERANCE are one."""
 
 
 def _untimed(_stage: str) -> AbstractContextManager[object]:
@@ -150,7 +150,7 @@ class FrontHalf:
             return out
         if not self.quarantine.holds(sid):
             out += self._admit(message, now_ns)
-            if not self._served[sid].get(message.sample_rate_hz):
+            if not self._served[sid].get(self._known_rate(sid, message.sample_rate_hz)):
                 self.counts["refused"] += 1
                 return out
         with self._timer("assemble"):
@@ -326,7 +326,8 @@ class FrontHalf:
 
         What is refused only because the rest of its sensor has another rate is looked at again with every record.
         """
-        rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
+        rates = self._served.setdefault(record.sid, {})
+        rate = self._known_rate(record.sid, record.sample_rate_hz)
         if rates.get(rate) is not None:
             return []
         if rate not in rates and len(rates) >= MOST_RATES:
@@ -341,6 +342,13 @@ class FrontHalf:
             return [] if told else [*self._end(record.sid, now_ns), Refusal(record.sid, str(error))]
         rates[rate] = True
         return []
+
+    def _known_rate(self, sid: str, rate_hz: float) -> float:
+        """A recorder that states what it measures has another rate with every record: the one it was looked at for."""
+        rates = self._served[sid]
+        if rate_hz in rates:
+            return rate_hz
+        return next((one for one in rates if abs(rate_hz - one) <= RATE_TOLERANCE * one), rate_hz)
 
     def _judged(self, sid: str, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
         """Blocks and gaps of one channel through the other stages, unless it is quarantined."""
