@@ -38,7 +38,7 @@ from tscc_stream.package import PackageSpec
 from tscc_stream.quarantine import Quarantine, QuarantineState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages.assemble import RATE_TOLERANCE, Assemble, AssembleState
+from tscc_stream.stages.assemble import CONFLICT, RATE_TOLERANCE, Assemble, AssembleState
 from tscc_stream.stages.condition import Condition, ConditionState
 from tscc_stream.stages.detect import Coincidence, CoincidenceState, Detect, DetectState
 from tscc_stream.stages.extract import Extract, ExtractState, RatesDifferError, TogetherState, extract_for
@@ -149,8 +149,11 @@ class FrontHalf:
             self.counts["turned away"] += 1
             return out
         if not self.quarantine.holds(sid):
+            rate_hz = self._known_rate(sid, message.sample_rate_hz)
+            if rate_hz != message.sample_rate_hz:
+                message = replace(message, sample_rate_hz=rate_hz)
             out += self._admit(message, now_ns)
-            if not self._served[sid].get(self._known_rate(sid, message.sample_rate_hz)):
+            if not self._served[sid].get(rate_hz):
                 self.counts["refused"] += 1
                 return out
         with self._timer("assemble"):
@@ -326,8 +329,7 @@ class FrontHalf:
 
         What is refused only because the rest of its sensor has another rate is looked at again with every record.
         """
-        rates = self._served.setdefault(record.sid, {})
-        rate = self._known_rate(record.sid, record.sample_rate_hz)
+        rate, rates = record.sample_rate_hz, self._served.setdefault(record.sid, {})
         if rates.get(rate) is not None:
             return []
         if rate not in rates and len(rates) >= MOST_RATES:
@@ -344,11 +346,13 @@ class FrontHalf:
         return []
 
     def _known_rate(self, sid: str, rate_hz: float) -> float:
-        """A recorder that states what it measures has another rate with every record: the one it was looked at for."""
-        rates = self._served[sid]
-        if rate_hz in rates:
-            return rate_hz
-        return next((one for one in rates if abs(rate_hz - one) <= RATE_TOLERANCE * one), rate_hz)
+        """What is looked at, planned and counted for a rate: one that the channel had before, up to the tolerance.
+
+        A recorder that states what it measures has another with every record. That of the segment comes first.
+        """
+        present = self.assemble.rate_hz(sid)
+        known = [*([] if present is None else [present]), *self._served.get(sid, ())]
+        return next((one for one in known if abs(rate_hz - one) <= RATE_TOLERANCE * one), rate_hz)
 
     def _judged(self, sid: str, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
         """Blocks and gaps of one channel through the other stages, unless it is quarantined."""
@@ -405,6 +409,8 @@ class FrontHalf:
         return out
 
     def _gap(self, gap: Gap, now_ns: int) -> list[FrontMessage]:
+        if gap.cause == CONFLICT:
+            return [gap]
         self._condition.feed(gap)
         out = self._triggers(self._detect.feed(gap))
         out += [*self._extract.feed(gap), gap]

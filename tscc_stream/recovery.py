@@ -33,7 +33,7 @@ from tscc_stream.stages.journal import Snapshot, StoredSnapshot
 _State = TypeVar("_State", FrontState, VoteState)
 LatestOnsets = Callable[[int], dict[str, int]]
 
-FORMAT = 2
+FORMAT = 3
 """Of the state: to be raised whenever a stage's state changes its form or meaning."""
 _LONG_AGO_NS = -(1 << 62)
 FIRST_NS = NS_PER_SECOND // 4

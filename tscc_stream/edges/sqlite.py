@@ -329,7 +329,7 @@ class JournalFile:
             return end - first + 1
 
     def _hourly(self, days: float, most: int) -> None:
-        """This hour is noted; up to `most` gaps that have ended, and as many quarantined windows, noted longer ago go."""
+        """Note the hour. Up to `most` gaps that have ended go, and as many quarantined windows, noted longer ago."""
         hour = self._clock() // NS_PER_HOUR
         if hour == self._ledger_hour:
             return
