@@ -253,7 +253,7 @@ def test_the_longest_average_of_any_channel_is_waited_for(stored: StoredSnapshot
 
 def test_another_format_or_program_is_refused_by_name(stored: StoredSnapshot) -> None:
     older = replace(stored, snapshot=replace(stored.snapshot, format=0, state=b"whatever"))
-    assert "another format 0 instead of 2 and is refused" in resume(older, config_with(), package_spec()).told
+    assert "another format 0 instead of 3 and is refused" in resume(older, config_with(), package_spec()).told
     program = json.dumps({**json.loads(stored.snapshot.made_of), "program": "0.0.1"}).encode()
     other = replace(stored, snapshot=replace(stored.snapshot, made_of=program))
     assert "another program and is refused" in resume(other, config_with(), package_spec()).told
