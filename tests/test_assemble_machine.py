@@ -21,16 +21,20 @@ RATE = 100.0
 STEP_NS = 10_000_000
 TRUE, LIAR = "FDSN:XX_A__H_H_Z", "FDSN:XX_B__H_H_Z"
 CAUSES = {"gap", "rate", "clock", "flat", "invalid"}
+CONFLICT = "conflict"
 
 
 class AssembleMachine(RuleBasedStateMachine):
-    """`next`: number of the channel's newest sample, `sent`: numbers that were in some record."""
+    """`next`: number of the channel's newest sample, `sent`: numbers that were in some record, `others`: values by
+    number where they are none, which come again as they were.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.assemble = Assemble(lambda _: AssembleConfig(flat_seconds=1.0, clip_counts=None))
         self.next = dict.fromkeys((TRUE, LIAR), 0)
         self.sent: set[int] = set()
+        self.others: dict[int, float] = {}
         self.held: list[tuple[int, int]] = []
         self.out: list[int] = []
         self.broken = dict.fromkeys((TRUE, LIAR), True)
@@ -45,9 +49,11 @@ class AssembleMachine(RuleBasedStateMachine):
     def send(self, first: int, count: int, values: np.ndarray | None = None) -> None:
         """Samples `first` ... of the healthy channel at their true times."""
         numbers = np.arange(first, first + count)
-        data = (numbers if values is None else values).astype(np.float64)
         if values is None:
             self.sent.update(numbers.tolist())
+        else:
+            self.others.update(zip(numbers.tolist(), values.tolist(), strict=True))
+        data = np.array([self.others.get(number, number) for number in numbers.tolist()], np.float64)
         self.feed(Record(TRUE, T0 + first * STEP_NS, RATE, read_only(data)))
 
     @rule(count=st.integers(1, 60))
@@ -124,7 +130,11 @@ class AssembleMachine(RuleBasedStateMachine):
 
     def feed(self, message: Record | EndOfStream) -> None:
         for part in self.assemble.feed(message):
-            if isinstance(part, Gap):
+            if isinstance(part, Gap) and part.cause == CONFLICT:
+                assert part.sid == LIAR
+                assert part.to_ns is not None
+                assert part.to_ns > part.from_ns
+            elif isinstance(part, Gap):
                 assert part.cause in CAUSES
                 assert part.to_ns is None or part.cause == "clock" or part.to_ns >= part.from_ns - STEP_NS // 2
                 self.broken[part.sid] = True

@@ -185,4 +185,4 @@ def test_what_cannot_be_printed_is_one_sentence(
 
 
 def test_the_causes_of_loss_are_those_of_the_ledger() -> None:
-    assert LOST == ("server", "ring overrun", "link", "bad record", "shed", "quarantined")
+    assert LOST == ("server", "ring overrun", "link", "bad record", "shed", "quarantined", "conflict")

@@ -32,7 +32,7 @@ from tscc_stream.edges.journal_check import Numbering
 from tscc_stream.edges.journal_copy import backup, compact
 from tscc_stream.edges.journal_mark import Mark
 from tscc_stream.edges.journal_salvage import connect_read_only
-from tscc_stream.edges.sqlite import JournalFile, JournalReader
+from tscc_stream.edges.sqlite import WITNESSES, JournalFile, JournalReader
 from tscc_stream.messages import Message
 
 QUICK = Path("/dev/shm")  # noqa: S108  # memory: what is tried here is order, not the disk
@@ -98,11 +98,13 @@ class JournalMachine(RuleBasedStateMachine):
         assert removed <= most
         del self.known.stored[:removed]
 
-    @rule(hours=st.integers(0, 100 * 24))
-    def grow_old(self, hours: int) -> None:
+    @rule(hours=st.integers(0, 100 * 24), operating=st.sampled_from([1, 1, WITNESSES]))
+    def grow_old(self, hours: int, operating: int) -> None:
         self.hours += hours
-        removed = self.journal.trim(90.0, 1e12, 5)
-        del self.known.stored[:removed]
+        for _ in range(operating):
+            removed = self.journal.trim(90.0, 1e12, 5)
+            del self.known.stored[:removed]
+            self.hours += 1
 
     @rule()
     def reopen(self) -> None:

@@ -17,7 +17,8 @@ from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, write_
 from test_daemon import daemon, listen, until
 
 from tscc_stream.edges.journal_schema import APPLICATION_ID, NS_PER_HOUR, SCHEMA_VERSION
-from tscc_stream.edges.sqlite import JournalError, JournalFile, JournalReader
+from tscc_stream.edges.sqlite import WITNESSES, JournalError, JournalFile, JournalReader
+from tscc_stream.messages import Gap
 
 EPOCH = "0e0e0e0e-0000-4000-8000-000000000001"
 FORMAT_1 = (
@@ -55,6 +56,15 @@ class Clock:
 
     def __call__(self) -> int:
         return int(self.hours * NS_PER_HOUR)
+
+
+def _operate(journal: JournalFile, clock: Clock, days: float = 90.0, most: int = 100) -> int:
+    """As many hours of operation as make something old; how many messages were removed meanwhile."""
+    removed = 0
+    for _ in range(WITNESSES):
+        removed += journal.trim(days, PLENTY, most)
+        clock.hours += 1
+    return removed
 
 
 @pytest.fixture
@@ -110,7 +120,7 @@ def test_a_file_of_the_second_format_is_copied_brought_up_to_date_and_goes_on(tm
     with JournalFile(path, clock) as journal:
         assert (journal.epoch, journal.head, journal.renewed) == (EPOCH, 30, "")
         assert journal.append([detection_message(7, cluster="1")]) == []
-        assert journal.trim(90.0, PLENTY) == 20, "what it knew of ages still counts"
+        assert _operate(journal, clock) == 20, "what it knew of ages still counts"
         [new] = journal.append([detection_message(31, cluster="1")])
         assert (new.seq, new.topic_seq) == (31, 31)
         reader = JournalReader(path)
@@ -185,10 +195,10 @@ def test_messages_of_the_first_format_grow_old_from_the_day_they_were_brought_up
     path = tmp_path / "journal.sqlite"
     _first_format(path)
     with JournalFile(path, clock) as journal:
-        clock.hours += 89 * HOURS_A_DAY
-        assert journal.trim(90.0, PLENTY) == 0
+        clock.hours += 87 * HOURS_A_DAY
+        assert _operate(journal, clock) == 0
         clock.hours += 2 * HOURS_A_DAY
-        assert journal.trim(90.0, PLENTY) == 30
+        assert _operate(journal, clock) == 30
 
 
 def test_without_room_for_the_copy_the_old_file_stays_as_it_was(tmp_path: Path) -> None:
@@ -277,11 +287,15 @@ def test_what_is_too_old_goes_in_small_steps_and_the_oldest_is_told(
 ) -> None:
     for day in range(5):
         journal.append(mixed(range(100 * day + 1, 100 * day + 101)))
-        clock.hours += HOURS_A_DAY
+        for _ in range(HOURS_A_DAY):
+            clock.hours += 1
+            assert journal.trim(5.5, PLENTY) == 0
+    for _ in range(HOURS_A_DAY + HOURS_A_DAY // 2):
+        clock.hours += 1
+        assert journal.trim(5.5, PLENTY) == 0
     reader = JournalReader(journal.path)
-    assert journal.trim(5.5, PLENTY) == 0
     removed = []
-    while (step := journal.trim(2.5, PLENTY, most=40)) or not removed:
+    while (step := journal.trim(1.0, PLENTY, most=40)) or not removed:
         removed.append(step)
         assert _seqs(reader) == list(range(sum(removed) + 1, 501))
         assert reader.oldest() == reader.since(0).oldest == sum(removed) + 1
@@ -293,7 +307,7 @@ def test_what_is_too_old_goes_in_small_steps_and_the_oldest_is_told(
     [next_one] = journal.append([detection_message(1000)])
     assert next_one.seq == 501
     clock.hours += 365 * HOURS_A_DAY
-    assert journal.trim(90.0, PLENTY, most=1000) == 201
+    assert _operate(journal, clock, most=1000) == 201
     page = reader.since(0)
     assert (page.oldest, page.head, page.messages) == (502, 501, ())
     assert journal.trim(90.0, PLENTY) == 0
@@ -322,6 +336,9 @@ def test_old_gaps_and_quarantined_windows_go_in_small_steps(journal: JournalFile
     note(25, "old")
     clock.hours += 91 * HOURS_A_DAY
     note(5, "new")
+    for _ in range(WITNESSES - 1):
+        journal.trim(90.0, PLENTY, most=10)
+        clock.hours += 1
     seen = []
     for _ in range(4):
         assert journal.trim(90.0, PLENTY, most=10) == 0
@@ -330,7 +347,7 @@ def test_old_gaps_and_quarantined_windows_go_in_small_steps(journal: JournalFile
     assert [dict(quarantined).get("old", 0) for _, quarantined in seen] == [15, 5, 0, 0]
     assert left() == ([("new", 5), ("old", 1)], [("new", 5)])
     clock.hours += 91 * HOURS_A_DAY
-    journal.trim(90.0, PLENTY, most=10)
+    _operate(journal, clock, most=10)
     assert left() == ([("new", 1), ("old", 1)], [])
     db.close()
 
@@ -340,9 +357,44 @@ def test_a_clock_that_is_set_back_removes_nothing_too_early(journal: JournalFile
     clock.hours -= 100
     journal.append(mixed(range(11, 21)))
     clock.hours += 150
-    assert journal.trim(100 / HOURS_A_DAY, PLENTY) == 0
+    assert _operate(journal, clock, 100 / HOURS_A_DAY) == 0
     clock.hours += 60
-    assert journal.trim(100 / HOURS_A_DAY, PLENTY) == 20
+    assert _operate(journal, clock, 100 / HOURS_A_DAY) == 20
+
+
+def test_a_clock_that_leaps_ahead_for_some_hours_removes_nothing(tmp_path: Path, clock: Clock) -> None:
+    """Whether messages come meanwhile, or the daemon starts anew, or it happens again."""
+    path, written = tmp_path / "journal.sqlite", 100
+    with JournalFile(path, clock) as journal:
+        journal.append(mixed(range(1, 101)), [Gap("FDSN:XX_A__H_H_Z", 1, 2, "link")])
+        journal.quarantine("bad", "FDSN:XX_A__H_H_Z", 0, "crashed", b"")
+        _operate(journal, clock)
+    for _ in range(2):
+        clock.hours += 365 * HOURS_A_DAY
+        with JournalFile(path, clock) as journal:
+            for _ in range(WITNESSES - 1):
+                written += 1
+                journal.append(mixed(range(written, written + 1)))
+                assert journal.trim(90.0, PLENTY) == 0
+                clock.hours += 1
+            clock.hours -= 365 * HOURS_A_DAY + WITNESSES - 1
+            assert _operate(journal, clock) == 0
+    with JournalFile(path, clock) as journal:
+        assert journal.quarantined() == {"bad": "crashed"}
+        reader = JournalReader(path)
+        assert (reader.oldest(), reader.head(), len(reader.gaps())) == (1, written, 1)
+        reader.close()
+
+
+def test_after_a_long_pause_what_is_old_goes_once_the_journal_has_been_in_operation(
+    journal: JournalFile, clock: Clock
+) -> None:
+    journal.append(mixed(range(1, 11)))
+    clock.hours += 100 * HOURS_A_DAY
+    for _ in range(WITNESSES - 1):
+        assert journal.trim(90.0, PLENTY) == 0
+        clock.hours += 1
+    assert journal.trim(90.0, PLENTY) == 10
 
 
 def test_the_file_stops_growing_where_it_is_large_enough(journal: JournalFile) -> None:

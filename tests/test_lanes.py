@@ -34,6 +34,7 @@ from tscc_stream.pipeline import FrontHalf, FrontMessage, FrontState
 from tscc_stream.recovery import decode, encode
 
 SAMPLES = 3000
+FLAGGED = {"condition": {"band_hz": (5.0, 20.0)}, "trigger": {"sta_seconds": 0.2, "lta_seconds": 2.0}}
 RATES = (100.0, 250.0, 99.99999)
 
 
@@ -91,6 +92,7 @@ def _shifted(record: Record, rng: np.random.Generator) -> list[Record]:
 TROUBLES: dict[str, Trouble] = {
     "lost": lambda record, rng: [],
     "twice": lambda record, rng: [record, record],
+    "contradicted": lambda record, rng: [record, *[replace(record, samples=-record.samples)] * int(rng.integers(1, 4))],
     "flat": _on_samples(_flat),
     "clipped": _on_samples(lambda samples, rng: np.clip(3.0 * samples, -2000.0, 2000.0)),
     "invalid": _on_samples(_invalid),
@@ -110,7 +112,7 @@ TOLD_ANEW = [name for name in sorted(TROUBLES) if name != "refused rate"]
 
 @st.composite
 def streams(draw: st.DrawFn, kinds: Sequence[str] = tuple(sorted(TROUBLES))) -> list[Record]:
-    """Records of some channels, in any interleaving, with any trouble; mostly none."""
+    """Records of some channels, in any interleaving, with any trouble; mostly none, but for flags."""
     queues = []
     for number in range(draw(st.integers(1, 3))):
         rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
@@ -119,8 +121,10 @@ def streams(draw: st.DrawFn, kinds: Sequence[str] = tuple(sorted(TROUBLES))) -> 
         cuts = sorted(rng.integers(1, SAMPLES, draw(st.integers(0, 40))).tolist())
         made = records(signal, draw(st.sampled_from(RATES)), cuts, sid=sid_of(number))
         troubles = draw(st.dictionaries(st.integers(0, len(made) - 1), st.sampled_from(kinds), max_size=4))
+        flagged = draw(st.sampled_from([0.0, 0.0, 0.1, 0.5]))
         queue = []
-        for place, record in enumerate(made):
+        for place, plain in enumerate(made):
+            record = TROUBLES["flagged"](plain, rng)[0] if rng.random() < flagged else plain
             queue += TROUBLES[troubles[place]](record, rng) if place in troubles else [record]
         queues.append(queue)
     order = draw(st.randoms(use_true_random=False))
@@ -218,6 +222,67 @@ def test_a_snapshot_between_batches_goes_on_as_if_nothing_were(
                 fast.restore(decode(written, FrontState), 0)
                 fast.counts = counts
     assert told(got + fast.flush()) == told(expected + plain.flush())
+
+
+@pytest.mark.parametrize("together", [1, 5, 30, 60])
+def test_flags_are_those_of_the_samples_however_many_records_come_at_once(together: int) -> None:
+    """Two flagged records farther apart than a ring is long, a window over the first of them."""
+    front = FrontHalf(Config.model_validate(FLAGGED), package_spec())
+    signal = noise_with_bursts(3, 6000, [4010], gain=40.0)
+    made = records(signal, 100.0, range(100, 6000, 100), sid=sid_of(1))
+    for place in (40, 58):
+        made[place] = replace(made[place], quality=frozenset({"timing"}))
+    given = [front.feed_batch(RecordBatch.of([record])) for record in made[:30]]
+    given += [front.feed_batch(batch) for batch in batches(made[30:], range(together, 30, together))]
+    assert [one.quality for out in given for one in out if isinstance(one, Window)] == [("timing",)]
+
+
+def test_a_clock_that_was_ahead_for_a_while_costs_no_data_in_lanes_either() -> None:
+    signal = noise_with_bursts(3, 40_000, range(1010, 40_000, 2000), gain=40.0)
+    made = [
+        replace(record, start_ns=record.start_ns + (25 * SECOND if 100 <= place < 200 else 0))
+        for place, record in enumerate(records(signal, 100.0, range(100, 40_000, 100), sid=sid_of(1)))
+    ]
+    plain, fast = (
+        FrontHalf(Config.model_validate(FLAGGED), package_spec()),
+        FrontHalf(Config.model_validate(FLAGGED), package_spec()),
+    )
+    expected, got = [], []
+    for place in range(0, 400, 5):
+        now_ns = place * SECOND + 1
+        expected += [message for record in made[place : place + 5] for message in plain.feed(record, now_ns)]
+        expected += plain.poll(now_ns)
+        got += fast.feed_batch(RecordBatch.of(made[place : place + 5]), now_ns) + fast.poll(now_ns)
+    assert told(got) == told(expected)
+    marks, known = (front.snapshot().assemble[sid_of(1)] for front in (fast, plain))
+    assert marks.marks_ns.tolist() == known.marks_ns.tolist()
+    assert marks.marks.tolist() == known.marks.tolist()
+    assert [message.cause for message in got if isinstance(message, Gap)] == ["gap", "clock"]
+    assert sum(isinstance(message, Window) for message in got) == 20
+    assert not fast.assemble.left_out
+
+
+def test_a_recorder_that_states_what_it_measures_stays_in_its_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 Hz within a millionth, another rate with each record."""
+    rng = np.random.default_rng(1)
+    signal = noise_with_bursts(3, 30_000, range(1010, 30_000, 2000), gain=40.0)
+    made = [
+        replace(record, sample_rate_hz=100.0 * (1.0 + 1e-6 * rng.normal()))
+        for record in records(signal, 100.0, range(100, 30_000, 100), sid=sid_of(1))
+    ]
+    plain, fast = (
+        FrontHalf(Config.model_validate(FLAGGED), package_spec()),
+        FrontHalf(Config.model_validate(FLAGGED), package_spec()),
+    )
+    expected = [message for record in made for message in plain.feed(record)]
+    got = [message for record in made[:10] for message in fast.feed_batch(RecordBatch.of([record]))]
+    with monkeypatch.context() as patched:
+        patched.setattr(fast, "feed", None)
+        got += [message for batch in batches(made[10:], range(7, 290, 7)) for message in fast.feed_batch(batch)]
+    assert told(got) == told(expected)
+    assert state_of(fast) == state_of(plain)
+    assert [type(message) for message in got] == [Window] * 15
+    assert list(fast.served()[sid_of(1)].values()) == [True]
 
 
 @pytest.mark.parametrize("gain", [1.0, 40.0])

@@ -333,7 +333,7 @@ def test_a_clock_set_back_holds_nothing_for_ever() -> None:
     found: list[FrontMessage] = []
     for minute in range(12):
         found += front.feed(Record(sid_of(2), T0 + minute * 60 * SECOND, RATE, rng.normal(0, 9, 6000)))
-    assert [message.cause for message in found if isinstance(message, Gap)] == ["clock"]
+    assert [message.cause for message in found if isinstance(message, Gap)] == ["clock", "conflict"]
     later = T0 + 800 * SECOND
     found = [
         m for n in range(2) for r in records(_signal(n), RATE, sid=sid_of(n), start_ns=later) for m in front.feed(r)

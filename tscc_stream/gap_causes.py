@@ -6,6 +6,9 @@ A gap ends where a record starts. What happened between that record and the chan
 - "ring overrun": the connection was lost meanwhile, and the server no longer had what was asked for;
 - "link": the connection was lost meanwhile, and only what is new could be asked for;
 - "server": neither, so the server did not have it to give.
+
+"conflict" is told by stages.assemble: other data had come for that time (a clock that was set back, two recorders of
+one name).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 from tscc_stream.messages import Gap, Record, RecordBatch
 from tscc_stream.sampling import offset_ns
 
-LOST = ("server", "ring overrun", "link", "bad record", "shed", "quarantined")
+LOST = ("server", "ring overrun", "link", "bad record", "shed", "quarantined", "conflict")
 """Causes by which data are lost, or left out; others (flat, invalid, rate, clock) are breaks in data that are there."""
 MOST_CHANNELS = 50_000
 MOST_STATIONS = 10_000

@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 MOST_FINDINGS = 100
 BYTES_PER_GIB = 2**30
 HOURS_PER_DAY = 24
-DAYS_LATE = 1.0  # retention goes by the hour and in small steps
+DAYS_LATE = 4.0  # retention waits for 72 hours of operation, goes by the hour and in small steps
 GROWN = 1.2  # as does what is too much
 
 

@@ -42,7 +42,7 @@ _FIRST_LANES, _GROWTH = 128, 4
 """Pages of the rings that nobody has written cost nothing; to move the others costs much."""
 _EVENTS = 2 * kernel.FEWEST_EVENTS
 _MOST_NUMERATOR = 1 << 62
-_SHORTEST_LONGEST = 4096
+_SHORTEST_LONGEST = 2048
 STAYS_OUT = 16
 """Batches for which a channel that had to move out stays out."""
 
@@ -94,6 +94,8 @@ class _Group:
         self.memory = np.zeros((0, SECTIONS, 2))
         self.history = np.zeros((0, ring))
         self.ratios = np.zeros((0, ring))
+        self.marks_ns = np.zeros((0, kernel.MOST_MARKS), np.int64)
+        self.marks = np.zeros((0, kernel.MOST_MARKS))
         self.events = np.zeros((_EVENTS, kernel.EVENT_COLUMNS), np.int64)
         self.flights, self.columns, self.tile, self.ratio = kernel.room()
 
@@ -111,7 +113,7 @@ class _Group:
         self._free.append(row)
 
     def _grow(self, size: int) -> None:
-        for name in ("state", "sections", "memory", "history", "ratios"):
+        for name in ("state", "sections", "memory", "history", "ratios", "marks_ns", "marks"):
             old: AnyArray = getattr(self, name)
             new = np.empty((size, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
@@ -219,6 +221,7 @@ class Lanes:
             at, found = kernel.advance(
                 *(places, rows, batch.start_ns, batch.sample_rate_hz, batch.begin, batch.samples),
                 *(group.state, group.sections, group.memory, group.history, group.ratios),
+                *(group.marks_ns, group.marks),
                 slack=_SLACK,
                 taken=taken,
                 events=group.events,
@@ -235,15 +238,19 @@ class Lanes:
         return taken
 
     def _flag(self, group: _Group, batch: RecordBatch, places: Int64Array, rows: Int64Array) -> None:
-        """What records say against their samples, as if all of them were taken; `_move_out` takes back what was not."""
+        """What records say against their samples, as if all of them were taken; `_move_out` takes back what was not.
+
+        None of the batch's windows is cut yet: whatever their samples in the ring say is still asked for.
+        """
         index = {row: int(group.state["index"][row]) for row in set(rows.tolist())}
+        for row, first in index.items():
+            kept = group.lane(row).kept
+            kept.flags = [flag for flag in kept.flags if flag[1] > first - group.ring]
         for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             first, samples = index[row], int(batch.begin[place + 1] - batch.begin[place])
             index[row] += samples
             if batch.quality[place]:
-                flags = group.lane(row).kept.flags
-                flags[:] = [flag for flag in flags if flag[1] > first - group.ring]
-                flags.append((first, index[row], QUALITIES[batch.quality[place]]))
+                group.lane(row).kept.flags.append((first, index[row], QUALITIES[batch.quality[place]]))
 
     def _look(self, group: _Group, found: int) -> None:
         """Tell of the triggers that opened and closed, in their order."""
@@ -339,6 +346,9 @@ class Lanes:
         assembled, triggered, kept = lane.assembled, lane.triggered, lane.kept
         assembled.next_ns, assembled.index = int(state["next_ns"]), int(state["index"])
         assembled.last_value, assembled.run = float(state["last"]), int(state["run"])
+        noted = int(state["marks"])
+        order = np.arange(max(0, noted - kernel.MOST_MARKS), noted) % kernel.MOST_MARKS
+        assembled.marks_ns, assembled.marks = lane.group.marks_ns[row, order], lane.group.marks[row, order]
         filtered = lane.filtered
         ratio = RatioMemory(int(state["index"]), state["sta"].reshape(1), state["lta"].reshape(1))
         memory = lane.group.memory[row, : len(filtered.memory)].copy()
@@ -414,6 +424,8 @@ def _fill(lane: _Lane, config: Sections) -> None:
         "announced": triggered.announced,
         "earliest": triggered.earliest,
         "last_ns": triggered.last_ns,
+        "marks": assembled.marks.size,
+        "marked_ns": assembled.marks_ns[-1] if assembled.marks.size else 0,
         "waiting": bool(lane.kept.pending),
         "moved": 0,
         "odd": False,
@@ -422,6 +434,10 @@ def _fill(lane: _Lane, config: Sections) -> None:
     sections = bandpass(*condition.band_hz, condition.corners, rate_hz)
     group.sections[row] = (1.0, 0.0, 0.0, 0.0, 0.0)
     group.sections[row, : len(sections)] = sections[:, [0, 1, 2, 4, 5]]
+    group.marks_ns[row, : assembled.marks.size], group.marks[row, : assembled.marks.size] = (
+        assembled.marks_ns,
+        assembled.marks,
+    )
     group.memory[row] = 0.0
     group.memory[row, : len(sections)] = lane.filtered.memory
     first = lane.valid_from - lane.kept.origin

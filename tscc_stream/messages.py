@@ -160,7 +160,8 @@ class Gap:
 
     cause: "gap" (samples missing), "rate" (sampling rate changed), "clock" (the recorder's clock was set back; to_ns is
     before from_ns), "flat" (a dead sensor's constant value), "invalid" (not finite, or beyond any recorder's range),
-    "quarantined" (left out since it broke again and again). For the ledger gap_causes tells "gap" apart.
+    "quarantined" (left out since it broke again and again), "conflict" (no break: data lost, since other data had come
+    for their time). For the ledger gap_causes tells "gap" apart.
     to_ns is None while the break still lasts.
     """
 

@@ -38,7 +38,7 @@ from tscc_stream.package import PackageSpec
 from tscc_stream.quarantine import Quarantine, QuarantineState
 from tscc_stream.sampling import NS_PER_SECOND, seconds_to_ns
 from tscc_stream.source_id import to_nslc
-from tscc_stream.stages.assemble import Assemble, AssembleState
+from tscc_stream.stages.assemble import CONFLICT, RATE_TOLERANCE, Assemble, AssembleState
 from tscc_stream.stages.condition import Condition, ConditionState
 from tscc_stream.stages.detect import Detect, DetectState
 from tscc_stream.stages.detect_network import Coincidence, CoincidenceState
@@ -65,7 +65,7 @@ MOST_TURNED_AWAY = 100
 FORGET_NS = 86_400 * NS_PER_SECOND
 """A channel that was silent for as long (monotonic) makes room for a new one."""
 MOST_RATES = 8
-"""Sampling rates of one channel."""
+"""Sampling rates of one channel; those that differ by RATE_TOLERANCE are one."""
 
 
 def _untimed(_stage: str) -> AbstractContextManager[object]:
@@ -150,8 +150,11 @@ class FrontHalf:
             self.counts["turned away"] += 1
             return out
         if not self.quarantine.holds(sid):
+            rate_hz = self._known_rate(sid, message.sample_rate_hz)
+            if rate_hz != message.sample_rate_hz:
+                message = replace(message, sample_rate_hz=rate_hz)
             out += self._admit(message, now_ns)
-            if not self._served[sid].get(message.sample_rate_hz):
+            if not self._served[sid].get(rate_hz):
                 self.counts["refused"] += 1
                 return out
         with self._timer("assemble"):
@@ -343,6 +346,15 @@ class FrontHalf:
         rates[rate] = True
         return []
 
+    def _known_rate(self, sid: str, rate_hz: float) -> float:
+        """What is looked at, planned and counted for a rate: one that the channel had before, up to the tolerance.
+
+        A recorder that states what it measures has another with every record. That of the segment comes first.
+        """
+        present = self.assemble.rate_hz(sid)
+        known = [*([] if present is None else [present]), *self._served.get(sid, ())]
+        return next((one for one in known if abs(rate_hz - one) <= RATE_TOLERANCE * one), rate_hz)
+
     def _judged(self, sid: str, parts: list[Block | Gap], now_ns: int) -> list[FrontMessage]:
         """Blocks and gaps of one channel through the other stages, unless it is quarantined."""
         held = self.quarantine.holds(sid)
@@ -398,6 +410,8 @@ class FrontHalf:
         return out
 
     def _gap(self, gap: Gap, now_ns: int) -> list[FrontMessage]:
+        if gap.cause == CONFLICT:
+            return [gap]
         self._condition.feed(gap)
         out = self._triggers(self._detect.feed(gap))
         out += [*self._extract.feed(gap), gap]

@@ -373,6 +373,7 @@ def _cause(one: ChannelHealth, cause: str, count: int) -> str:
         "link": "lost while disconnected",
         SILENT: "silent to the end",
         "clock": "clock set back",
+        "conflict": "other data for the same time",
         "rate": "sampling rate changed",
     }
     lasted = one.seconds(cause)

@@ -47,6 +47,7 @@ __all__ = ["JournalError", "JournalFile", "JournalReader"]
 
 SCAN = 10_000  # rows that one read looks at, at most: what bounds its time when hardly any topic matches
 TRIM_ROWS = 200  # messages that one transaction removes, at most: a few milliseconds
+WITNESSES = 72  # hours of operation without which nothing is old: a clock that leaps ahead has them only after days
 MOST_QUARANTINED = 10_000  # windows that are kept in quarantine; beyond, the oldest are forgotten
 
 _OLD_GAPS = """DELETE FROM gap WHERE (sid, from_ns, cause) IN (
@@ -122,6 +123,7 @@ class JournalFile:
         self.duplicates = 0
         self._spilled = SpilledWindows(self._db)
         self._ledger_hour = 0
+        self._aged: tuple[tuple[int, float], int] = ((0, 0.0), 0)
 
     def _recognise(self, found: int) -> None:
         """A copy of the journal that stood here becomes another epoch, or its numbers would be given out twice."""
@@ -316,11 +318,12 @@ class JournalFile:
     def trim(self, days: float, max_bytes: float, most: int = TRIM_ROWS) -> int:
         """Remove up to `most` of the oldest messages, with their windows, that are older than `days` or too many.
 
+        Age counts up to WITNESSES hours of operation ago, not up to now, since the machine's clock may be wrong.
         How many were removed: fewer than `most` where nothing more is to be done. The file does not shrink: the room
         is used again, so that it stops growing at about max_bytes.
         """
         with explained(self.path, "remove old messages from it"):
-            self._trim_ledger(days, most)
+            self._hourly(days, most)
             first = number_of(self._db, "SELECT coalesce(min(seq), ?) FROM message", (self._head + 1,))
             end = min(max(self._last_too_old(days), self._last_too_many(first, max_bytes)), first + most - 1)
             if end < first:
@@ -330,16 +333,40 @@ class JournalFile:
                 self._db.execute("DELETE FROM message WHERE seq <= ?", (end,))
             return end - first + 1
 
-    def _trim_ledger(self, days: float, most: int) -> None:
-        """Up to `most` gaps that have ended, and as many quarantined windows, noted longer ago: looked at hourly."""
+    def _hourly(self, days: float, most: int) -> None:
+        """Note the hour. Up to `most` gaps that have ended go, and as many quarantined windows, noted longer ago."""
         hour = self._clock() // NS_PER_HOUR
         if hour == self._ledger_hour:
             return
-        oldest_ns = self._clock() - int(24 * days * NS_PER_HOUR)
         with transaction(self._db):
-            removed = [self._db.execute(query, (oldest_ns, most)).rowcount for query in (_OLD_GAPS, _OLD_QUARANTINE)]
+            self._witness()
+            from_hour = self._oldest_hour(days)
+            last = self._last_before(from_hour)
+            self._db.execute("DELETE FROM hour WHERE hour < ? AND first_seq <= ?", (from_hour, last + 1))
+            old = from_hour * NS_PER_HOUR, most
+            removed = [self._db.execute(query, old).rowcount for query in (_OLD_GAPS, _OLD_QUARANTINE)]
         if max(removed) < most:
             self._ledger_hour = hour
+
+    def _witness(self) -> None:
+        """In this hour the journal was written to, or would have been."""
+        hour = self._clock() // NS_PER_HOUR
+        self._db.execute("INSERT OR IGNORE INTO hour VALUES (?, ?)", (hour, self._head + 1))
+
+    def _oldest_hour(self, days: float) -> int:
+        """What was noted in an earlier hour is too old; looked at once an hour.
+
+        Neither a clock that is ahead for a while nor a long pause makes anything old: the latest WITNESSES hours in
+        which the journal was in operation have to say so, all of them. Hours that the clock has not reached say
+        nothing.
+        """
+        asked = self._clock() // NS_PER_HOUR, days
+        if self._aged[0] != asked:
+            query = """SELECT count(*), min(hour) FROM (SELECT hour FROM hour WHERE hour <= ?
+                       ORDER BY first_seq DESC, hour DESC LIMIT ?)"""
+            count, hour = self._db.execute(query, (asked[0], WITNESSES)).fetchone()
+            self._aged = asked, max(0, math.floor(hour - 24 * days)) if count == WITNESSES else 0
+        return self._aged[1]
 
     def _last_too_many(self, first: int, max_bytes: float) -> int:
         """Seq up to which messages must go to make room, taking all for equally large; 0: none must."""
@@ -349,12 +376,11 @@ class JournalFile:
 
     def _last_too_old(self, days: float) -> int:
         """Seq up to which messages were committed longer ago, to the hour; 0: none was."""
-        from_hour = int(self._clock() / NS_PER_HOUR - 24 * days)
-        query = "SELECT coalesce(min(first_seq), ?) FROM hour WHERE hour >= ?"
-        last = number_of(self._db, query, (self._head + 1, from_hour)) - 1
-        if last > 0:
-            self._db.execute("DELETE FROM hour WHERE hour < ? AND first_seq <= ?", (from_hour, last))
-        return last
+        return self._last_before(self._oldest_hour(days))
+
+    def _last_before(self, hour: int) -> int:
+        query = "SELECT coalesce(min(first_seq), 1) FROM hour WHERE hour >= ?"
+        return number_of(self._db, query, (hour,)) - 1
 
     @property
     def used_bytes(self) -> int:

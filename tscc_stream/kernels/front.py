@@ -25,6 +25,11 @@ FEWEST_EVENTS = 3 * STRETCH * WIDE
 _PLACE, _DONE, _KEPT = 0, 1, 2
 """Columns of flights."""
 _LARGEST = 1e15
+_RATE_TOLERANCE = 1e-4
+MOST_MARKS, MARK_NS, MARK_SAMPLES, MARK_SLACK, MARK_FACTOR = 32, 1_000_000_000, 8, 2, 31.0
+"""Of a channel, one in MARK_NS, the latest so many: what MARK_SAMPLES samples, up to MARK_SLACK before the end of a
+record, come to. They tell samples that come again from others of the same time."""
+FEWEST_MARKED = MARK_SAMPLES + 2 * MARK_SLACK
 _STRIDE = 16
 _NUMBER_BYTES = 8
 _LINE = 8
@@ -65,6 +70,9 @@ LANE = np.dtype(
         ("announced", np.bool_),
         ("earliest", np.int64),
         ("last_ns", np.int64),
+        # Of the channel's marks. marks: how many were noted; marked_ns: time of the latest.
+        ("marks", np.int64),
+        ("marked_ns", np.int64),
         # The call's own. waiting: its windows or events have to be looked at in time; moved: samples since the last
         # call began, while it waits; odd: left to the stages.
         ("waiting", np.bool_),
@@ -114,7 +122,7 @@ def _valid(samples: Float64Array, first: Any, count: Any) -> bool:
 def _continues(lane: Any, start_ns: Any, rate: Any, samples: Float64Array, begin: Any, end: Any) -> bool:
     """Whether a record brings samples after those before, none of them invalid, and no flat run; notes its last run."""
     ahead_ns = start_ns - lane.next_ns
-    if rate != lane.rate or not 0 < end - begin <= lane.longest_record:
+    if abs(rate - lane.rate) > _RATE_TOLERANCE * lane.rate or not 0 < end - begin <= lane.longest_record:
         return False
     if ahead_ns < -lane.early_ns or ahead_ns > lane.late_ns:
         return False
@@ -323,6 +331,33 @@ def _next(
 
 
 @inlined
+def _note(
+    record: Any,
+    start_ns: Int64Array,
+    begin: Int64Array,
+    samples: AnyArray,
+    lane: Any,
+    marks_ns: Int64Array,
+    marks: Float64Array,
+    row: Any,
+) -> None:
+    """The mark of a record, as stages.assemble has it, unless the one before is near."""
+    count, end = begin[record + 1] - begin[record], begin[record + 1] - MARK_SLACK
+    if count < FEWEST_MARKED:
+        return
+    at_ns = start_ns[record] + _offset_ns(count - 1 - MARK_SLACK, lane.rate_up, lane.rate_down)
+    if lane.marks > 0 and at_ns - lane.marked_ns < MARK_NS:
+        return
+    value = 0.0
+    for k in range(end - MARK_SAMPLES, end):
+        value = value * MARK_FACTOR + samples[k]
+    spot = lane.marks % MOST_MARKS
+    marks_ns[row, spot], marks[row, spot] = at_ns, value
+    lane.marks += 1
+    lane.marked_ns = at_ns
+
+
+@inlined
 def _arrived(
     record: Any,
     start_ns: Int64Array,
@@ -354,6 +389,8 @@ def advance(
     memory: Float64Array,
     history: Float64Array,
     ratios: Float64Array,
+    marks_ns: Int64Array,
+    marks: Float64Array,
     slack: int,
     taken: AnyArray,
     events: Int64Array,
@@ -366,8 +403,9 @@ def advance(
     """The records of a batch (see RecordBatch), from records[place] on, each in lanes[rows]; WIDE of them at a time.
 
     lanes [C] LANE, sections [C, SECTIONS, 5] (b0 b1 b2 a1 a2), memory [C, SECTIONS, 2]. history, ratios [C, R]: rings
-    in which sample i has the place i % R; ratios only of samples for which a trigger is open or windows wait. taken [n]
-    bool: the record is done. events [E, EVENT_COLUMNS]. flights [WIDE, 3]: place of a record that is under way, -1 for
+    in which sample i has the place i % R; ratios only of samples for which a trigger is open or windows wait. marks_ns,
+    marks [C, MOST_MARKS]: rings of marks, as stages.assemble has them. taken [n] bool: the record is done. events
+    [E, EVENT_COLUMNS]. flights [WIDE, 3]: place of a record that is under way, -1 for
     none, how many of its samples are done, and how many of those are in their ring. columns [ROWS x WIDE], tile [3 x
     STRETCH x WIDE] and ratio [STRETCH]: room to work in.
 
@@ -404,6 +442,7 @@ def advance(
                 if begin[record] + flights[j, _DONE] == begin[record + 1]:
                     _keep(lane, samples, begin[record] + flights[j, _KEPT], begin[record + 1], history, row)
                     _arrived(record, start_ns, begin, lane, columns, j, memory[row])
+                    _note(record, start_ns, begin, samples, lane, marks_ns, marks, row)
                     taken[flights[j, _PLACE]] = True
                     flights[j, _PLACE] = -1
     for j in range(WIDE):
@@ -438,9 +477,10 @@ def warm_up() -> None:
 def _warm_up(samples: AnyArray) -> None:
     none, rates = np.zeros(0, np.int64), np.zeros(0)
     lanes, rings = np.zeros(1, LANE), (np.zeros((1, 1)), np.zeros((1, 1)))
+    marks = np.zeros((1, MOST_MARKS), np.int64), np.zeros((1, MOST_MARKS))
     sections, memory = np.zeros((1, SECTIONS, 5)), np.zeros((1, SECTIONS, 2))
     events = np.zeros((FEWEST_EVENTS, EVENT_COLUMNS), np.int64)
     batch = none, none, none, rates, np.zeros(1, np.int64), samples
     flights, columns, tile, ratio = room()
     taken = np.zeros(0, np.bool_)
-    advance(*batch, lanes, sections, memory, *rings, 1, taken, events, flights, columns, tile, ratio, 0)
+    advance(*batch, lanes, sections, memory, *rings, *marks, 1, taken, events, flights, columns, tile, ratio, 0)

@@ -14,7 +14,7 @@ from tscc_stream.config import Config
 from tscc_stream.sampling import NS_PER_SECOND
 from tscc_stream.scan.layout import Layout, ScanError, read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 """Of everything under state: to be raised whenever its form or meaning changes."""
 _SECTIONS = ("site", "assemble", "quarantine", "condition", "trigger", "channels", "novelty")
 

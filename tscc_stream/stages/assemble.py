@@ -10,6 +10,9 @@ that starts more than that later gives what the order of start times gives; a ch
 A record far ahead (FAR_NS) may bear a wrong date. It is taken only once another one lies near it, or time went on
 beyond it and nothing came for the time before; if the channel goes on where it was instead, it is dropped ("clock").
 Samples that lie behind are duplicates or too late, unless nothing else comes for a while: then the clock was set back.
+Of each channel a mark a second is remembered of the last half minute or more. Records behind that bring other samples
+than those of the same time show at once that the clock was set back, and are taken; what is left out although it was
+other data, or came before that was clear, is told: a Gap "conflict", which breaks nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +27,15 @@ from operator import attrgetter
 import numpy as np
 
 from tscc_stream.config import AssembleConfig
-from tscc_stream.messages import AnyArray, Block, EndOfStream, Float64Array, Gap, Record, read_only
+from tscc_stream.kernels.front import (
+    FEWEST_MARKED,
+    MARK_FACTOR,
+    MARK_NS,
+    MARK_SAMPLES,
+    MARK_SLACK,
+    MOST_MARKS,
+)
+from tscc_stream.messages import AnyArray, Block, EndOfStream, Float64Array, Gap, Int64Array, Record, read_only
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns, samples_in, seconds_to_ns
 
 LARGEST_VALID = 1e15
@@ -42,11 +53,17 @@ SET_BACK_NS = 30 * NS_PER_SECOND
 at the pace at which a wrong clock stamps. What a recorder sends again of an outage comes between new records."""
 RESEND_PACE = 3
 """Times as fast as recorded, at least, is what a server sends again, be it a ring of hours."""
+FEWEST_OTHERS = 3
+"""Records behind, one after the other, with other samples than before: so many are no second recorder of one name."""
+MOST_BEHIND = 32
+"""Records behind that are kept until marks tell what they are."""
 MOST_HELD = 256
 """Records of one channel that are held."""
 MOST_HELD_SAMPLES = 65_536
 MOST_GAPS = 16
 """Gaps of a channel that are remembered, to tell late data from duplicates."""
+CONFLICT = "conflict"
+"""Cause of a Gap that tells of data lost, and is no break: other data had come for their time."""
 LEFT_OUT = ("duplicate", "overlap", "late", "clock")
 
 _start_of = attrgetter("start_ns")
@@ -60,6 +77,10 @@ class ChannelState:
     gap, suspects: records far ahead, both in order of start. doubt_ns: duration of new samples of the time before
     since the suspects came. heard_ns: when the last record came. gaps: the latest, from and to. behind_since_ns and
     heard_ns are monotonic, 0 where unknown.
+
+    marks_ns, marks: times, ascending, and what the samples there come to. behind: records of the time of marks that lie
+    behind, since the last new sample. span: from and to of all that lay behind since; differs: some of it is known to
+    be other data.
     """
 
     rate_hz: float
@@ -76,6 +97,11 @@ class ChannelState:
     suspects: list[Record] = field(default_factory=list)
     doubt_ns: int = 0
     gaps: list[tuple[int, int]] = field(default_factory=list)
+    marks_ns: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+    marks: Float64Array = field(default_factory=lambda: np.empty(0))
+    behind: list[Record] = field(default_factory=list)
+    span: tuple[int, int] | None = None
+    differs: bool = False
 
     def begin(self, rate_hz: float, start_ns: int) -> None:
         """Start afresh with what comes next."""
@@ -91,9 +117,9 @@ AssembleState = dict[str, ChannelState]
 class Assemble:
     """Feeds on records of any channel in any interleaving; each channel on its own. Times passed in are monotonic.
 
-    counts: samples that were left out, by (reason, source id): "duplicate", "overlap" (of a record that also brings new
-    ones), "late" (for a gap that was announced) and "clock" (with a date that nothing confirmed). left_out: the same by
-    reason, also of channels that are forgotten.
+    counts: samples that were left out, once that is clear, by (reason, source id): "duplicate", "overlap" (of a record
+    that also brings new ones), "late" (for a gap that was announced) and "clock" (with a date that nothing confirmed).
+    left_out: the same by reason, also of channels that are forgotten.
     """
 
     def __init__(self, config_of: Callable[[str], AssembleConfig]) -> None:
@@ -110,8 +136,8 @@ class Assemble:
         """
         if isinstance(record, EndOfStream):
             out = self.release(record.sid)
-            self._channels.pop(record.sid, None)
-            return out
+            ended = self._channels.pop(record.sid, None)
+            return out if ended is None else [*out, *self._end_behind(ended, record.sid)]
         channel = self._channels.get(record.sid)
         if channel is None:
             channel = self._channels[record.sid] = ChannelState(record.sample_rate_hz, record.start_ns)
@@ -163,6 +189,11 @@ class Assemble:
             channel.heard_ns, channel.behind_since_ns = now_ns, 0
             self._note(sid, channel)
 
+    def rate_hz(self, sid: str) -> float | None:
+        """Of a channel's segment; None where the channel is not known."""
+        channel = self._channels.get(sid)
+        return None if channel is None else channel.rate_hz
+
     def reached_ns(self, sid: str) -> int:
         """Where the next sample of a known channel is expected, be it within a break; before what is held."""
         return self._channels[sid].next_ns
@@ -174,7 +205,7 @@ class Assemble:
         channel = self._channels.get(sid)
         if channel is None or channel.held or channel.suspects or channel.break_from is not None:
             return None
-        return channel if channel.index and not channel.behind_ns else None
+        return channel if channel.index and channel.span is None else None
 
     def oldest_held_ns(self) -> int:
         """Start of the earliest record that is held; far in the future where none is."""
@@ -253,22 +284,63 @@ class Assemble:
 
     def _behind(self, channel: ChannelState, record: Record, now_ns: int) -> list[Block | Gap]:
         """A record that brings nothing new: left out, unless it shows that the clock was set back."""
+        same = _is_same(channel, record, record.samples.size)
+        if same:
+            self._leave_out_behind(channel, record, record.samples.size)
+            return list(self._end_behind(channel, record.sid))
         lasts_ns = offset_ns(record.samples.size, record.sample_rate_hz)
         channel.behind_ns += lasts_ns
+        channel.differs |= same is False
+        _spread(channel, record.start_ns, record.start_ns + lasts_ns)
+        self._keep_behind(channel, record)
+        if channel.differs and len(channel.behind) >= FEWEST_OTHERS:
+            return self._set_back(channel, sorted(channel.behind, key=_start_of))
+        if not self._outlasts(channel, lasts_ns, now_ns):
+            return []
+        return self._set_back(channel, [record])
+
+    @staticmethod
+    def _outlasts(channel: ChannelState, lasts_ns: int, now_ns: int) -> bool:
+        """Whether records behind have come for longer than anything is sent again. lasts_ns: of the last."""
         since_ns = channel.behind_since_ns = channel.behind_since_ns or now_ns
         passed_ns = now_ns - since_ns
         if now_ns:
             longest = max(SET_BACK_NS, 3 * lasts_ns)
-            set_back = passed_ns > longest and channel.behind_ns < RESEND_PACE * passed_ns
-        else:
-            set_back = channel.behind_ns > LONGEST_RESEND_NS
-        if not set_back:
+            return passed_ns > longest and channel.behind_ns < RESEND_PACE * passed_ns
+        return channel.behind_ns > LONGEST_RESEND_NS
+
+    def _keep_behind(self, channel: ChannelState, record: Record) -> None:
+        """Until it is clear what it is, where a mark may tell."""
+        if not channel.marks_ns.size or record.start_ns < channel.marks_ns[0]:
             self._leave_out_behind(channel, record, record.samples.size)
-            return []
+            return
+        channel.behind.append(record)
+        if len(channel.behind) > MOST_BEHIND or sum(one.samples.size for one in channel.behind) > MOST_HELD_SAMPLES:
+            oldest = channel.behind.pop(0)
+            self._leave_out_behind(channel, oldest, oldest.samples.size)
+
+    def _set_back(self, channel: ChannelState, records: list[Record]) -> list[Block | Gap]:
+        """The channel goes on with records of a time that it has passed; what lay behind before them is lost."""
+        first, span = records[0], channel.span
+        channel.behind = [one for one in channel.behind if all(one is not other for other in records)]
+        channel.differs = False
+        self._end_behind(channel, first.sid)
         self._drop_suspects(channel)
         out = self._settle(channel, 0)
-        out += self._restart(channel, record, record.start_ns, "clock")
-        return out + self._blocks(channel, record, record.start_ns, record.samples)
+        out += self._restart(channel, first, first.start_ns, "clock")
+        if span is not None and span[0] < first.start_ns:
+            out.append(Gap(first.sid, span[0], first.start_ns, CONFLICT))
+        out += self._blocks(channel, first, first.start_ns, first.samples)
+        return out + [part for record in records[1:] for part in self._take(channel, record)]
+
+    def _end_behind(self, channel: ChannelState, sid: str) -> list[Gap]:
+        """What lay behind is left out; it is told where it was other data than had come for that time."""
+        lost = [Gap(sid, *channel.span, CONFLICT)] if channel.differs and channel.span else []
+        for record in channel.behind:
+            self._leave_out_behind(channel, record, record.samples.size)
+        channel.behind, channel.span, channel.differs = [], None, False
+        channel.behind_ns = channel.behind_since_ns = 0
+        return lost
 
     def _leave_out_behind(self, channel: ChannelState, record: Record, samples: int) -> None:
         """The first `samples` of a record lie behind: late where they would have filled a gap, else there already."""
@@ -284,13 +356,15 @@ class Assemble:
         """A record's new samples, whatever lies before them."""
         ahead = _ahead(channel, record)
         skip = min(max(0, -ahead), record.samples.size)
+        start_ns = record.start_ns + offset_ns(skip, record.sample_rate_hz)
         if skip:
             self._leave_out_behind(channel, record, skip)
+            channel.differs |= _is_same(channel, record, skip) is False
+            if channel.differs:
+                _spread(channel, record.start_ns, start_ns)
         if skip == record.samples.size:
             return []
-        channel.behind_ns = channel.behind_since_ns = 0
-        start_ns = record.start_ns + offset_ns(skip, record.sample_rate_hz)
-        out: list[Block | Gap] = []
+        out: list[Block | Gap] = [*self._end_behind(channel, record.sid)]
         changed = abs(record.sample_rate_hz - channel.rate_hz) > RATE_TOLERANCE * channel.rate_hz
         if ahead > 0 or changed:
             out += self._restart(channel, record, start_ns, "rate" if changed else "gap")
@@ -309,6 +383,9 @@ class Assemble:
             gaps.append(Gap(record.sid, channel.break_from, channel.next_ns, channel.break_cause))
         gaps.append(Gap(record.sid, channel.next_ns, start_ns, cause))
         channel.gaps = [] if cause == "clock" else [*channel.gaps[1 - MOST_GAPS :], (channel.next_ns, start_ns)]
+        if cause == "clock":
+            earlier = channel.marks_ns < start_ns
+            channel.marks_ns, channel.marks = channel.marks_ns[earlier], channel.marks[earlier]
         channel.begin(record.sample_rate_hz, start_ns)
         return gaps
 
@@ -324,6 +401,7 @@ class Assemble:
                     Block(record.sid, index, first_ns, channel.rate_hz, values, record.quality, record.received_ns)
                 )
         channel.next_ns = start_ns + offset_ns(samples.size, channel.rate_hz)
+        _note_mark(channel, start_ns, samples)
         return out
 
     def _split(
@@ -383,6 +461,52 @@ class Assemble:
             cursor = end
         if cursor < values.size:
             yield cursor, values.size
+
+
+def _mark(samples: AnyArray, end: int) -> float:
+    """What the samples before `end` come to; other samples hardly come to the same."""
+    value = 0.0
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        for sample in samples[end - MARK_SAMPLES : end].astype(np.float64).tolist():
+            value = value * MARK_FACTOR + sample
+    return value
+
+
+def _note_mark(channel: ChannelState, start_ns: int, samples: AnyArray) -> None:
+    """The mark of samples that were taken, unless the one before is near."""
+    if samples.size < FEWEST_MARKED:
+        return
+    at_ns = start_ns + offset_ns(samples.size - 1 - MARK_SLACK, channel.rate_hz)
+    if channel.marks_ns.size and at_ns - channel.marks_ns[-1] < MARK_NS:
+        return
+    mark = _mark(samples, samples.size - MARK_SLACK)
+    if np.isfinite(mark):
+        channel.marks_ns = np.append(channel.marks_ns[1 - MOST_MARKS :], at_ns)
+        channel.marks = np.append(channel.marks[1 - MOST_MARKS :], mark)
+
+
+def _is_same(channel: ChannelState, record: Record, samples: int) -> bool | None:
+    """Whether the first samples of a record are those that were taken for their time; None where no mark tells.
+
+    Times that were stated again may differ by MARK_SLACK samples.
+    """
+    rate_hz, same = record.sample_rate_hz, None
+    end_ns = record.start_ns + offset_ns(samples, rate_hz)
+    first, last = np.searchsorted(channel.marks_ns, (record.start_ns, end_ns)).tolist()
+    for at_ns, mark in zip(channel.marks_ns[first:last].tolist(), channel.marks[first:last].tolist(), strict=True):
+        end = samples_in(at_ns - record.start_ns, rate_hz) + 1
+        if MARK_SAMPLES + MARK_SLACK <= end <= samples - MARK_SLACK:
+            near = range(end - MARK_SLACK, end + MARK_SLACK + 1)
+            if all(_mark(record.samples, one) != mark for one in near):
+                return False
+            same = True
+    return same
+
+
+def _spread(channel: ChannelState, from_ns: int, to_ns: int) -> None:
+    """What lay behind reaches from and to there as well."""
+    begin, end = channel.span or (from_ns, to_ns)
+    channel.span = min(begin, from_ns), max(end, to_ns)
 
 
 def _ahead(channel: ChannelState, record: Record) -> int:
