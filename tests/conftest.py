@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""For all that tests start, too: networks as small as theirs are slower on several threads, beside other tests."""
+
 settings.register_profile(
     "suite",
     deadline=None,
