@@ -64,6 +64,7 @@ CAUSES = {
     "late_record": {"server"},
     "clock_forward": {"server"},
     "clock_back": {"server"},
+    "leap_second": {"conflict"},
     "rate_change": {"rate"},
     "corrupt_steim": {"bad record"},
     "vanish_appear": {"server"},
