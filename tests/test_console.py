@@ -110,6 +110,19 @@ def test_a_password_is_asked_for_where_there_are_users(tmp_path: Path) -> None:
         assert (status, "anna" in text) == (200, True)
 
 
+def test_a_console_that_is_stopped_ends_the_streams_of_open_pages_without_a_word(tmp_path: Path) -> None:
+    with Running("console", "--config", write_settings(tmp_path, console={"bind": "127.0.0.1:0"})) as running:
+        address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
+        with (
+            urllib.request.urlopen(f"http://{address}/stream", timeout=20) as of_bus,
+            urllib.request.urlopen(f"http://{address}/live/stream", timeout=20) as of_wall,
+        ):
+            assert [stream.readline() for stream in (of_bus, of_wall)] == [b"retry: 2000\n"] * 2
+            assert running.stop() == 0
+        assert "ERROR" not in running.text
+        assert "Traceback" not in running.text
+
+
 def test_a_page_that_nobody_sees_keeps_no_connection(console: str) -> None:
     become = (
         "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"

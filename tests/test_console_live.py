@@ -115,6 +115,23 @@ def _drawn(driver: WebDriver, row: int) -> int:
     return int(driver.execute_script(script, row))
 
 
+def _listed(driver: WebDriver, place: str) -> set[str]:
+    """Addresses of the events that a list shows."""
+    script = "return [...document.querySelectorAll(arguments[0] + ' a[href*=\"/events/\"]')].map((one) => one.pathname)"
+    return set(driver.execute_script(script, place))
+
+
+def test_who_comes_back_to_the_page_sees_what_came_meanwhile(site: str) -> None:
+    """No page of it was open: the console had not looked at the journal either."""
+    with browser() as driver:
+        driver.get(f"http://{site}/live")
+        before = _until(driver, lambda d: _listed(d, "#detections"), "detections")
+        driver.get(f"http://{site}/events")
+        meanwhile = _until(driver, lambda d: (new := _listed(d, "main") - before) and len(new) > 4 and new, "new ones")
+        driver.get(f"http://{site}/live")
+        _until(driver, lambda d: len(_listed(d, "#detections") & meanwhile) > 4, "those that came meanwhile", 20.0)
+
+
 def test_traces_are_drawn_and_each_channel_has_its_word(driver: WebDriver) -> None:
     expected = {**dict.fromkeys(WELL, "OK"), FLAT: "FLAT", CLIPPED: "CLIPPED"}
     _until(driver, lambda d: _labels(d) == expected, "words")

@@ -100,8 +100,9 @@ def test_the_journal_s_detections_of_the_shift_are_counted_once_and_go_on_with_w
             assert first_since(reader, 1001 * HOUR) == 51  # the status beside it is no detection
             assert first_since(reader, 2000 * HOUR) == 62
             assert first_since(reader, 0) == 1
-            recent.read(reader, 0)
-            recent.read(reader, 0)
+            assert recent.read(reader, 0)
+            assert recent.read(reader, 0)
+            assert recent.begin_ns == 900 * HOUR
             counts = {cluster: sum(bins) for (_, cluster), bins in recent.tally.bins.items()}
             assert counts == {0: 4, 1: 4, UNKNOWN: 2}
             journal.append([detection(200, 1002 * HOUR), event(5, final=False), event(5, final=True)])

@@ -36,7 +36,7 @@ def execute(config: CommandConfig, document: Mapping[str, Any]) -> str:
             why = error.strerror if isinstance(error, OSError) else error
             raise CommandError(f"{config.argv[0]}: cannot be started: {why}") from error
         try:
-            process.communicate(json.dumps(document, allow_nan=False).encode(), config.timeout_seconds)
+            process.communicate(json.dumps(document, allow_nan=False).encode() + b"\n", config.timeout_seconds)
         except subprocess.TimeoutExpired as error:
             raise CommandError(f"{config.argv[0]}: killed after {config.timeout_seconds:g} s") from error
         finally:

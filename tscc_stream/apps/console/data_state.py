@@ -33,6 +33,11 @@ class DataState:
     word: Word
     seconds: float | None
 
+    @property
+    def waited_for(self) -> bool:
+        """Nothing has come since it was asked for, which is not long ago: neither well nor ill."""
+        return self.word == "LAG" and self.seconds is None
+
 
 def of_trace(trace: Trace, now_ns: int, now_s: float, since_s: float, stale_seconds: float) -> DataState:
     """Of a channel that is shown. now_ns: wall clock; now_s: monotonic; since_s: since when it is waited for."""

@@ -53,7 +53,7 @@ class Page:
         """None: a turn without one, so that the page learns that it is still connected."""
         while not self.lost:
             try:
-                yield await asyncio.wait_for(self._queue.get(), timeout=5.0)
+                yield await asyncio.wait_for(self._queue.get(), timeout=1.0)
             except TimeoutError:
                 yield None
 

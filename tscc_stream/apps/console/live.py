@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -49,6 +50,7 @@ class Live:
         self.wall = Wall(site.config, self._known, self._told)
         self._lock = threading.Lock()
         self._journal_reason = ""
+        self._read_s = -math.inf
         self._said = Seldom()
         self._thread: threading.Thread | None = None
 
@@ -78,26 +80,29 @@ class Live:
     def look(self, now_ns: int, now_s: float) -> None:
         """At the daemon and the journal. now_s: monotonic."""
         self.daemon.look(now_s)
-        self._read_journal(now_ns)
+        self._read_journal(now_ns, now_s)
 
-    def _read_journal(self, now_ns: int) -> None:
+    def _read_journal(self, now_ns: int, now_s: float) -> None:
         try:
             with self._site.journal() as journal, self._lock:
-                self._recent.read(journal, now_ns)
+                if self._recent.read(journal, now_ns):
+                    self._read_s = now_s
             self._journal_reason = ""
         except (NotThereError, JournalError, OSError) as error:
             self._journal_reason = str(error)
 
     # What pages are told
 
-    def _told(self, first: bool) -> dict[str, Any]:
-        """By the event's name. first: for a page that knows nothing yet."""
-        if first:
-            return {"recent": self._recent_messages()}
+    def _told(self, opened_s: float | None) -> dict[str, Any]:
+        """By the event's name. opened_s: of a page that knows nothing yet, which is told what the journal had after it
+        was opened: from then on it hears for itself.
+        """
+        if opened_s is not None:
+            return {"recent": self._recent_messages()} if self._read_s > opened_s else {}
         with self._lock:
             quarantined = dict(self._recent.quarantined)
         alerts = sentences(self.daemon.said, self.wall.links(), quarantined, self._journal_reason)
-        counts = Counter(state.word for state in self.states().values())
+        counts = Counter(state.word for state in self.states().values() if not state.waited_for)
         return {
             "clusters": self._clusters(),
             "alerts": {"sentences": alerts, "daemon": bool(self.daemon.said.health)},
@@ -126,7 +131,7 @@ class Live:
 
     def _counts(self) -> dict[str, Any]:
         with self._lock:
-            tally = self._recent.tally
+            tally, begin_ns = self._recent.tally, self._recent.begin_ns
             bins = {cluster: list(counts) for cluster, counts in tally.bins.items()}
         known = self._clusters()
         begin, end = self._site.local(tally.shift.begin_ns), self._site.local(tally.shift.end_ns)
@@ -134,6 +139,7 @@ class Live:
             "name": tally.shift.name,
             "begin_ms": tally.shift.begin_ns // 10**6,
             "end_ms": tally.shift.end_ns // 10**6,
+            "known_ms": max(tally.shift.begin_ns, begin_ns or 0) // 10**6,
             "span": f"{begin:%H:%M}–{end:%H:%M}",
             "rows": sorted(
                 ({**_row(cluster, known), "bins": counts} for cluster, counts in bins.items()),
@@ -176,6 +182,8 @@ def routes(console: Console) -> list[BaseRoute]:
             try:
                 yield "retry: 2000\n\n"
                 async for one in opened.events():
+                    if console.ending():
+                        return
                     yield one
             finally:
                 live.wall.close(opened)

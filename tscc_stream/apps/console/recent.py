@@ -30,32 +30,39 @@ _decode = msgspec.json.decode
 
 
 class Recent:
-    """`read` now and then. shift_of: the shift that is on, for a wall time."""
+    """`read` now and then. shift_of: the shift that is on, for a wall time. begin_ns: where the journal begins."""
 
     def __init__(self, shift_of: Callable[[int], Shift]) -> None:
         self._shift_of = shift_of
         self._epoch = ""
         self._through = 0
+        self.begin_ns: int | None = None
         self.tally = Tally(Shift("", 0, 1))
         self.detections: deque[dict[str, Any]] = deque(maxlen=MOST_DETECTIONS)
         self.events: dict[str, dict[str, Any]] = {}
         self.quarantined: dict[str, str] = {}
 
-    def read(self, journal: JournalReader, now_ns: int) -> None:
-        """What is new; where a shift began or the journal is another, all of the shift. Raises JournalError."""
+    def read(self, journal: JournalReader, now_ns: int) -> bool:
+        """What is new; where a shift began or the journal is another, all of the shift. Whether that is everything.
+
+        Raises JournalError.
+        """
         now = self._shift_of(now_ns)
         if (now, journal.epoch) != (self.tally.shift, self._epoch):
             self._begin(journal, now)
+        if self.begin_ns is None:
+            self.begin_ns = journal.begin_ns()
         for _ in range(PAGES_A_TURN):
             page = journal.since(self._through)
             for one in page.messages:
                 self._take(one)
             self._through = max(self._through, page.through)
             if self._through >= page.head:
-                break
+                return True
+        return False
 
     def _begin(self, journal: JournalReader, now: Shift) -> None:
-        self._epoch, self.tally = journal.epoch, Tally(now)
+        self._epoch, self.tally, self.begin_ns = journal.epoch, Tally(now), None
         self.detections.clear()
         self.events.clear()
         self.quarantined.clear()

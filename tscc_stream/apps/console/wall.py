@@ -40,8 +40,10 @@ LISTEN_AGAIN_SECONDS = 60.0
 """After so long without what a page asks for, new channels are listened for again."""
 AHEAD_NS = 10 * 10**9
 """A record dated farther ahead of this machine's clock is not drawn: everything else would lie left of the page."""
-Beside = Callable[[bool], dict[str, Any]]
-"""What pages are told beside the wall, by the event's name; called with True for a page that knows nothing yet."""
+Beside = Callable[[float | None], dict[str, Any]]
+"""What pages are told beside the wall, by the event's name. Called with the time (monotonic) at which a page was
+opened: what there was before it, {} where that is not known yet.
+"""
 
 
 class Wall:
@@ -175,7 +177,7 @@ class Wall:
             return self._config.assemble
 
     def _tell(self, told: list[tuple[WallPage, tuple[str, ...]]], channels: dict[str, str]) -> None:
-        states, beside = self.states(), self._beside(False)
+        states, beside = self.states(), self._beside(None)
         links = [asdict(link) for link in self.links()]
         for page, shown in told:
             if page.shown != shown or page.behind:
@@ -186,7 +188,9 @@ class Wall:
                     page.put(backlog)
             mine = [_state(states.get(channels[name])) for name in shown]
             page.put(_event("states", {"states": mine, "known": len(channels), "links": links}))
-            for name, document in (beside if page.told else {**beside, **self._beside(True)}).items():
+            before = {} if page.begun else self._beside(page.opened_s)
+            page.begun = page.begun or bool(before)
+            for name, document in {**beside, **before}.items():
                 page.tell(name, _event(name, document))
 
     def _described(self, shown: tuple[str, ...], channels: dict[str, str]) -> dict[str, Any]:

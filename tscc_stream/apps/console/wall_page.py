@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -75,13 +76,15 @@ class WallPage:
     """One page. To be made where its event loop runs; `put` and the rest are for the wall's thread.
 
     shown: the channels that it was told of (None: of none yet). behind: it did not read in time, and is to be told
-    everything anew.
+    everything anew. opened_s: monotonic. begun: it was told what there was before it.
     """
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
         self.shown: tuple[str, ...] | None = None
         self.behind = False
+        self.opened_s = time.monotonic()
+        self.begun = False
         self.told: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[str] = asyncio.Queue(MOST_EVENTS)
@@ -97,6 +100,7 @@ class WallPage:
         """What it shows from now on. Where it was behind, what it was told may have been dropped: it is told again."""
         if self.behind:
             self.told.clear()
+            self.begun = False
         self.behind, self.shown = False, shown
 
     def tell(self, name: str, event: str) -> None:

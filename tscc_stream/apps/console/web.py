@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -65,10 +65,14 @@ class Beside(Protocol):
 
 
 class Console:
-    """What a page's handlers are made with: the site, the feed, and how to make a page of a template."""
+    """What a page's handlers are made with: the site, the feed, and how to make a page of a template.
+
+    ending: whether the server is being stopped; streams end by themselves then.
+    """
 
     def __init__(self, site: Site, feed: Feed) -> None:
         self.site, self.feed = site, feed
+        self.ending: Callable[[], bool] = lambda: False
         self.beside: list[Beside] = []
         self._templates = Environment(
             loader=PackageLoader("tscc_stream.apps.console"), autoescape=True, undefined=StrictUndefined
@@ -108,7 +112,7 @@ class Console:
             try:
                 yield "retry: 2000\n\n"
                 async for received in page.messages():
-                    if await request.is_disconnected():
+                    if self.ending() or await request.is_disconnected():
                         return
                     if received is None:
                         yield "event: alive\ndata: {}\n\n"
@@ -198,6 +202,7 @@ def run(config: Config, folder: Path) -> int:
             **{name: str(path_of(file)) for name, file in files.items() if file},  # type: ignore[arg-type]  # of the type that is expected, by construction
         )
     )
+    console.ending = lambda: server.should_exit
     _log.info("console on %s://%s:%d/", "https" if tls else "http", f"[{host}]" if ":" in host else host, bound)
     for one in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them while it serves, and raises them again at its end
         signal.signal(one, lambda *_: setattr(server, "should_exit", True))

@@ -12,7 +12,7 @@ if (asked) kept.channels = asked.toUpperCase().split(",");
 const keep = () => localStorage.setItem(KEPT, JSON.stringify(kept));
 const wall = new Wall($("traces"), $("ruler"));
 wall.common = kept.common;
-const detections = new List($("detections"), "None yet. They are listed as they come."), events = new List($("events"), "None yet.");
+const detections = new List($("detections"), "Reading the journal…"), events = new List($("events"), "Reading the journal…");
 
 // What clusters are called and coloured
 
@@ -41,7 +41,10 @@ function open() {
   on("alerts", showAlerts);
   on("words", (words) => { $("words").replaceChildren(...Object.entries(words).flatMap(([word, count]) => [element("b", "", count), ` ${word}  `])); });
   on("shift", showShift);
-  on("recent", (messages) => { messages.forEach(take); redraw(); });
+  on("recent", (messages) => {
+    detections.empty = "None yet. They are listed as they come."; events.empty = "None yet.";
+    messages.forEach(take); redraw();
+  });
   source.onerror = () => { if (source?.readyState === EventSource.CLOSED) say("The wall was refused, or the console is away. It is asked for again and again; or choose other channels."); };
 }
 function close() { source?.close(); source = null; }
@@ -124,8 +127,9 @@ function takeOff(i) { kept.channels = wall.traces.map((one) => one.name).filter(
 function showStates({ states, links, known }) {
   [...$("labels").children].forEach((item, i) => {
     const [word, seconds] = states[i] ?? ["", null], chip = item.querySelector(".word");
-    chip.textContent = word; chip.className = `word ${word}`; item.querySelector(".age").textContent = age(seconds);
-    if (wall.traces[i]) wall.traces[i].word = word;
+    const waiting = word === "LAG" && seconds === null;
+    chip.textContent = waiting ? "" : word; chip.className = `word ${word}`; item.querySelector(".age").textContent = waiting ? "waiting" : age(seconds);
+    if (wall.traces[i]) wall.traces[i].word = waiting ? "" : word;
   });
   const connecting = links.filter((one) => one.connected === null).map((one) => one.text);
   if (wall.traces.length) say(connecting.join("; "));

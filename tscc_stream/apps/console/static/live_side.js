@@ -33,7 +33,8 @@ export function showShift(shift) {
   document.getElementById("shift-title").textContent = shift.name ? `Shift “${shift.name}”, ${shift.span}` : `No shift is on; ${shift.span}`;
   const place = document.getElementById("shift");
   if (!shift.rows.length) { place.replaceChildren(element("p", "dim", "No detections in this time yet.")); return; }
-  const hours = Math.max(1 / 60, (Math.min(Date.now(), shift.end_ms) - shift.begin_ms) / 3600000), largest = Math.max(...shift.rows.flatMap((row) => row.bins));
+  const hours = Math.max(1 / 60, (Math.min(Date.now(), shift.end_ms) - shift.known_ms) / 3600000), largest = Math.max(...shift.rows.flatMap((row) => row.bins));
+  document.getElementById("shift-title").title = shift.known_ms > shift.begin_ms ? "The journal begins within this shift: per hour means since then." : "";
   const table = element("table", "rates"), head = element("tr"), minutes = Math.round((shift.end_ms - shift.begin_ms) / 24 / 60000);
   for (const text of ["cluster", `per ${minutes} min`, "all", "per h"]) head.append(element("th", text === "all" || text === "per h" ? "number" : "", text));
   table.append(head);
