@@ -139,7 +139,7 @@ def test_tls_user_and_password(tmp_path: Path) -> None:
 def test_a_command_gets_json_on_its_standard_input(tmp_path: Path) -> None:
     copy = f"import pathlib, sys; pathlib.Path({str(tmp_path / 'copy')!r}).write_text(sys.stdin.read())"
     assert execute(CommandConfig(argv=(sys.executable, "-c", copy)), {"id": "a"}) == "ended with 0"
-    assert (tmp_path / "copy").read_text() == '{"id": "a"}'
+    assert (tmp_path / "copy").read_text() == '{"id": "a"}\n'
     with pytest.raises(CommandError, match=r"/bin/sh: ended with 3: no siren$"):
         execute(CommandConfig(argv=("/bin/sh", "-c", "echo no siren >&2; exit 3")), {"id": "x" * 1_000_000})
     with pytest.raises(CommandError, match="cannot be started: No such file"):
