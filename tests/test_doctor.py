@@ -448,6 +448,8 @@ def test_of_the_process_that_has_a_port_the_name_alone_is_told(
 def test_a_process_that_gave_itself_a_title(tmp_path: Path) -> None:
     """As some servers do, which write into it whom they serve."""
     with subprocess.Popen(["sleep: of miner /with", "60"], executable=shutil.which("sleep")) as other:
+        while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":  # it is given its name a little after its files
+            os.sched_yield()
         assert doctor_state.program_of(other.pid) == "sleep"
         other.kill()
     assert doctor_state.program_of(other.pid) == "unknown"
