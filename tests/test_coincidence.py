@@ -583,6 +583,26 @@ def test_a_recorder_whose_clock_is_a_year_ahead_takes_nothing_from_the_others(mo
     assert levels.stage.counts["ahead"] > 100
 
 
+def test_what_waits_of_channels_that_begin_to_lag_waits_on_for_the_slowest_of_them() -> None:
+    levels, past = _Levels(), -3000
+    for at in range(1, 61):
+        levels.second(range(6), at, 1000 + at)
+    for number in range(3, 6):
+        levels.stage.end(sid_of(number), 1060 * SECOND)
+    for at in range(61, 90):
+        levels.second(range(3), at, 1000 + at)
+        for number in range(3, 6):
+            if at == 62 and number < 5:
+                _feed(levels.stage, number, past + 0.5, past + 1.0)
+            place = past + (at - 60) / (1 if number < 5 else 1000)
+            levels.found += levels.stage.advance(sid_of(number), T0 + round(place * SECOND), (1000 + at) * SECOND)
+    assert levels.events(range(3)) == [4, 24, 44, 64, 84], "which wait for none of them"
+    assert levels.stage.unsettled == 2
+    _feed(levels.stage, 5, past + 0.6, past + 0.9)
+    (found,) = levels.stage.advance(sid_of(5), T0 + (past + 30) * SECOND, 1090 * SECOND)
+    assert (found.final, {sid for sid, _, _ in found.members}) == (True, {sid_of(number) for number in range(3, 6)})
+
+
 def test_an_early_notice_is_not_given_for_what_lags() -> None:
     levels = _Levels()
     for at in range(1, 400):
