@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tscc_stream.edges.journal_mark import check_log
 from tscc_stream.edges.journal_salvage import connect_read_only
-from tscc_stream.edges.journal_schema import BUSY_MS, check_format, explained, number_of
+from tscc_stream.edges.journal_schema import BUSY_MS, check_format, explained, flush, number_of, remove_part
 from tscc_stream.edges.sqlite import Lock
 from tscc_stream.stages.journal import JournalError
 
@@ -69,7 +69,7 @@ def _compact(path: Path, on_progress: Progress) -> tuple[int, int]:
         raise JournalError(f"journal {path}: another program reads it; end that first")
     _belong_as(fresh, path)
     fresh.replace(path)
-    _flush(path.parent)
+    flush(path.parent)
     return before, after
 
 
@@ -83,7 +83,7 @@ def _belong_as(fresh: Path, old: Path) -> None:
 
 def _copy(db: sqlite3.Connection, path: Path, target: Path, on_progress: Progress) -> int:
     part = target.with_name(f"{target.name}.part")
-    _remove(part)
+    remove_part(part)
     needed = _needed(db)
     free = shutil.disk_usage(target.parent).free
     if free < needed + _SPARE:
@@ -100,31 +100,17 @@ def _copy(db: sqlite3.Connection, path: Path, target: Path, on_progress: Progres
     try:
         with explained(path, f"copy it to {target}"):
             db.execute("VACUUM INTO ?", (str(part),))
-            _flush(part)
+            flush(part)
             part.replace(target)
-            _flush(target.parent)
+            flush(target.parent)
     except BaseException:
-        _remove(part)
+        remove_part(part)
         raise
     finally:
         db.set_progress_handler(None, 0)
     return target.stat().st_size
 
 
-def _remove(part: Path) -> None:
-    """With SQLite's own file beside it, which a copy that was killed leaves as well."""
-    for path in (part, part.with_name(f"{part.name}-journal")):
-        path.unlink(missing_ok=True)
-
-
 def _needed(db: sqlite3.Connection) -> int:
     pages = number_of(db, "PRAGMA page_count") - number_of(db, "PRAGMA freelist_count")
     return pages * number_of(db, "PRAGMA page_size")
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

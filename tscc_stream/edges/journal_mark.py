@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from tscc_stream.edges.journal_schema import flush
 from tscc_stream.stages.journal import JournalError
 
 _BYTES = 256  # less than a sector: a write of it is whole or not there
@@ -90,7 +91,7 @@ class MarkFile:
         fresh.replace(self.path)
         self._write(head)  # renaming changed its ctime
         os.fsync(self._fd)
-        _flush_folder(self.path.parent)
+        flush(self.path.parent)
 
     def note(self, head: int) -> None:
         """The journal has come so far. A mark that lags is good for less, and no reason to stop: no error."""
@@ -140,11 +141,3 @@ def _boot() -> str:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:
         return ""
-
-
-def _flush_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

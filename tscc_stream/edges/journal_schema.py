@@ -230,7 +230,7 @@ def kept_of(path: Path, version: int) -> Path:
 def _copy(db: sqlite3.Connection, path: Path, beside: Path, copying: Copying) -> None:
     """The file as it was, whole or not there: SQLite's own backup, since part of it may be in the write-ahead log."""
     fresh = beside.with_name(f".{beside.name}")
-    _remove(fresh)
+    remove_part(fresh)
     page = number_of(db, "PRAGMA page_size")
     _look_for_room(path, beside, number_of(db, "PRAGMA page_count") * page + _SPARE)
     target = sqlite3.connect(fresh)
@@ -242,17 +242,17 @@ def _copy(db: sqlite3.Connection, path: Path, beside: Path, copying: Copying) ->
         )
     except BaseException:
         target.close()
-        _remove(fresh)
+        remove_part(fresh)
         raise
     target.close()
     fresh.replace(beside)
-    _flush(beside.parent)
+    flush(beside.parent)  # before the original changes
 
 
-def _remove(fresh: Path) -> None:
-    """With SQLite's own file beside it, which a copy that was killed leaves as well."""
-    for part in (fresh, fresh.with_name(f"{fresh.name}-journal")):
-        part.unlink(missing_ok=True)
+def remove_part(part: Path) -> None:
+    """Of a copy, with SQLite's own file beside it, which a copy that was killed leaves as well."""
+    for path in (part, part.with_name(f"{part.name}-journal")):
+        path.unlink(missing_ok=True)
 
 
 def _look_for_room(path: Path, beside: Path, needed: int) -> None:
@@ -264,9 +264,9 @@ def _look_for_room(path: Path, beside: Path, needed: int) -> None:
         )
 
 
-def _flush(folder: Path) -> None:
-    """The copy's name is on the disk before its original changes."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def flush(path: Path) -> None:
+    """A file, or a folder and so the names in it, is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
