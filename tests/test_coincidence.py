@@ -618,6 +618,15 @@ def test_an_early_notice_is_not_given_for_what_lags() -> None:
     assert len(levels.found) == before
 
 
+def test_a_group_that_goes_on_is_known_however_many_late_ones_are_settled_meanwhile() -> None:
+    groups = detect_network._Groups()
+    goes_on = groups.reach(0, 10)
+    for late in range(1, 200):
+        groups.reach(-1000 * late, -1000 * late + 10)
+        assert groups.reach(10 * late, 10 * late + 10) is goes_on
+    assert (groups.of(5), len(groups.latest)) == (goes_on, detect_network._MOST_GROUPS)
+
+
 def test_archives_wait_for_every_channel_however_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detect_network, "MOST_TRIGGERS", 100)
     stage = _coincidence(least=3)

@@ -195,6 +195,9 @@ class _Groups:
         if group is None:
             group = _Group(onset_ns, until_ns)
             self.latest.append(group)
+        elif group is not self.latest[-1]:
+            self.latest.remove(group)
+            self.latest.append(group)
         group.until_ns = max(group.until_ns, until_ns)
         return group
 
