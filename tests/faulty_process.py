@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-PATIENCE = 30.0  # seconds that an event may take
+from in_time import PATIENCE_S
+
 Event = dict[str, Any]
 
 
@@ -32,7 +33,7 @@ class FaultyProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self._wait(lambda: self._ready, "ready", PATIENCE)
+            self._wait(lambda: self._ready, "ready", PATIENCE_S)
         except BaseException:
             self.stop()
             raise
@@ -75,7 +76,14 @@ class FaultyProcess:
             return [one for one in self.events if one.get("port") == label and one["event"] == event]
 
     def wait_for(
-        self, label: str, event: str, after: float = 0.0, *, count: int = 1, timeout: float = PATIENCE, **values: object
+        self,
+        label: str,
+        event: str,
+        after: float = 0.0,
+        *,
+        count: int = 1,
+        timeout: float = PATIENCE_S,
+        **values: object,
     ) -> Event:
         """The `count`-th such event after monotonic time `after` (s), with these values."""
 
@@ -88,7 +96,7 @@ class FaultyProcess:
         self._wait(lambda: len(found()) >= count, f"{event} of {label}", timeout)
         return found()[count - 1]
 
-    def recovery_seconds(self, label: str, timeout: float = PATIENCE) -> float:
+    def recovery_seconds(self, label: str, timeout: float = PATIENCE_S) -> float:
         """From the last `up` to the first packet after it, waiting for that."""
         up = self.of(label, "up")[-1]["t"]
         return float(self.wait_for(label, "first_packet", up, timeout=timeout)["t"]) - up
@@ -104,10 +112,10 @@ class FaultyProcess:
         assert self._process.stdout is not None
         self._process.stdin.close()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(PATIENCE_S)
         finally:
             self._process.kill()
-            self._reader.join(5.0)
+            self._reader.join(PATIENCE_S)
             self._process.stdout.close()
 
 

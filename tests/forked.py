@@ -24,6 +24,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from in_time import PATIENCE_S
+
 MODULES = (
     *("tscc_stream.daemon", "tscc_stream.tail", "tscc_stream.classifier", "tscc_stream.serve.server"),
     *("tscc_stream.apps.alert_run", "tscc_stream.apps.doctor", "tscc_stream.apps.console.web"),
@@ -96,7 +98,7 @@ def _loaded() -> socket.socket:
 
     def end() -> None:
         ours.close()
-        process.wait(10.0)
+        process.wait(PATIENCE_S)
 
     atexit.register(end)
     return ours

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from in_time import PATIENCE_S
 from made_site import Running
 
 from tscc_stream.config import CurveConfig, PublishConfig
@@ -19,7 +20,6 @@ from tscc_stream.edges.zeromq import Bus
 from tscc_stream.messages import Gap, Message
 
 PROGRAM = Path(__file__).with_name("alert_receivers.py")
-PATIENCE_S = 90.0
 SID = "FDSN:SM_S001__G_H_Z"
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import nats
 import pytest
+from in_time import PATIENCE_S
 from made_messages import detection
 from made_site import Running, write_settings
 from nats.aio.client import Client
@@ -33,7 +34,6 @@ from tscc_stream.stages.publish import ModelIdentity, Publish
 PROGRAM = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 NO_NATS = "nats-server (Debian's package of that name) is not installed"
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason=NO_NATS)
-PATIENCE_S = 30.0
 BASE_NS = 1_700_000_000 * 10**9
 SECOND = 10**9
 _Got = TypeVar("_Got")
@@ -246,7 +246,7 @@ def stored(server: NatsServer, stream: str = "TSCC", **options: Any) -> list[Msg
         reader = await context.pull_subscribe("tscc.>", stream=stream, config=ConsumerConfig(ack_policy=AckPolicy.NONE))
         found: list[Msg] = []
         while len(found) < count:
-            found += await reader.fetch(min(500, count - len(found)), timeout=5)
+            found += await reader.fetch(min(500, count - len(found)), timeout=PATIENCE_S)
         return found
 
     return ask(server, read, **options)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
 
@@ -33,7 +34,7 @@ def make_certificate(folder: Path, name: str = "server", locked_with: str | None
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "1",
          "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made.certificate),
          "-keyout", str(made.key), *locked],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=PATIENCE_S,
     )  # fmt: skip
     return made
 
@@ -47,6 +48,6 @@ def make_leaf(folder: Path) -> Certificate:
          "-addext", "basicConstraints=critical,CA:FALSE",
          "-CA", str(authority.certificate), "-CAkey", str(authority.key), "-out", str(made.certificate),
          "-keyout", str(made.key)],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=PATIENCE_S,
     )  # fmt: skip
     return made

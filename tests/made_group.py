@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo  # DistributedDataParallel loads it; so it is loaded once for all processes
+from in_time import PATIENCE_S
 
 from tscc_stream.learn import losses
 from tscc_stream.learn.group import Group, joined
 from tscc_stream.learn.objective import Circumstances
 from tscc_stream.learn.settings import Settings, TrainingError
 from tscc_stream.learn.train import Trainer
-
-ANSWER_SECONDS = 240.0
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def processes(count: int) -> Iterator[Callable[..., list[Any]]]:
         def call(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             for end in ends:
                 end.send_bytes(pickle.dumps((function, arguments)))
-            assert all(end.poll(ANSWER_SECONDS) for end in ends)
+            assert all(end.poll(PATIENCE_S) for end in ends)
             return [pickle.loads(end.recv_bytes()) for end in ends]  # noqa: S301 our own
 
         try:
@@ -51,13 +50,13 @@ def processes(count: int) -> Iterator[Callable[..., list[Any]]]:
             for end in ends:
                 end.close()
             for process in running:
-                process.join(10.0)
+                process.join(PATIENCE_S)
                 process.kill()
 
 
 def _serve(rank: int, count: int, store: str, end: Connection) -> None:
     torch.set_num_threads(1)
-    with joined(rank, count, "cpu", ANSWER_SECONDS / 2, init_method=f"file://{store}") as group:
+    with joined(rank, count, "cpu", PATIENCE_S / 2, init_method=f"file://{store}") as group:
         while True:
             try:
                 function, arguments = pickle.loads(end.recv_bytes())  # noqa: S301 our own

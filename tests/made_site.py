@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 from forked import Forked
+from in_time import PATIENCE_S
 
 from tscc_stream import miniseed, package
 from tscc_stream.source_id import from_nslc
@@ -87,7 +88,7 @@ Here = Callable[..., subprocess.CompletedProcess[str]]
 """The fixture `here`: as `finished`, in the test's process."""
 
 
-def finished(*arguments: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def finished(*arguments: object, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """A command that has ended."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
 
@@ -131,7 +132,7 @@ class Running:
             self._lines.append("(ended)")
             self._grown.notify_all()
 
-    def wait_for(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = PATIENCE_S) -> re.Match[str]:
         """The first line of stderr that holds the pattern."""
         deadline, seen = time.monotonic() + timeout, 0
         with self._grown:
@@ -143,7 +144,7 @@ class Running:
                 if "(ended)" in self._lines or not self._grown.wait(deadline - time.monotonic()):
                     raise AssertionError(f"no line with {pattern!r} in:\n" + "\n".join(self._lines))
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE_S) -> int:
         """Send a signal and wait; the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(number)
@@ -157,22 +158,27 @@ class Running:
         """A signal that does not end it."""
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         return self._process.wait(timeout)
 
     @property
     def text(self) -> str:
-        self._reader.join(5.0)
+        self._reader.join(PATIENCE_S)
         return "\n".join(self._lines)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self.stop()
-        self._reader.join(5.0)
-        self._stderr.close()
+        try:
+            if self._process.poll() is None:
+                self.stop()
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._reader.join(PATIENCE_S)
+            self._stderr.close()
 
 
 def serving(archive: Path, *options: object) -> tuple[Running, str]:

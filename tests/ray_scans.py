@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from in_time import PATIENCE_S
 from made_scan import PART_HOURS, configured, scan
 from made_site import command, write_settings
 
@@ -30,7 +31,6 @@ from tscc_stream.scan.on_ray import OnRay
 from tscc_stream.scan.placement import Done, Task
 
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
-LONG_SECONDS = 60.0
 
 
 def titled(title: str) -> list[int]:
@@ -65,8 +65,12 @@ class Killing:
         class Placement(OnRay):
             def submit(self, task: Task) -> None:
                 super().submit(task)
-                if task.kind == "part" and not test.lost and test.stopped is None:
+                while task.kind == "part" and not test.lost and test.stopped is None and not self.any_done():
                     test.stop()
+                    time.sleep(0.002)
+
+            def any_done(self) -> bool:
+                return bool(ray.wait(list(self._under_way), timeout=0)[0])
 
             def wait(self, seconds: float) -> list[Done]:
                 done = super().wait(seconds)
@@ -78,12 +82,9 @@ class Killing:
         return Placement(folder, workers, self.address, self.encoders)
 
     def stop(self) -> None:
-        deadline = time.monotonic() + LONG_SECONDS
-        while time.monotonic() < deadline and self.stopped is None:
-            for pid in [pid for pid in titled(self.title) if pid not in self.killed][:1]:
-                os.kill(pid, signal.SIGSTOP)
-                self.stopped = pid
-            os.sched_yield()
+        for pid in [pid for pid in titled(self.title) if pid not in self.killed][:1]:
+            os.kill(pid, signal.SIGSTOP)
+            self.stopped = pid
 
     def kill(self, pid: int) -> None:
         with suppress(ProcessLookupError):
@@ -96,7 +97,7 @@ def cluster() -> str:
     """The address of one, which ends with the namespace."""
     told = [*RAY, "start", "--head", "--port=6379", "--num-cpus=2", "--node-ip-address=127.0.0.1",
             "--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"]  # fmt: skip
-    subprocess.run(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=120.0)
+    subprocess.run(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=PATIENCE_S)
     return "127.0.0.1:6379"
 
 
@@ -116,9 +117,9 @@ def interrupted(archive: Path, out: Path, settings: Path) -> dict[str, Any]:
     told = command("scan", archive, "--out", out, "--config", settings, "--ray", "local", "--part-hours", PART_HOURS)
     process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True)
     while not list(out.glob("state/parts/*/*.part")) and process.poll() is None:
-        os.sched_yield()
+        time.sleep(0.01)
     process.terminate()
-    _, said = process.communicate(timeout=LONG_SECONDS)
+    _, said = process.communicate(timeout=PATIENCE_S)
     done = len(list(out.glob("state/parts/*/*.part")))
     raylets = titled(str(Path(ray.__file__).parent / "core/src/ray/raylet/raylet"))
     return {"status": process.returncode, "said": said, "parts": done, "raylets": len(raylets)}
@@ -146,7 +147,7 @@ def main(archive: Path, folder: Path) -> None:
         timed("interrupted", lambda: interrupted(archive, folder / "interrupted", file), seen)
         told = command("scan", archive, "--out", folder / "interrupted", "--config", file, "--ray", address,
                        "--part-hours", PART_HOURS)  # fmt: skip
-        done = subprocess.run(told, capture_output=True, text=True, check=False, timeout=LONG_SECONDS)
+        done = subprocess.run(told, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         seen["continued"] = {"status": done.returncode, "said": done.stderr}
         on_ray.JOIN_SECONDS = 3.0
         timed("closed", lambda: refused(archive, folder, "127.0.0.1:9"), seen)

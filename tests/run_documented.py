@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from in_time import PATIENCE_S
 
 from tscc_stream import miniseed, package
 from tscc_stream.source_id import from_nslc
@@ -32,7 +33,6 @@ CHANNELS = ("MN.A..GHZ", "MN.B..GHZ", "MN.C..GHZ", "MN.D..GHZ")
 PROGRAM = re.compile(r"(/opt/tscc-stream/bin/)?tscc-stream\s")
 NAMED = re.compile(r"# (\w+\.yaml)\n")
 COMMENT = re.compile(r"\s+#\s.*$")
-EACH_SECONDS = 120.0
 
 STAY = {
     "run": r"ready: ",
@@ -186,7 +186,7 @@ class Reader:
             return self._stays(text, r".")
         typed = TYPED.get(words.split()[0], "").encode()
         done = subprocess.run(["bash", "-c", text], cwd=self.folder, env=self._environment(), input=typed, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=EACH_SECONDS)  # fmt: skip
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)  # fmt: skip
         return done.returncode, done.stdout.decode()
 
     def _stays(self, text: str, ready: str) -> tuple[int, str]:
@@ -197,7 +197,7 @@ class Reader:
                 shell, cwd=self.folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
         self.staying[text] = process
-        deadline = time.monotonic() + EACH_SECONDS
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and process.poll() is None:
             if re.search(ready, log.read_text()):
                 return 0, log.read_text()
@@ -207,7 +207,7 @@ class Reader:
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
-        process.wait(40.0)
+        process.wait(PATIENCE_S)
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160"}

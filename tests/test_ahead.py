@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from in_time import PATIENCE_S
 
 from tscc_stream.ahead import one_ahead
 
@@ -23,7 +24,7 @@ def test_the_next_item_is_made_meanwhile_and_no_more() -> None:
 
     items = one_ahead(made())
     assert next(items) == 0
-    assert begun[1].wait(10)
+    assert begun[1].wait(PATIENCE_S)
     assert not begun[2].is_set()
     items.close()  # type: ignore[attr-defined]  # it is a generator
     assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_alerts import Receivers
 from made_certificate import make_certificate, needs_openssl
 
@@ -23,7 +24,6 @@ from tscc_stream.edges.alert_mail import MailError, letter, send
 from tscc_stream.edges.alert_webhook import WebhookError, post
 
 AT = datetime(2026, 11, 27, 3, 0, tzinfo=UTC)
-BOUNDED_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def dripping(byte: bytes) -> Iterator[str]:
         thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}"
-        thread.join(BOUNDED_S)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the link was cut off"
 
 
@@ -155,7 +155,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
     first, second = map(int, pids.read_text().split())
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
-    deadline = time.monotonic() + BOUNDED_S
+    deadline = time.monotonic() + PATIENCE_S
     while _lives(second) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _lives(second)

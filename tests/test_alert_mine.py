@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_alerts import Receivers, alerting, until
 from made_site import finished, serving, write_settings
 from test_daemon import daemon, listen
@@ -133,7 +134,7 @@ def _everything(where: dict[str, Any]) -> list[Received]:
     messages, played = [], False
     with listen(where) as everything:
         while True:
-            received = everything.receive(4.0 if played else 30.0)
+            received = everything.receive(10.0 if played else PATIENCE_S)
             if received is None:
                 assert played
                 return messages

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_alerts import SID, Receivers, Site, alerting, until
 from made_site import Running, finished, write_settings
 
@@ -395,7 +396,7 @@ def titles_of_events(receivers: Receivers) -> list[str]:
 
 
 def said(url: str, page: str, what: str) -> bool:
-    with urllib.request.urlopen(url + page, timeout=20) as answer:  # noqa: S310  # the process's own
+    with urllib.request.urlopen(url + page, timeout=PATIENCE_S) as answer:  # noqa: S310  # the process's own
         return what in answer.read().decode()
 
 
@@ -433,7 +434,7 @@ def test_a_message_that_no_rule_can_digest_is_counted_and_left_out(
         site.say(*bad)
         site.detection("good")
         until(lambda: len(receivers.got("webhook")) == 1, "the alert after them")
-        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  # the process's own
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310  # the process's own
             assert f"tscc_alert_messages_unreadable_total {len(bad)}.0" in answer.read().decode()
         assert running.stop() == 0
     with alerting(path) as running:  # what was said before the start is looked at again for its amplitudes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from in_time import PATIENCE_S
 from made_alerts import Receivers, Site, alerting, until
 from made_site import write_settings
 
@@ -102,7 +103,7 @@ def test_a_quiet_source_has_a_place_while_another_one_is_busy(fleet: Fleet) -> N
     with ExitStack() as stack:
         sources = Sources(parsed, {}, lambda _sentence: None)
         sources.start(stack)
-        deadline_s = time.monotonic() + 5.0
+        deadline_s = time.monotonic() + PATIENCE_S
         while "source south place" not in states and time.monotonic() < deadline_s:
             fleet.north.detection(f"{time.monotonic_ns()}")
             if (heard := sources.receive(1.0)) is not None:

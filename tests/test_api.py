@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import obspy
 import pytest
+from in_time import PATIENCE_S
 from made_archive import channel, write
 from made_messages import detection
 from made_site import CHANNELS, ODD_SID, add_odd_channel, make_archive, settings
@@ -50,7 +51,7 @@ def printed(archive_of_four: Path, known: config.Config) -> list[dict[str, objec
 
 def test_importing_loads_nothing_else() -> None:
     text = f"import sys, tscc_stream; dir(tscc_stream); print([name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout == "[]\n"
 
 

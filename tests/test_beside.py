@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_messages import detection
 from made_site import BURSTS_S, CHANNELS, Here, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry
@@ -42,7 +43,7 @@ class FakeEncoder:
 
     def encode(self, normalised: Float32Array) -> Encoded:
         self.begun.set()
-        assert self.may_go.wait(30.0)
+        assert self.may_go.wait(PATIENCE_S)
         if self.error:
             raise self.error
         n = len(normalised)
@@ -86,7 +87,7 @@ def _drained(shadow: ShadowRun) -> None:
     """Everything that waits was classified when the mark that is put behind it was taken."""
     shadow._waiting.put(None)
     thread = _run(shadow)
-    thread.join(30.0)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
@@ -112,13 +113,13 @@ def test_what_finds_no_room_is_skipped_at_once_and_the_end_waits_for_one_batch_o
     encoder.may_go.clear()
     shadow.offer(_some(4))
     thread = _run(shadow)
-    assert encoder.begun.wait(30.0)
+    assert encoder.begun.wait(PATIENCE_S)
     shadow.offer(_some(4 * beside.MOST_BATCHES))
     shadow.offer(_some(7))
     assert _skipped(metrics) == 7.0
     shadow.stop()
     encoder.may_go.set()
-    thread.join(30.0)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert _count(metrics) == 4.0
 
@@ -129,11 +130,11 @@ def test_a_candidate_that_changes_while_it_classifies_is_not_counted(metrics: Me
     encoder.may_go.clear()
     shadow.offer(_some(4))
     thread = _run(shadow)
-    assert encoder.begun.wait(30.0)
+    assert encoder.begun.wait(PATIENCE_S)
     shadow.use(None)
     encoder.may_go.set()
     shadow.stop()
-    thread.join(30.0)
+    thread.join(PATIENCE_S)
     assert _count(metrics) is None
 
 
@@ -177,12 +178,12 @@ def test_a_candidate_that_hangs_takes_nothing_from_the_one_that_replaced_it(
     shadow.use(_served(hanging))
     shadow.offer(_some(4))
     thread = _run(shadow)
-    assert hanging.begun.wait(30.0)
+    assert hanging.begun.wait(PATIENCE_S)
     shadow.use(_served(encoder))
     shadow.offer(_some(3))
-    assert encoder.begun.wait(30.0)
+    assert encoder.begun.wait(PATIENCE_S)
     shadow.stop()
-    thread.join(30.0)
+    thread.join(PATIENCE_S)
     hanging.may_go.set()
     assert (_count(metrics), told) == (3.0, [])
 
@@ -197,11 +198,11 @@ def test_a_candidate_that_fails_while_the_live_model_changes_is_given_up_all_the
     shadow.use(_served(encoder))
     shadow.offer(_some(4))
     thread = _run(shadow)
-    assert encoder.begun.wait(30.0)
+    assert encoder.begun.wait(PATIENCE_S)
     shadow.begin_anew()
     encoder.may_go.set()
     shadow.stop()
-    thread.join(30.0)
+    thread.join(PATIENCE_S)
     assert told == ["out of memory"]
 
 

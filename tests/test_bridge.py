@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_alerts import Site
 from made_bridge import (
     NatsServer,
@@ -65,7 +66,7 @@ def seqs(messages: list[Msg], site: PublishingSite) -> list[int]:
 def metric(running: Running, name: str) -> float:
     """Over all sources."""
     url = running.wait_for(r"metrics on (\S+)")[1]
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # the process's own
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310  # the process's own
         return sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", answer.read().decode(), re.MULTILINE)))
 
 
@@ -291,7 +292,7 @@ class notified:  # noqa: N801  # reads as a phrase
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "notify"))
-        self._socket.settimeout(20.0)
+        self._socket.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "1000000")
 

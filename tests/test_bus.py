@@ -12,6 +12,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_messages import detection_message, mixed
 
 from tscc_stream.config import PublishConfig
@@ -22,7 +23,7 @@ from tscc_stream.stages.journal import JournalError
 from tscc_stream.stages.publish import Page
 
 ANY = "tcp://127.0.0.1:0"
-PATIENCE_MS = 10_000
+PATIENCE_MS = round(1000 * PATIENCE_S)
 Request = Callable[..., list[bytes]]
 Connected = Callable[..., zmq.Socket[bytes]]
 

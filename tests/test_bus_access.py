@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from in_time import PATIENCE_S
 from made_keys import Keyring
 from made_messages import mixed
 
@@ -30,7 +31,6 @@ from tscc_stream.edges import zeromq
 from tscc_stream.edges.sqlite import JournalFile, JournalReader
 from tscc_stream.edges.zeromq import Bus, BusObserver
 
-PATIENCE_S = 20.0
 Subscribe = Callable[..., Subscriber]
 
 
@@ -372,7 +372,7 @@ def test_requests_of_a_secured_bus_are_answered_as_ever(bus: Bus, keyring: Keyri
         asker.setsockopt(zmq.CURVE_SERVERKEY, keyring.server.public.encode())
         asker.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
         asker.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
-        asker.setsockopt(zmq.RCVTIMEO, 10_000)
+        asker.setsockopt(zmq.RCVTIMEO, round(1000 * PATIENCE_S))
         asker.setsockopt(zmq.LINGER, 0)
         asker.connect(bus.replay_endpoint)
         asker.send(b"{}")

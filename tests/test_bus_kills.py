@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from in_time import PATIENCE_S
 
 from tscc_stream.bus.position import PositionFile
 from tscc_stream.config import PublishConfig
@@ -71,7 +72,7 @@ def running(text: str) -> Iterator[Script]:
         script.kill()
 
 
-def wait_until(condition: Callable[[], bool], script: Script, seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], script: Script, seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert script.process.poll() is None, script.kill()
@@ -114,16 +115,16 @@ def test_the_alarm_of_the_readme_misses_nothing_and_repeats_one_message_at_most(
         bus = Bus(PublishConfig(bind=ANY, replay_bind=ANY, heartbeat_seconds=0.05), "demo", reader)
         bus.start()
         with running(alarm_script(bus, position, alarms)) as script:
-            wait_until(lambda: position.exists() and position.stat().st_size > 0, script, 30)
+            wait_until(lambda: position.exists() and position.stat().st_size > 0, script)
             for number in range(1, total + 1):
                 bus.publish(journal.append([publish.network_event(event(number))]))
                 if chance.random() < 0.05:
                     due = number - chance.randrange(20)
-                    wait_until(lambda due=due: len(lines(alarms)) >= due, script, 30)
+                    wait_until(lambda due=due: len(lines(alarms)) >= due, script)
                     script.kill()
                     kills += 1
                     script.start()
-            wait_until(lambda: lines(alarms)[-1:] == [iso_time(total * 1_000_000_000)], script, 60)
+            wait_until(lambda: lines(alarms)[-1:] == [iso_time(total * 1_000_000_000)], script)
         bus.stop()
         reader.close()
     raised = lines(alarms)
@@ -146,7 +147,7 @@ class Daemon:
 
     def head(self) -> int:
         with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-            socket.setsockopt(zmq.RCVTIMEO, 20_000)
+            socket.setsockopt(zmq.RCVTIMEO, round(1000 * PATIENCE_S))
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(self.replay)
             socket.send(b"{}")
@@ -170,7 +171,7 @@ def test_no_message_is_missed_through_kills_and_stalls(tmp_path: Path) -> None:
     Prints its figures (`pytest -s`).
     """
     chance = random.Random(11)  # noqa: S311  # reproducible moments, no secret
-    patience, begin = 60.0 + MESSAGES / 500, time.monotonic()
+    patience, begin = PATIENCE_S + MESSAGES / 500, time.monotonic()
     log, position = tmp_path / "log", tmp_path / "position"
     daemon = Daemon(tmp_path / "journal.sqlite", MESSAGES)
     moments = sorted(chance.sample(range(1, MESSAGES), min(40, 6 + MESSAGES // 50_000)))
@@ -231,7 +232,7 @@ def stall(script: Script, daemon: Daemon) -> None:
     """Stopped until the publisher has gone on by some thousand messages, or has nothing more."""
     script.process.send_signal(signal.SIGSTOP)
     ahead = min(daemon.head() + 3_000, MESSAGES)
-    wait_until(lambda: daemon.head() >= ahead, script, 60)
+    wait_until(lambda: daemon.head() >= ahead, script)
     script.process.send_signal(signal.SIGCONT)
 
 
@@ -246,7 +247,7 @@ def test_a_script_whose_place_is_damaged_starts_again_and_says_so(tmp_path: Path
         position.write_bytes(b"\0" * 600)
         text = FOLLOWS.format(log=str(log), bind=bus.endpoint, replay=bus.replay_endpoint, position=str(position))
         with running(text) as script:
-            wait_until(lambda: len(lines(log)) == 10, script, 30)
+            wait_until(lambda: len(lines(log)) == 10, script)
             second = subprocess.run(
                 [sys.executable, "-P", "-c", text], env=ENVIRONMENT, capture_output=True, text=True, check=False
             )

@@ -13,6 +13,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_messages import mixed
 
 from tscc_stream.bus.limits import Refusal, ReplayBudget, ReplayLimits, Share
@@ -113,7 +114,7 @@ def running(journal: JournalFile, limits: ReplayLimits, refused: Callable[[str],
 @contextmanager
 def asking(bus: Bus, kind: int = zmq.REQ) -> Iterator[zmq.Socket[bytes]]:
     with zmq.Context() as context, context.socket(kind) as asker:
-        asker.setsockopt(zmq.RCVTIMEO, 10_000)
+        asker.setsockopt(zmq.RCVTIMEO, round(1000 * PATIENCE_S))
         asker.setsockopt(zmq.LINGER, 0)
         asker.setsockopt(zmq.SNDHWM, 50)
         asker.connect(bus.replay_endpoint)
@@ -150,7 +151,7 @@ def test_a_subscriber_waits_as_told_and_gets_everything(journal: JournalFile, li
     ):
         received = []
         while len(received) < 1000:
-            one = subscriber.receive(10.0)
+            one = subscriber.receive(PATIENCE_S)
             assert one is not None
             received.append(one.seq)
     assert received == list(range(1, 1001))
@@ -174,7 +175,7 @@ def test_live_messages_go_on_beside_a_flood_of_requests(journal: JournalFile) ->
                 while flood.poll(0, zmq.POLLOUT):
                     flood.send(b'{"since": 0}')
             bus.publish(journal.append(mixed(range(number, number + 1))))
-            received = subscriber.receive(10.0)
+            received = subscriber.receive(PATIENCE_S)
             assert received is not None
             assert received.seq == number
     assert refused

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_messages import mixed, status_message
 
 from tscc_stream.bus import position
@@ -198,7 +199,7 @@ def subscribe(bus: Bus, path: Path, notices: list[str]) -> Callable[..., Subscri
 
 
 def take(subscriber: Subscriber, count: int) -> list[int]:
-    received: list[Received | None] = [subscriber.receive(10.0) for _ in range(count)]
+    received: list[Received | None] = [subscriber.receive(PATIENCE_S) for _ in range(count)]
     return [one.seq for one in received if one is not None]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from in_time import PATIENCE_S
 from made_messages import STATIONS, detection, detection_message, mixed, status_message
 
 from tscc_stream import client
@@ -31,7 +32,6 @@ from tscc_stream.stages.publish import ModelIdentity, Publish
 from tscc_stream.tail import as_json, as_text, tail
 
 ANY = "tcp://127.0.0.1:0"
-PATIENCE_S = 20.0
 HERE = Path(__file__).parent
 
 
@@ -462,7 +462,7 @@ def test_ten_lines_of_a_user(bus: Bus, journal: JournalFile) -> None:
         [sys.executable, "-P", "-c", script + "\n        break\n"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.stdout == "1 FDSN:BW_UH1__S_H_Z microseismic\n", done.stderr

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from in_time import PATIENCE_S
+
 import tscc_stream.kernels
 
 PROGRAM = """
@@ -32,7 +34,7 @@ def test_a_change_in_another_file_is_noticed(tmp_path: Path) -> None:
     def hits() -> str:
         done = subprocess.run(
             [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}){PROGRAM}"],
-            capture_output=True, text=True, check=True, timeout=120,
+            capture_output=True, text=True, check=True, timeout=PATIENCE_S,
         )  # fmt: skip
         return done.stdout.strip()
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_browser import browser
 from made_site import Running, write_settings
 from selenium.webdriver.support.ui import WebDriverWait
@@ -31,7 +32,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _asked(address: str, page: str, data: bytes | None = None, **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://{address}/{page}", data, headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # the line above says what it is
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310  # the line above says what it is
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -42,7 +43,7 @@ def test_every_page_loads_nothing_from_elsewhere_and_reports_no_error(console: s
         for page in ("live", "events", "clusters", "health"):
             driver.get(f"http://{console}/{page}")
             assert driver.title.startswith(page.capitalize())
-            WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "live")
+            WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_element("id", "link").text == "live")
         sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
         urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
         assert urls
@@ -63,7 +64,7 @@ def _page(address: str, page: str, method: str = "GET", **headers: str) -> tuple
         f"http://{address}{page}", None, {"Accept": "text/html,*/*", **headers}, method=method
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # the line above says what it is
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310  # the line above says what it is
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -114,8 +115,8 @@ def test_a_console_that_is_stopped_ends_the_streams_of_open_pages_without_a_word
     with Running("console", "--config", write_settings(tmp_path, console={"bind": "127.0.0.1:0"})) as running:
         address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
         with (
-            urllib.request.urlopen(f"http://{address}/stream", timeout=20) as of_bus,
-            urllib.request.urlopen(f"http://{address}/live/stream", timeout=20) as of_wall,
+            urllib.request.urlopen(f"http://{address}/stream", timeout=PATIENCE_S) as of_bus,
+            urllib.request.urlopen(f"http://{address}/live/stream", timeout=PATIENCE_S) as of_wall,
         ):
             assert [stream.readline() for stream in (of_bus, of_wall)] == [b"retry: 2000\n"] * 2
             assert running.stop() == 0
@@ -133,7 +134,7 @@ def test_a_page_that_nobody_sees_keeps_no_connection(console: str) -> None:
         for hidden, said in ((None, "live"), (True, "paused"), (False, "live")):
             if hidden is not None:
                 driver.execute_script(become, hidden)
-            WebDriverWait(driver, 20).until(lambda d, said=said: d.find_element("id", "link").text == said)
+            WebDriverWait(driver, PATIENCE_S).until(lambda d, said=said: d.find_element("id", "link").text == said)
 
 
 def test_a_page_that_was_refused_is_live_again_once_there_is_room(tmp_path: Path) -> None:
@@ -145,14 +146,16 @@ def test_a_page_that_was_refused_is_live_again_once_there_is_room(tmp_path: Path
         with ExitStack() as others:
             for _ in range(MOST_PAGES):
                 for stream in ("stream", "live/stream"):
-                    opened = urllib.request.urlopen(f"http://{address}/{stream}", timeout=10)  # http, as it says
+                    opened = urllib.request.urlopen(
+                        f"http://{address}/{stream}", timeout=PATIENCE_S
+                    )  # http, as it says
                     others.enter_context(opened)
             driver.get(f"http://{address}/live")
-            WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "no connection")
-            WebDriverWait(driver, 20).until(lambda d: "was refused" in d.find_element("id", "wall-said").text)
+            WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_element("id", "link").text == "no connection")
+            WebDriverWait(driver, PATIENCE_S).until(lambda d: "was refused" in d.find_element("id", "wall-said").text)
         driver.execute_script(later)
-        WebDriverWait(driver, 20).until(lambda d: d.find_element("id", "link").text == "live")
-        WebDriverWait(driver, 20).until(lambda d: "was refused" not in d.find_element("id", "wall-said").text)
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_element("id", "link").text == "live")
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: "was refused" not in d.find_element("id", "wall-said").text)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_a_supervisor_hears_that_it_is_ready_that_it_lives_and_that_it_ends(
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
-        supervisor.settimeout(30.0)
+        supervisor.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "2000000")
         path = write_settings(tmp_path, console={"bind": "127.0.0.1:0"})

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_browser import PHONE, browser, unfit_for_a_phone
 from made_journal import make_journal, pipeline_messages
 from made_site import Running, make_archive, serving, write_settings
@@ -184,7 +185,7 @@ def test_what_the_page_events_has_embedded_is_not_computed_again(tmp_path: Path)
     EmbeddingStore(file, DEMO.sha256, marked.size).add(np.array([seq]), marked[None], (seq, seq), 1)
     file.close()
     embeddings, found = Embeddings(made), dict[str, Any]()
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + PATIENCE_S
     while len(found) < len(wanted):
         assert time.monotonic() < end, "they did not come"
         time.sleep(0.05)
@@ -210,7 +211,7 @@ class MadeSite:
             f"http://{self.console}{page}", data, {"Origin": f"http://{self.console}", **headers}
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310  # the line above says what it is
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310  # the line above says what it is
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -231,8 +232,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeSite]:
         yield MadeSite(path, folder / "state", address, where)
 
 
-def _wait(driver: Chrome, script: str, seconds: float = 60.0) -> Any:
-    return WebDriverWait(driver, seconds).until(lambda d: d.execute_script(f"return {script}"))
+def _wait(driver: Chrome, script: str) -> Any:
+    return WebDriverWait(driver, PATIENCE_S).until(lambda d: d.execute_script(f"return {script}"))
 
 
 def test_a_name_given_in_the_browser_is_in_the_next_message_on_the_bus(site: MadeSite) -> None:

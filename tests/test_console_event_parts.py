@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_messages import detection, detection_message, network_message
 from made_site import settings
 from starlette.requests import Request
@@ -170,7 +171,9 @@ def test_undo_leads_back_step_by_step(tmp_path_factory: pytest.TempPathFactory, 
 def test_the_console_never_loads_torch() -> None:
     begin = "import sys; import tscc_stream.apps.console.events; assert 'torch' not in sys.modules; print('ok')"
 
-    done = subprocess.run([sys.executable, "-P", "-c", begin], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", begin], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert (done.stdout.strip(), done.stderr) == ("ok", "")
 
 
@@ -248,7 +251,7 @@ def test_a_channel_without_settings_of_its_own_stops_no_page(caplog: pytest.LogC
 
 
 def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.01)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_browser import DESKTOP, PHONE, browser, unfit_for_a_phone
 from made_messages import detection
 from made_site import BURSTS_S, CHANNELS, RATE_HZ, START_NS, Running, make_archive, samples_of, serving, write_settings
@@ -35,7 +36,6 @@ TWIN = "XX.T..HHZ"
 IN_VELOCITY, GAIN = "XX.A..HHZ", 400.0
 """The channel that the StationXML has, and its counts per m/s."""
 DETECTIONS = len(BURSTS_S) * len(CHANNELS) + 2
-SECONDS = 60.0
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Site:
     state_dir: Path
 
     def get(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=SECONDS) as answer:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=PATIENCE_S) as answer:
             return json.loads(answer.read())  # type: ignore[no-any-return]  # the checker cannot know its form here
 
     def rows(self, **filters: str) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ class Site:
         headers = {"Origin": f"http://{self.address}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(document).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310  # the line above says what it is
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310  # the line above says what it is
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
@@ -64,7 +64,7 @@ class Site:
 
 def until(condition: Callable[[], object]) -> None:
     """Bounded in time."""
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.05)
@@ -107,7 +107,7 @@ def driver(site: Site) -> Iterator[Chrome]:
 
 
 def _wait(driver: Chrome, condition: Callable[[Chrome], object]) -> None:
-    WebDriverWait(driver, SECONDS).until(condition)
+    WebDriverWait(driver, PATIENCE_S).until(condition)
 
 
 def _shown(driver: Chrome) -> list[str]:

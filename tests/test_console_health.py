@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_browser import PHONE, browser, unfit_for_a_phone
 from made_certificate import make_certificate, needs_openssl
 from made_journal import make_journal, name_cluster
@@ -345,13 +346,13 @@ class Watched:
     state: Path
 
     def told(self, page: str = "/health/state.json") -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{self.console}{page}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.console}{page}", timeout=PATIENCE_S) as answer:
             found: dict[str, Any] = json.loads(answer.read())
             return found
 
     def until(self, stages: frozenset[str] = frozenset(), **words: str) -> dict[str, Any]:
         """What is told once these stages have run and each of these parts has that word."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = self.told()
             ran = {one["stage"] for one in found["stages"]}
@@ -388,7 +389,7 @@ def test_a_daemon_that_is_well_is_told_so(watched: Watched) -> None:
 def test_on_a_phone_the_tables_stand_below_one_another(watched: Watched) -> None:
     with browser(PHONE) as driver:
         driver.get(f"http://{watched.console}/health")
-        WebDriverWait(driver, 20).until(lambda d: d.find_elements("css selector", "#sensors tbody tr"))
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_elements("css selector", "#sensors tbody tr"))
         assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
         assert unfit_for_a_phone(driver) == []
 
@@ -398,12 +399,14 @@ def test_a_killed_daemon_is_told_at_once_with_what_to_do(watched: Watched) -> No
     watched.until(daemon="OK")
     with browser() as driver:
         driver.get(f"http://{watched.console}/health")
-        WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.body.dataset.word"))
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: d.execute_script("return document.body.dataset.word"))
         part = "[data-part='daemon']"
         assert driver.find_element("css selector", part).get_attribute("class") == "part OK"
         assert driver.find_elements("css selector", "#sensors tbody tr")
         assert watched.running.stop(signal.SIGKILL) == -signal.SIGKILL
-        WebDriverWait(driver, 30).until(lambda d: d.execute_script("return document.body.dataset.word") == "BAD")
+        WebDriverWait(driver, PATIENCE_S).until(
+            lambda d: d.execute_script("return document.body.dataset.word") == "BAD"
+        )
         said = driver.find_element("css selector", part).text
         assert "it does not run since" in said
         assert "killed, or it failed" in said
@@ -474,10 +477,10 @@ def test_a_server_that_begins_anew_with_old_data_is_told_everywhere(tmp_path: Pa
         said = json.loads(get(where, "/healthz"))
         assert (said["data"][address]["state"], said["old_channels"], len(said["old"])) == ("OLD", 4, 4)
         driver.get(f"http://{at}/live")
-        WebDriverWait(driver, 20).until(lambda d: old in d.find_element("id", "alerts").text)
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: old in d.find_element("id", "alerts").text)
         driver.get(f"http://{at}/health")
         part = "return document.querySelector('[data-part^=\"link\"]')?.textContent || ''"
-        WebDriverWait(driver, 20).until(lambda d: old in d.execute_script(part))
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: old in d.execute_script(part))
         words = [one.text for one in driver.find_elements("css selector", "#sensors tbody .word")]
         assert words == ["OLD"] * 4
         assert "4 of 4 send data older" in driver.find_element("css selector", "[data-part='channels']").text

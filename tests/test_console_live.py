@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_browser import PHONE, browser, unfit_for_a_phone
 from made_site import ODD_SID, Running, serving, write_settings
 from selenium.webdriver.common.action_chains import ActionChains
@@ -89,8 +90,8 @@ def driver(site: str) -> Iterator[WebDriver]:
         assert [message for message in told if not any(part in message for part in elsewhere)] == []
 
 
-def _until(driver: WebDriver, condition: Any, what: str, seconds: float = 60.0) -> Any:
-    return WebDriverWait(driver, seconds, 0.1).until(condition, what)
+def _until(driver: WebDriver, condition: Any, what: str) -> Any:
+    return WebDriverWait(driver, PATIENCE_S, 0.1).until(condition, what)
 
 
 def _labels(driver: WebDriver) -> dict[str, str]:
@@ -131,7 +132,7 @@ def test_who_comes_back_to_the_page_sees_what_came_meanwhile(site: str) -> None:
         _until(driver, lambda d: len(_listed(d, "main") - before) > 2, "new ones")
         meanwhile = _listed(driver, "main") - before
         driver.get(f"http://{site}/live")
-        _until(driver, lambda d: len(_listed(d, "#detections") & meanwhile) > 2, "those that came meanwhile", 20.0)
+        _until(driver, lambda d: len(_listed(d, "#detections") & meanwhile) > 2, "those that came meanwhile")
 
 
 def test_traces_are_drawn_and_each_channel_has_its_word(driver: WebDriver) -> None:
@@ -144,7 +145,7 @@ def test_traces_are_drawn_and_each_channel_has_its_word(driver: WebDriver) -> No
 
 
 def test_detections_are_listed_marked_counted_and_lead_to_their_page(driver: WebDriver, site: str) -> None:
-    _until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#detections a"), "a detection", 60)
+    _until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#detections a"), "a detection")
     _until(driver, lambda d: d.find_elements(By.CSS_SELECTOR, "#shift svg"), "the shift's counts")
     assert "whole day" in driver.find_element(By.ID, "shift-title").text
     link = driver.find_element(By.CSS_SELECTOR, "#detections a")
@@ -262,7 +263,7 @@ def _many_clusters(driver: WebDriver) -> None:
 def test_what_cannot_be_shown_is_refused(site: str) -> None:
     for query in ("columns=7", "span=9", "channels=%3Cb%3E"):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://{site}/live/stream?{query}", timeout=10)
+            urllib.request.urlopen(f"http://{site}/live/stream?{query}", timeout=PATIENCE_S)
         assert refused.value.code == 400
         assert "expected" in json.loads(refused.value.read())["error"]
 
@@ -283,7 +284,7 @@ def test_without_a_daemon_and_through_an_outage_of_the_server_the_wall_goes_on(a
             arguments = ("serve", archive, "--bind", f"127.0.0.1:{port}", "--start-at", "now", "--loop")
             with Running(*arguments) as server:
                 server.wait_for("listening on")
-                _until(driver, lambda d: _labels(d).get("XX.A..HHZ") == "OK" and _drawn(d, 0) > 5, "samples", 60)
+                _until(driver, lambda d: _labels(d).get("XX.A..HHZ") == "OK" and _drawn(d, 0) > 5, "samples")
                 _until(driver, lambda d: "waveforms from" not in alerts(d), "no sentence of the server")
                 assert "daemon does not answer" in alerts(driver)
             _until(driver, lambda d: f"waveforms from 127.0.0.1:{port}" in alerts(d), "the server's sentence again")
@@ -317,7 +318,7 @@ def test_a_source_id_that_names_no_channel_does_not_stop_the_reader() -> None:
 
 
 def _wait(condition: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

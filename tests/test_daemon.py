@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, settings, write_settings
 from seedlink_fakes import FakeServer, Packet, record, v4
 
@@ -23,7 +24,6 @@ from tscc_stream import classifier, config, package
 from tscc_stream.client import Received, Subscriber
 
 DETECTIONS = len(BURSTS_S) * len(CHANNELS)
-MESSAGE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def take(subscriber: Subscriber, count: int) -> list[Received]:
     """So many messages, each within bounded time."""
     got = []
     while len(got) < count:
-        received = subscriber.receive(MESSAGE_SECONDS)
+        received = subscriber.receive(PATIENCE_S)
         assert received is not None, f"only {len(got)} of {count} messages came"
         got.append(received)
     return got
@@ -71,7 +71,7 @@ def until(subscriber: Subscriber, topic: str, **data: Any) -> Received:
 
 
 def get(where: dict[str, Any], path: str) -> str:
-    with urllib.request.urlopen(f"http://{where['metrics']}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{where['metrics']}{path}", timeout=PATIENCE_S) as answer:
         return str(answer.read().decode())
 
 
@@ -179,7 +179,7 @@ def _server_with_a_rotten_record() -> tuple[threading.Thread, str]:
 
 def _fails(path: Path, sentence: str, status: int = 1) -> None:
     with Running("run", "--config", path) as running:
-        assert running.wait(60.0) == status
+        assert running.wait(PATIENCE_S) == status
         text = running.text
     assert sentence in text
     assert "Traceback" not in text
@@ -214,7 +214,7 @@ def test_a_model_that_is_missing_or_tampered_with_is_refused(tmp_path: Path) -> 
 def test_a_wrong_configuration_names_every_mistake_and_ends_with_two(tmp_path: Path) -> None:
     path = write_settings(tmp_path, site="two words", novelty={"alpha": 2.0}, metrics={"bind": "nowhere"})
     with Running("run", "--config", path) as running:
-        assert running.wait(60.0) == 2
+        assert running.wait(PATIENCE_S) == 2
         assert all(name in running.text for name in ("site", "novelty.alpha", "metrics.bind"))
 
 

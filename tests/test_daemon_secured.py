@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from in_time import PATIENCE_S
 from made_keys import Keyring
 from made_site import Running, finished, write_settings
 
@@ -32,7 +33,7 @@ def test_strangers_are_refused_until_their_key_is_in_the_list(tmp_path: Path) ->
         tail = ("tail", "--connect", where["publish"], "--replay", where["replay"], "--since", 0, "--jsonl", *keys)
         with Running(*tail) as refused:
             refused.wait_for(r"refuses the key .*: it must be in the daemon's list of keys")
-        with urllib.request.urlopen(f"http://{where['metrics']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where['metrics']}/metrics", timeout=PATIENCE_S) as answer:
             assert 'tscc_bus_refused_total{reason="unknown_key"}' in answer.read().decode()
 
         ring.allowed.write_text("nonsense\n")
@@ -60,9 +61,9 @@ def _bus_on_health(folder: Path, ring: Keyring, console: dict[str, object], word
     path = write_settings(folder, "127.0.0.1:1", publish=curve(ring), console=console)
     with Running("console", "--config", path) as running:
         address = running.wait_for(r"console on http://(127\.0\.0\.1:\d+)/")[1]
-        deadline, since = time.monotonic() + 30, time.monotonic()
+        deadline, since = time.monotonic() + PATIENCE_S, time.monotonic()
         while time.monotonic() < deadline:
-            with urllib.request.urlopen(f"http://{address}/health/state.json", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{address}/health/state.json", timeout=PATIENCE_S) as answer:
                 found = {part["name"]: part for part in json.loads(answer.read())["parts"]}["bus"]
             since = since if found["word"] == word else time.monotonic()
             if found["word"] == word and (word != "OK" or time.monotonic() - since > 3):

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from in_time import PATIENCE_S
 from made_site import Running, make_archive, serving, write_settings
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -319,10 +320,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         running.wait_for("ready: ")
         where = json.loads((folder / "state" / "endpoints.json").read_text())
         with Subscriber(where["publish"], where["replay"], since=0, topic="network.") as events:
-            while (received := events.receive(30.0)) is not None and not received.body["data"]["final"]:
+            while (received := events.receive(PATIENCE_S)) is not None and not received.body["data"]["final"]:
                 pass
         assert received is not None
-        with urllib.request.urlopen(f"http://{where['metrics']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where['metrics']}/metrics", timeout=PATIENCE_S) as answer:
             yield where["metrics"], answer.read().decode()
         assert running.stop() == 0
 
@@ -417,11 +418,11 @@ def _prometheus(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(30.0)
+        process.wait(PATIENCE_S)
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # of this machine
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310  # of this machine
         return str(answer.read().decode())
 
 
@@ -435,9 +436,9 @@ def _asked(address: str, expr: str) -> dict[str, Any]:
     return answer
 
 
-def _until(address: str, expr: str, seconds: float = 30.0) -> list[dict[str, Any]]:
+def _until(address: str, expr: str) -> list[dict[str, Any]]:
     """The answer, once there is one: scrapes and rules take their turns."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             found: list[dict[str, Any]] = _asked(address, expr)["data"]["result"]

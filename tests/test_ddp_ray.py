@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from test_ddp_runs import Here, arguments, command, environment
 from test_train import data_set
 
@@ -26,7 +27,7 @@ ALONE = ("unshare", "--net", "--mount", "sh", "-c", 'ip link set lo up && exec "
 def test_two_processes_of_ray_give_the_curve_of_one(tmp_path: Path, here: Here) -> None:
     stored.save(data_set(60), tmp_path / "d")
     told = [*ALONE, *command(tmp_path, "--processes", "2", "--ray", "local")]
-    done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(told, env=environment(), capture_output=True, text=True, check=False, timeout=5 * PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "2 clusters" in done.stdout
     (log,) = (tmp_path / "runs").glob("*/train.log")

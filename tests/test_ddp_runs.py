@@ -13,11 +13,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from in_time import PATIENCE_S
 from test_train import data_set
 
 from tscc_stream.learn import many, stored
 
-TIMES = 120.0
 Here = Callable[..., subprocess.CompletedProcess[str]]
 FEW = ("--clusters", "2", "--device", "cpu", "--set", "hidden=6", "--set", "depth=2", "--batch-size", "8")
 
@@ -57,13 +57,13 @@ def test_a_run_whose_process_is_killed_is_taken_up_by_another_number_with_the_sa
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     running = subprocess.Popen(command(cut, "--processes", "2", epochs=16), env=environment(), stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True)  # fmt: skip
-    deadline = time.monotonic() + TIMES
+    deadline = time.monotonic() + PATIENCE_S
     while not (there := list((cut / "runs").glob("*/checkpoint.pt"))):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(children(running.pid)[1], signal.SIGKILL)
-    _, said = running.communicate(timeout=TIMES)
+    _, said = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 1
     assert said == "tscc-stream: process 1 of 2 was ended by SIGKILL; the others were ended too\n"
     assert not (cut / "m").exists()
@@ -97,7 +97,7 @@ def test_all_that_end_at_once_are_not_waited_for_for_ever() -> None:
     codes: list[int | None] = []
     waiting = Thread(target=lambda: codes.extend(many._ended([EndsBetween(kept)])), daemon=True)
     waiting.start()
-    waiting.join(TIMES)
+    waiting.join(PATIENCE_S)
     os.close(kept)
     assert codes == [0]
 
@@ -107,7 +107,7 @@ def test_torchrun_starts_the_processes_as_well_and_what_is_wrong_is_one_sentence
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = [*torchrun, *command(tmp_path)[1:]]
     done = subprocess.run(program, env=environment() | {"GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True,
-                          check=False, timeout=TIMES)  # fmt: skip
+                          check=False, timeout=PATIENCE_S)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 clusters") == 1
     assert len(curve(tmp_path)) == 3
@@ -118,7 +118,7 @@ def test_torchrun_starts_the_processes_as_well_and_what_is_wrong_is_one_sentence
     (tmp_path / "d/part-00000.parquet").write_bytes(payload)
     (tmp_path / "tmp").mkdir()
     done = subprocess.run(command(tmp_path, "--processes", "2"), env=environment() | {"TMPDIR": str(tmp_path / "tmp")},
-                          capture_output=True, text=True, check=False, timeout=TIMES)  # fmt: skip
+                          capture_output=True, text=True, check=False, timeout=PATIENCE_S)  # fmt: skip
     assert done.returncode == 1
     assert list((tmp_path / "tmp").iterdir()) == []
     assert done.stderr.startswith(f"tscc-stream: {tmp_path}/d/part-00000.parquet: not a readable Parquet file")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from faulty_process import FaultyProcess
+from in_time import PATIENCE_S
 from made_certificate import make_certificate, needs_openssl
 from made_site import CHANNELS, SECONDS, START_NS, Running, finished, make_archive, samples_of, serving, write_settings
 
@@ -124,7 +125,7 @@ def test_a_package_that_is_too_old_is_found(tmp_path: Path) -> None:
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: obspy\nVersion: 1.4.0\n")
     text = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tscc_stream.apps import doctor_machine as m; "
     text += "(f,) = m.packages(); print(f.state, f.found, f.todo)"
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout.startswith("fail obspy 1.4.0, expected")
     assert "constraints.txt" in done.stdout
 
@@ -343,7 +344,7 @@ def test_looking_at_a_journal_leaves_nothing_of_ours_beside_it(tmp_path: Path) -
     text = "import os, sys; from pathlib import Path; from tscc_stream.edges.sqlite import JournalFile; "
     text += "from tscc_stream.messages import Gap; j = JournalFile(Path(sys.argv[1]) / 'journal.sqlite'); "
     text += "j.append([], [Gap('FDSN:XX_A__H_H_Z', 1, 2, 'server')]); os._exit(0)"
-    subprocess.run([sys.executable, "-c", text, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", text, str(tmp_path)], check=True, timeout=PATIENCE_S)
     (tmp_path / "journal.sqlite-shm").unlink()
     for path in (tmp_path, *tmp_path.iterdir()):
         os.chown(path, 1234, 1234)
@@ -449,7 +450,7 @@ def test_a_process_that_gave_itself_a_title(tmp_path: Path) -> None:
     """As some servers do, which write into it whom they serve."""
     with subprocess.Popen(["sleep: of miner /with", "60"], executable=shutil.which("sleep")) as other:
         while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":  # it is given its name a little after its files
-            os.sched_yield()
+            time.sleep(0.002)
         assert doctor_state.program_of(other.pid) == "sleep"
         other.kill()
     assert doctor_state.program_of(other.pid) == "unknown"
@@ -492,7 +493,7 @@ def test_a_server_of_something_else(tmp_path: Path) -> None:
     with Running("serve", make_archive(tmp_path / "a"), "--bind", "127.0.0.1:0") as server:
         server.wait_for("listening on")
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        listener.settimeout(10.0)
+        listener.settimeout(PATIENCE_S)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
 
         def talk() -> None:

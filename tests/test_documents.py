@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_bridge import NO_NATS, PROGRAM
 from run_documented import SITE, is_command, steps_of
 
@@ -32,7 +33,7 @@ def test_every_command_works(document: Path, tmp_path: Path) -> None:
         pytest.skip(NO_NATS)
     folder = tmp_path / "site"
     told = [*ALONE, sys.executable, ROOT / "tests/run_documented.py", document, folder]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(told, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False)
     came = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one for one in came if one["status"] != 0] == []
     assert done.returncode == 0, done.stderr[-2000:]

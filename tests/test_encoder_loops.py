@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 
 from tscc_stream import package
 from tscc_stream.edges import encoder_loops, torchscript
@@ -155,7 +156,7 @@ def test_numba_s_settings_are_heeded(setting: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert answer.stdout.strip() == "False"
 

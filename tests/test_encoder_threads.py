@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 
 from tscc_stream import package
 from tscc_stream.edges import encoder_threads
@@ -44,23 +45,23 @@ def test_the_first_error_is_raised_and_the_threads_live_on() -> None:
 
 def test_the_pieces_are_shared() -> None:
     """Two pieces that each wait for the other's beginning need two threads."""
-    both = threading.Barrier(2, timeout=10.0)
+    both = threading.Barrier(2, timeout=PATIENCE_S)
     assert len(EncoderThreads(2).each(lambda _: both.wait(), range(2))) == 2
 
 
 def test_a_thread_that_gets_no_core_is_not_waited_for() -> None:
-    threads, held, go_on = EncoderThreads(2), threading.Barrier(3, timeout=10.0), threading.Event()
+    threads, held, go_on = EncoderThreads(2), threading.Barrier(3, timeout=PATIENCE_S), threading.Event()
 
     def hold(_: int) -> bool:
         held.wait()
-        return go_on.wait(10.0)
+        return go_on.wait(PATIENCE_S)
 
     another = threading.Thread(target=lambda: threads.each(hold, range(2)))
     another.start()
     held.wait()  # the helper and the other caller are both at work, and stay so
     assert threads.each(lambda piece: piece + 1, range(5)) == [1, 2, 3, 4, 5]
     go_on.set()
-    another.join(10.0)
+    another.join(PATIENCE_S)
     assert not another.is_alive()
 
 
@@ -77,7 +78,7 @@ def test_threads_end_with_their_object() -> None:
     assert all(thread.daemon for thread in started)
     del threads
     for thread in started:
-        thread.join(10.0)
+        thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in started)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_streams import SECOND, SID, T0, blocks, cuts_of, noise_with_bursts, package_spec
 from scipy.signal import butter, firwin, resample_poly, sosfilt
 
@@ -346,5 +347,7 @@ def test_after_the_warm_up_the_first_window_loads_nothing_more() -> None:
         cut = windows.cut_window(np.ones(plan.history + plan.reach + 1), plan.history, plan)
         print(cut.size, sorted(set(sys.modules) - before))
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
     assert done.stdout.split(maxsplit=1) == ["500", "[]\n"]

@@ -22,6 +22,7 @@ import pytest
 from faults_of_input import INPUT_FAULTS
 from faults_of_links import LINK_FAULTS
 from faulty_process import FaultyProcess
+from in_time import PATIENCE_S
 from made_site import RATE_HZ, START_NS, Running, samples_of, settings
 from test_daemon import get, listen
 
@@ -32,7 +33,6 @@ from tscc_stream.source_id import from_nslc
 from tscc_stream.stages.journal import GapEntry
 
 SPEED = 12
-MOST_SECONDS = 90.0
 QUIET_SECONDS = 3.0
 LINKS = (*LINK_FAULTS, "poison_size=poison_record", "endless_data=endless_line", "gone=outage")
 INPUTS = tuple(INPUT_FAULTS)
@@ -220,7 +220,7 @@ def _follow(process: FaultyProcess, where: dict[str, Any]) -> list[dict[str, Any
     """Everything published, until every server was read to its end and nothing more comes."""
     bodies: list[dict[str, Any]] = []
     told: set[str] = set()
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + PATIENCE_S
     with listen(where) as everything:
         while True:
             received = everything.receive(QUIET_SECONDS)

@@ -17,13 +17,13 @@ import pytest
 from faults_of_links import Split
 from faulty_process import FaultyProcess, now
 from faulty_server import FAULTS
+from in_time import PATIENCE_S
 from made_site import CHANNELS, RATE_HZ, START_NS, make_archive, samples_of
 
 from tscc_stream import miniseed
 from tscc_stream.sampling import NS_PER_SECOND, offset_ns
 from tscc_stream.source_id import from_nslc
 
-TIMEOUT = 20.0
 TAMPERED, WHOLE = (from_nslc(nslc) for nslc in CHANNELS[:2])
 OPTIONS = (
     "stall:seconds=0.4",
@@ -65,7 +65,7 @@ class Raw:
 
     def __init__(self, sock: socket.socket, protocol: int = 4) -> None:
         self.sock, self.protocol, self.buffer = sock, protocol, b""
-        sock.settimeout(TIMEOUT)
+        sock.settimeout(PATIENCE_S)
 
     def say(self, *lines: str) -> None:
         self.sock.sendall("".join(f"{line}\r\n" for line in lines).encode())
@@ -125,7 +125,7 @@ class Raw:
         while not complete():
             with suppress(TimeoutError):
                 found.append(self.packet())
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(PATIENCE_S)
         self.say("INFO ID")
         while (packet := self.packet()).code != b"JI":
             found.append(packet)
@@ -135,7 +135,7 @@ class Raw:
 @contextmanager
 def talking(address: str, protocol: int = 4) -> Iterator[Raw]:
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), TIMEOUT) as sock:
+    with socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S) as sock:
         yield Raw(sock, protocol)
 
 
@@ -186,7 +186,7 @@ def test_refused_until_it_returns(servers: FaultyProcess) -> None:
     with talking(address) as raw:
         raw.begin()
         assert raw.packet().number == 1
-    assert 0.0 < servers.recovery_seconds("refused") < TIMEOUT
+    assert 0.0 < servers.recovery_seconds("refused") < PATIENCE_S
 
 
 def test_any_port_can_be_closed_and_opened_again(archive: Path) -> None:
@@ -386,7 +386,7 @@ def test_tls(servers: FaultyProcess) -> None:
     context = ssl.create_default_context(cafile=servers.wait_for("tls", "certificate")["path"])
     host, _, port = servers.addresses["tls"].rpartition(":")
     with (
-        socket.create_connection((host, int(port)), TIMEOUT) as sock,
+        socket.create_connection((host, int(port)), PATIENCE_S) as sock,
         context.wrap_socket(sock, server_hostname=host) as wrapped,
     ):
         raw = Raw(wrapped)
@@ -428,7 +428,7 @@ def tampered(servers: FaultyProcess) -> dict[str, list[Got]]:
 
 def _connected(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), TIMEOUT)
+    return socket.create_connection((host, int(port)), PATIENCE_S)
 
 
 def readable(payload: bytes) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_certificate import Certificate, make_certificate, needs_openssl
 from prometheus_client import CollectorRegistry
 
@@ -25,8 +26,6 @@ from tscc_stream.config_http import MetricsConfig
 from tscc_stream.edges import http as edge
 from tscc_stream.edges.http import HttpError, HttpServer
 from tscc_stream.metrics import Metrics
-
-PATIENCE_S = 10.0
 
 
 class State:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 
 from tscc_stream import suspects
 from tscc_stream.edges.in_flight import InFlight
@@ -27,7 +28,7 @@ with InFlight(Path(sys.argv[1]), crashed=sys.argv[3] == "crashed").holding(uids)
 
 def _killed(path: Path, uids: str, how: str = "killed") -> None:
     """A process that dies with these windows in flight. how: how the one before it did."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path), uids, how], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path), uids, how], check=False, timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_poison import How, poisoned, windows_of
 from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, write_settings
 from made_streams import FakeEncoder
@@ -63,7 +64,7 @@ class Choosy(FakeEncoder):
         if numbers & self._raises:
             raise RuntimeError("Traceback of the program\n  somewhere\nRuntimeError: it cannot be\n")
         if numbers & self._waits:
-            self._over.wait(60.0)
+            self._over.wait(PATIENCE_S)
         return super().encode(normalised)
 
 
@@ -379,7 +380,7 @@ def test_too_many_bad_windows_end_the_daemon_with_one_sentence(archive_of_four: 
     server, address = serving(archive_of_four, "--speed", "max")
     path = write_settings(tmp_path, address, model=str(model))
     with server, Running("run", "--config", path) as running:
-        assert running.wait(60.0) == 1
+        assert running.wait(PATIENCE_S) == 1
         last = running.text.splitlines()[-2]
     assert last.startswith("tscc-stream: inference failed 4 times within 600 s (most_restarts: 3), last: ")
     assert "this window is poison" in last
@@ -397,7 +398,7 @@ def test_a_window_that_crashes_the_process_is_found_and_kept_out(
     with server:
         for _ in range(3):
             with Running("run", "--config", path) as running:
-                assert running.wait(60.0) == -signal.SIGSEGV
+                assert running.wait(PATIENCE_S) == -signal.SIGSEGV
             assert _quarantined(path) == []
         with daemon(path) as (running, where), listen(where) as everything:
             running.wait_for("the process before this one crashed: Fatal Python error: Segmentation fault")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 HERE = "mount --bind {folder}/etc /etc && mount --bind {folder}/opt /opt && umask {umask} && exec sh {told}"
@@ -76,7 +77,7 @@ class Machine:
         environment = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "PYTHON": f"{self.folder}/bin/python"}
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", HERE.format(folder=self.folder, umask=umask, told=told)],
-            env=environment, capture_output=True, text=True, timeout=30, check=False,
+            env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
 
     @property

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_messages import mixed
 from made_site import BURSTS_S, CHANNELS, Running, command, make_archive, write_settings
 from prometheus_client import CollectorRegistry
@@ -36,7 +37,6 @@ from tscc_stream.patience import Patience
 from tscc_stream.stages.journal import JournalBlockedError, JournalDamagedError
 
 DETECTIONS = len(BURSTS_S) * len(CHANNELS)
-SECONDS = 40.0
 UNSHARE = ("unshare", "--mount", "sh", "-c")
 
 
@@ -73,21 +73,21 @@ class Daemon:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         try:
-            with urllib.request.urlopen(f"http://{self.where['metrics']}/healthz", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self.where['metrics']}/healthz", timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
 
     def failing(self) -> float:
-        with urllib.request.urlopen(f"http://{self.where['metrics']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.where['metrics']}/metrics", timeout=PATIENCE_S) as answer:
             [line] = [x for x in answer.read().decode().splitlines() if x.startswith("tscc_journal_failing ")]
         return float(line.split()[1])
 
     def until_health(self, status: int) -> dict[str, Any]:
         """What /healthz says once it has this status; a subscriber's time limit paces the asking."""
         with self.listen(None) as pace:
-            for _ in range(int(SECONDS / 0.2)):
+            for _ in range(int(PATIENCE_S / 0.2)):
                 got, said = self.health()
                 if got == status:
                     return said
@@ -186,7 +186,7 @@ def take_until(subscriber: Subscriber, *, topic: str, count: int = 1, **data: An
     """All messages up to the count-th whose topic begins so and whose data hold these values."""
     got: list[Received] = []
     while count:
-        received = subscriber.receive(SECONDS)
+        received = subscriber.receive(PATIENCE_S)
         assert received is not None, f"{len(got)} messages, {count} of {topic} are missing"
         got.append(received)
         count -= received.topic.startswith(topic) and data.items() <= received.body["data"].items()
@@ -250,7 +250,7 @@ def test_a_file_system_that_turns_read_only_after_an_error(daemon: Daemon) -> No
     assert (state["state"], state["stalled"]) == ("journal", [])
     assert re.search("disk I/O error|readonly database", state["reason"])
     with daemon.listen() as late:
-        assert late.receive(SECONDS).topic == "status.daemon.", "what is stored is replayed meanwhile"
+        assert late.receive(PATIENCE_S).topic == "status.daemon.", "what is stored is replayed meanwhile"
     assert daemon.running.stop(signal.SIGKILL) == -signal.SIGKILL
     check = shlex.join(command("journal", "check", "--state-dir", daemon.state))
     ended = _inside(f"{daemon.way} && {check}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_messages import detection_message, mixed
 from made_site import BURSTS_S, CHANNELS, Running, make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
@@ -255,7 +256,7 @@ def test_free_room_is_looked_at_first_and_what_is_needed_is_said(tmp_path: Path)
     (tmp_path / "disk").mkdir()
     told = WITHOUT_ROOM.format(folder=tmp_path, python=sys.executable)
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", told], capture_output=True, text=True, timeout=60, check=True
+        ["unshare", "--mount", "sh", "-c", told], capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     said, files = done.stdout.splitlines()
     size = (path.stat().st_size + (16 << 20)) / 2**20
@@ -268,7 +269,7 @@ def test_systemd_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "state").mkdir()
     _second_format(tmp_path / "state/journal.sqlite", 480_000)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.settimeout(60.0)
+        receiver.settimeout(PATIENCE_S)
         receiver.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with Running("run", "--config", write_settings(tmp_path), fresh=True) as daemon:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_site import Running, command, finished, write_settings
 
 from tscc_stream import logs
@@ -42,7 +43,7 @@ def root() -> Iterator[logging.Logger]:
 
 def written(form: str, **environment: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", WRITES, form], capture_output=True, text=True, check=True, timeout=60,
+        [sys.executable, "-c", WRITES, form], capture_output=True, text=True, check=True, timeout=PATIENCE_S,
         env={**os.environ, **environment},
     )  # fmt: skip
     return done.stderr.splitlines()
@@ -70,7 +71,7 @@ def test_under_journald_every_line_has_its_priority(form: str, tmp_path: Path) -
     with path.open("wb") as stream:
         found = os.fstat(stream.fileno())
         named = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
-        subprocess.run([sys.executable, "-c", WRITES, form], stderr=stream, env=named, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", WRITES, form], stderr=stream, env=named, check=True, timeout=PATIENCE_S)
     lines = path.read_text().splitlines()
     assert all(line[:3] in ("<6>", "<4>", "<3>") for line in lines)
     assert lines[0][:3] == "<6>"
@@ -111,7 +112,8 @@ def test_the_form_comes_from_the_option_then_the_environment(tmp_path: Path) -> 
     assert logs.form_of(None, {"TSCC_LOG_FORMAT": "json"}) == "json"
     assert logs.form_of("text", {"TSCC_LOG_FORMAT": "json"}) == "text"
     done = subprocess.run(
-        command("run", "--config", write_settings(tmp_path)), capture_output=True, text=True, timeout=60, check=False,
+        command("run", "--config", write_settings(tmp_path)),
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env={**os.environ, "TSCC_LOG_FORMAT": "xml"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (

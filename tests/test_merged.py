@@ -18,6 +18,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_messages import SECOND, detection_message, status_message
 
 from tscc_stream.client import SubscriberError
@@ -29,7 +30,6 @@ from tscc_stream.merge_order import MergeOrder
 from tscc_stream.messages import Message
 
 ANY = "tcp://127.0.0.1:0"
-PATIENCE_S = 10.0
 
 
 class Event(NamedTuple):
@@ -332,7 +332,7 @@ def test_a_publisher_that_is_killed_and_comes_back_loses_nothing_and_repeats_not
         with MergedSubscriber(sources, since=0, patience_seconds=0.1) as subscriber:
             seen = take(subscriber, 100)
             process.send_signal(signal.SIGKILL)
-            process.wait(10.0)
+            process.wait(PATIENCE_S)
             steady.say(*(timed(n, n) for n in range(50)))
             while sum(name == "steady" for name, _ in seen) < 50:
                 seen += take(subscriber, 1)
@@ -344,7 +344,7 @@ def test_a_publisher_that_is_killed_and_comes_back_loses_nothing_and_repeats_not
             assert subscriber.receive(0.2) is None
     finally:
         process.kill()
-        process.wait(10.0)
+        process.wait(PATIENCE_S)
         assert process.stdout is not None
         process.stdout.close()
     assert [n for name, n in seen if name == "mortal"] == list(range(1, 2001))

@@ -9,6 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tscc_stream import __version__, metrics
@@ -176,7 +177,12 @@ def test_a_channel_costs_few_lines(made: Metrics) -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_no_fault(made: Metrics) -> None:
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=used(made), capture_output=True, text=True, timeout=30, check=False
+        ["promtool", "check", "metrics"],
+        input=used(made),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     complaints = [line for line in done.stderr.splitlines() if "_created" not in line]
     assert complaints == []

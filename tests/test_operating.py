@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_messages import detection_message
 from test_journal_upkeep import _second_format
 
@@ -31,7 +32,7 @@ def typed(after: str, folder: Path) -> None:
     assert block is not None
     lines = [line.strip() for line in block[1].splitlines() if "systemctl" not in line]
     script = "\n".join(lines).replace("/var/lib/tscc-stream", f"{folder}/state").replace("/backup", f"{folder}/backup")
-    subprocess.run(["sh", "-eux", "-c", script], check=True, timeout=30)
+    subprocess.run(["sh", "-eux", "-c", script], check=True, timeout=PATIENCE_S)
 
 
 def version(path: Path) -> int:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from test_parquet_windows import broken
 from test_train import TINY, data_set
 
@@ -250,7 +251,7 @@ def test_an_epoch_takes_far_less_memory_than_its_windows(tmp_path: Path) -> None
     """96 MB of windows, 8 MB of them shuffled at a time."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", HUNGRY, tmp_path / "big", "12000"], env=environment,
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+                          capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen, count, grown_kib = map(int, done.stdout.split())
     assert seen == count > 9_000

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_site import command, finished
 
 from tscc_stream import cli, passwords
@@ -158,7 +159,7 @@ def test_the_command_does_not_show_what_is_typed() -> None:
                 asked += process.stderr.read(1) or pytest.fail(f"it ended without asking: {asked!r}")
             os.write(terminal, RIGHT.encode() + b"\n")
         line = process.stdout.read().decode()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
     os.close(its_end)
     shown = b""
     with suppress(OSError):  # what Linux answers at the end of a terminal

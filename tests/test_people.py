@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_site import make_archive, serving, write_settings
 from test_daemon import daemon, listen, until
 
@@ -120,7 +121,9 @@ from tscc_stream.edges.people import PeopleFile
 os.setgroups([]); os.setgid({SERVICE}); os.setuid({SERVICE})
 print(PeopleFile(Path({str(folder / FILE)!r})).say("name", "a/2", {{}}, "service", 0))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 SHOW = """
@@ -35,7 +36,7 @@ def in_a_terminal(code: str, **environment: str) -> tuple[bytes, bytes]:
     while part := _read(master):
         shown += part
     os.close(master)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     return shown, out
 
@@ -65,6 +66,6 @@ def test_no_colour_where_none_is_wanted() -> None:
 @pytest.mark.parametrize("force", [{}, {"FORCE_COLOR": "1"}])
 def test_nothing_where_there_is_no_terminal(force: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SHOW], capture_output=True, check=True, timeout=60, env={**os.environ, **force}
+        [sys.executable, "-c", SHOW], capture_output=True, check=True, timeout=PATIENCE_S, env={**os.environ, **force}
     )
     assert (done.stdout, done.stderr) == (b"done\n", b"")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_time import PATIENCE_S
 from made_scan import PART_HOURS, Here, Reference, assert_equal, configured, day_files, reference, scan
 from made_site import command, make_archive, write_settings
 
@@ -91,9 +93,9 @@ def test_a_scan_that_is_killed_goes_on_where_it_stood(site: Path, expected: Refe
     process = subprocess.Popen(told, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(out.glob("state/parts/*/*.part")):
         assert process.poll() is None
-        os.sched_yield()
+        time.sleep(0.002)
     process.kill()
-    process.wait(30.0)
+    process.wait(PATIENCE_S)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("state/parts/*/*.part")}
     assert scan([site], out, configured(tmp_path)) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

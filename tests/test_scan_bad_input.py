@@ -8,12 +8,14 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from in_time import PATIENCE_S
 from made_scan import MODEL, PART_HOURS, Here, assert_equal, configured, day_files, reference, rows_of, scan
 from made_site import CHANNELS, command, finished, make_archive, write_settings
 
@@ -427,7 +429,7 @@ def test_no_process_outlives_an_interrupted_scan(archive_of_four: Path, tmp_path
     process = subprocess.Popen(told, stderr=subprocess.PIPE, start_new_session=True)
     while not list(out.glob("state/parts/*/*.part")):
         assert process.poll() is None
-        os.sched_yield()
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30.0)  # which waits until nobody holds its standard error any more
+    _, said = process.communicate(timeout=PATIENCE_S)  # which waits until nobody holds its standard error any more
     assert (process.returncode, said) == (130, b"")

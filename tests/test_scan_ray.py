@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_scan import Reference, assert_equal, configured, day_files, reference
 from made_site import make_archive
 
@@ -49,7 +50,7 @@ def seen(archive: Path, folder: Path) -> dict[str, Any]:
         pytest.skip("network namespaces need root")
     told = [*ALONE, sys.executable, str(Path(__file__).parent / "ray_scans.py"), str(archive), str(folder)]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "a"}
-    done = subprocess.run(told, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(told, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
     return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_certificate import Certificate, make_certificate, needs_openssl
 from made_site import Running, finished, write_settings
 from seedlink_fakes import FakeServer, Packet, record
@@ -21,7 +22,6 @@ from tscc_stream import config, passwords
 
 SEEDLINK_WORD = "rock-burst-47151"
 HTTP_WORD = "correct horse battery"
-PATIENCE_S = 30.0
 
 pytestmark = needs_openssl
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from in_time import PATIENCE_S
 from seedlink_fakes import START_NS, record, records_of
 from test_seedlink_socket import Gate, Running, certificate, closed_port, reading  # noqa: F401 - a fixture
 
@@ -34,7 +35,6 @@ from tscc_stream.miniseed import split
 from tscc_stream.seedlink.position import Position
 from tscc_stream.stages.acquire import Event, Notice, SeedLinkSession, ServerInfo
 
-PATIENCE = 20.0
 SECONDS = 20
 WANTED = ("BW_*:?HZ", "YG_*:00EHZ")
 SIDS = (
@@ -67,7 +67,7 @@ class Peer(Protocol):
 
 def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
     host, port = address.split(":")
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE_S
     while True:
         try:
             return socket.create_connection((host, int(port)), 1).close()
@@ -98,7 +98,7 @@ class Replay:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=PATIENCE)
+        self.process.communicate(timeout=PATIENCE_S)
 
 
 class Ringserver:
@@ -124,7 +124,7 @@ class Ringserver:
     def write(self, payloads: list[bytes], first_id: int | None = None) -> None:
         """DataLink 1.1, command WRITE: each packet is acknowledged before the next goes out."""
         host, port = self._feed.split(":")
-        with socket.create_connection((host, int(port)), PATIENCE) as link:
+        with socket.create_connection((host, int(port)), PATIENCE_S) as link:
             for number, payload in enumerate(payloads):
                 (_, header), *_ = split(payload)
                 start, end = int(header.starttime) // 1000, int(header.starttime) // 1000 + 980_000
@@ -138,7 +138,7 @@ class Ringserver:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(PATIENCE)
+        self.process.wait(PATIENCE_S)
 
 
 def _ringserver(folder: Path, payloads: list[bytes], first_id: int | None = None, *lines: str) -> Ringserver:
@@ -172,8 +172,8 @@ def talk(peer: Peer, session: SeedLinkSession, enough: Callable[[list[Event]], b
     """Carry bytes between a session and a server, few at a time, until `enough`."""
     host, port = peer.address.split(":")
     events: list[Event] = []
-    end = time.monotonic() + PATIENCE
-    with socket.create_connection((host, int(port)), PATIENCE) as link:
+    end = time.monotonic() + PATIENCE_S
+    with socket.create_connection((host, int(port)), PATIENCE_S) as link:
         while not enough(events):
             assert time.monotonic() < end, events
             link.sendall(session.to_send())
@@ -329,7 +329,7 @@ def test_the_servers_ring_is_watched_while_nothing_is_read(
         received_keys(running, 10)
         gate.open = False
         texts: list[str] = []
-        second, end = SECONDS, time.monotonic() + PATIENCE
+        second, end = SECONDS, time.monotonic() + PATIENCE_S
         while not texts or "has passed" not in texts[-1]:
             assert time.monotonic() < end, texts
             if peer.write:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from seedlink_fakes import PLAIN_V3, PLAIN_V4, RINGSERVER, START_NS, FakeServer, Packet, numbers_of, record, v3_info
 
 from tscc_stream.config import SeedLinkConfig
@@ -25,8 +26,6 @@ from tscc_stream.edges import seedlink_dial, seedlink_probe, seedlink_socket
 from tscc_stream.edges.seedlink_socket import Arrival, Emitted, LinkNotice, LinkState, SeedLinkReader
 from tscc_stream.seedlink.backoff import Backoff
 from tscc_stream.seedlink.position import Mark, Position
-
-PATIENCE = 10.0  # seconds: how long a test waits before it fails
 
 
 class NoDelay:
@@ -92,7 +91,7 @@ class SocketServer:
         for link in self.links:
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
-        self._thread.join(PATIENCE)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         for link in self.links:  # also one that was accepted while this was closing
             link.close()
@@ -153,7 +152,7 @@ class Running:
 
     def next(self, kind: type) -> object:
         """The next thing of this kind, whatever comes before it."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_S
         while True:
             emitted = self.emitted.get(timeout=max(end - time.monotonic(), 0.01))
             if isinstance(emitted, kind):
@@ -172,7 +171,7 @@ class Running:
 
     def stop(self) -> None:
         self.reader.stop()
-        self.thread.join(PATIENCE)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
 
@@ -288,7 +287,7 @@ def test_a_name_without_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_slow_name_server_times_out_while_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE) and [])
+    monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE_S) and [])
     monkeypatch.setattr(seedlink_dial, "TURN_NS", 10_000_000)
     with reading("slow.mine:18000", timeout_seconds=0.2) as running:
         state = running.down()
@@ -346,8 +345,8 @@ def test_silence_is_answered_with_a_ping_and_then_with_a_new_connection() -> Non
     keys = {"keepalive_seconds": 0.1, "timeout_seconds": 0.1}
     with serving(quiet, FakeServer(ring(2))) as server, reading(server.address, **keys) as running:
         running.sequences(1)
-        assert server.streaming.acquire(timeout=PATIENCE)
-        assert server.streaming.acquire(timeout=PATIENCE)  # the fake answers INFO ID
+        assert server.streaming.acquire(timeout=PATIENCE_S)
+        assert server.streaming.acquire(timeout=PATIENCE_S)  # the fake answers INFO ID
         quiet.silent = ("INFO",)
         assert running.down().reason == "silent"
         assert running.sequences(1) == [2]
@@ -358,7 +357,7 @@ def test_silence_is_answered_with_a_ping_and_then_with_a_new_connection() -> Non
 def test_stops_at_once_in_every_wait(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     address, release = f"127.0.0.1:{closed_port()}", threading.Event()
     if stage == "dns":
-        monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE) and [])
+        monkeypatch.setattr(seedlink_socket.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE_S) and [])
         address = "slow.mine:1"
     with serving(FakeServer(silent=("HELLO",) if stage == "connecting" else ())) as server:
         running = Running(server.address if stage in ("waiting", "connecting") else address)
@@ -395,7 +394,7 @@ class Gate:
 
 def until(true: Callable[[], object]) -> None:
     """Wait for something, for a bounded time."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end
         threading.Event().wait(0.005)
@@ -526,11 +525,11 @@ def test_while_the_callback_blocks_nothing_is_read_and_nothing_is_lost() -> None
         if isinstance(emitted, Arrival):
             seen.extend(numbers_of(emitted.records))
             entered.set()
-            assert gate.wait(PATIENCE)
+            assert gate.wait(PATIENCE_S)
 
     keys = {"keepalive_seconds": 0.05, "timeout_seconds": 0.05}
     with serving(FakeServer(ring(1))) as server, reading(server.address, emit=emit, **keys) as running:
-        assert entered.wait(PATIENCE)
+        assert entered.wait(PATIENCE_S)
         for packet in ring(200, first=2):
             server.push(packet)
         turns = running.turns
@@ -539,9 +538,9 @@ def test_while_the_callback_blocks_nothing_is_read_and_nothing_is_lost() -> None
         assert running.turns == turns
         assert seen == [1]
         gate.set()
-        assert entered.wait(PATIENCE)
+        assert entered.wait(PATIENCE_S)
         server.push(Packet(999, record(second=998)))
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_S
         while seen[-1] != 999 and time.monotonic() < end:
             entered.clear()
             entered.wait(0.5)
@@ -737,7 +736,7 @@ def test_an_unexpected_failure_leaves_the_thread(error: type[Exception]) -> None
 
     with serving(FakeServer(ring(1))) as server:
         running = Running(server.address, emit=emit)
-        running.thread.join(PATIENCE)
+        running.thread.join(PATIENCE_S)
         assert isinstance(running.failure, error)
         running.stop()
 
@@ -942,11 +941,11 @@ def test_the_heart_beats_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
         reader = SeedLinkReader(config, states.put, heartbeat=heart, backoff=backoff)
         thread = threading.Thread(target=reader.run)
         thread.start()
-        assert states.get(timeout=PATIENCE).connected
+        assert states.get(timeout=PATIENCE_S).connected
         while not beats.empty():
             beats.get()
         for _ in range(5):
-            beats.get(timeout=PATIENCE)
+            beats.get(timeout=PATIENCE_S)
         reader.stop()
-        thread.join(PATIENCE)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()

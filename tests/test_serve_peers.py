@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_archive import Made, channel, joined, mixed, write
 from made_site import Here
 
@@ -27,8 +28,6 @@ from tscc_stream.edges import archive
 from tscc_stream.serve.replay import ReplayOptions
 from tscc_stream.serve.server import ReplayServer, ServeError, ServerOptions
 
-DEADLINE = 60.0  # seconds; nothing here takes a tenth of it
-
 
 class Served:
     """A server process and the port that it says it listens on."""
@@ -36,7 +35,7 @@ class Served:
     def __init__(self, folder: Path, *arguments: str) -> None:
         command = [sys.executable, "-P", "-m", "tscc_stream", "serve", str(folder), "--bind", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self._watchdog = threading.Timer(DEADLINE, self.process.kill)
+        self._watchdog = threading.Timer(PATIENCE_S, self.process.kill)
         self._watchdog.start()
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -45,11 +44,11 @@ class Served:
         self.port = int(match[1])
 
     def exit_status(self) -> int:
-        return self.process.wait(DEADLINE)
+        return self.process.wait(PATIENCE_S)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(DEADLINE)
+        status = self.process.wait(PATIENCE_S)
         self._watchdog.cancel()
         assert self.process.stderr is not None
         self.process.stderr.close()
@@ -87,7 +86,7 @@ def collected(port: int, version: int, **options: object) -> Iterator:
     from seedlink_client import Protocol, SeedLink  # noqa: PLC0415  # loaded where it is needed
 
     protocol = Protocol.V4 if version == 4 else Protocol.V3
-    with SeedLink("127.0.0.1", port, timeout=DEADLINE, protocol=protocol, **options) as client:
+    with SeedLink("127.0.0.1", port, timeout=PATIENCE_S, protocol=protocol, **options) as client:
         client.add_stream("*_*", all_data=True)
         yield from client.collect(reconnect=False)
 
@@ -125,7 +124,7 @@ def test_seedlink_client_resumes_where_it_stopped(mixed_archive) -> None:
         for _ in range(50):
             seen = packets[-1].seqnum if packets else None
             before = len(packets)
-            with SeedLink("127.0.0.1", server.port, timeout=DEADLINE, dialup=True) as client:
+            with SeedLink("127.0.0.1", server.port, timeout=PATIENCE_S, dialup=True) as client:
                 client.add_stream("*", seqnum=seen, all_data=seen is None)
                 for packet in client.collect(reconnect=False):
                     packets.append(packet)
@@ -143,7 +142,7 @@ def test_seedlink_client_resumes_where_it_stopped(mixed_archive) -> None:
 @contextmanager
 def watched(connection) -> Iterator[None]:
     """Ends obspy's clients, which wait in loops of their own, where a test would hang."""
-    timer = threading.Timer(DEADLINE, connection.terminate)
+    timer = threading.Timer(PATIENCE_S, connection.terminate)
     timer.start()
     try:
         yield
@@ -169,7 +168,7 @@ def test_obspy_slclient_reads_everything(mixed_archive) -> None:
         return sum(len(samples) for parts in found.values() for _, samples in parts) >= wanted
 
     with serving(folder, "--speed", "max") as server:
-        client = SLClient(timeout=DEADLINE)
+        client = SLClient(timeout=PATIENCE_S)
         client.slconn.set_sl_address(f"127.0.0.1:{server.port}")
         client.multiselect = "XX_AAA,XX_BBB,XX_CCC,YY_AAA,YY_BBB"
         client.selectors = "???"
@@ -198,7 +197,7 @@ def test_obspy_easy_client_reads_everything_and_is_sent_home(mixed_archive) -> N
 
     with serving(folder, "--speed", "100", "--once", "--wait-for-client") as server:
         client = Client(f"127.0.0.1:{server.port}", autoconnect=False)
-        client.conn.timeout = DEADLINE
+        client.conn.timeout = PATIENCE_S
         client.connect()
         assert "multistation" in client.capabilities
         for one in made:
@@ -218,7 +217,7 @@ def test_obspy_reads_the_streams_of_the_server(mixed_archive) -> None:
     folder, _ = mixed_archive
     with serving(folder, "--speed", "max") as server:
         client = EasySeedLinkClient(f"127.0.0.1:{server.port}", autoconnect=False)
-        client.conn.timeout = DEADLINE
+        client.conn.timeout = PATIENCE_S
         client.connect()
         with watched(client.conn):
             text = client.get_info("STREAMS")
@@ -248,7 +247,7 @@ def test_two_slow_readers_of_a_ring_smaller_than_the_archive_get_everything(tmp_
     server = ReplayServer(index, options=options)
     begin_with(server, 2)
     with server:
-        sockets = [socket.create_connection(server.address, timeout=DEADLINE) for _ in range(2)]
+        sockets = [socket.create_connection(server.address, timeout=PATIENCE_S) for _ in range(2)]
         data = [b"", b""]
         for one in sockets:
             one.sendall(b"SLPROTO 4.0\r\nSTATION *\r\nDATA\r\nEND\r\n")
@@ -262,7 +261,7 @@ def test_two_slow_readers_of_a_ring_smaller_than_the_archive_get_everything(tmp_
             assert server.ring.size_bytes <= 41 * 512  # a record comes before the oldest one goes
         for one in sockets:
             one.close()
-        assert server.done.wait(DEADLINE)
+        assert server.done.wait(PATIENCE_S)
     assert data[0].endswith(b"END")
     assert data[0].count(b"SE2D") == len(made[0].records) == data[1].count(b"SE2D")
     assert data[0] == data[1]
@@ -277,7 +276,7 @@ def test_a_reader_that_stops_reading_does_not_hold_up_a_paced_replay(tmp_path: P
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stalled.connect(server.address)
         stalled.sendall(b"SLPROTO 4.0\r\nSTATION *\r\nDATA\r\nEND\r\n")
-        with socket.create_connection(server.address, timeout=DEADLINE) as reader:
+        with socket.create_connection(server.address, timeout=PATIENCE_S) as reader:
             reader.sendall(b"SLPROTO 4.0\r\nSTATION *\r\nDATA ALL\r\nEND\r\n")
             parts = []
             while part := reader.recv(65536):
@@ -291,11 +290,11 @@ def test_a_reader_that_stops_reading_does_not_hold_up_a_paced_replay(tmp_path: P
 def test_one_client_too_many_is_hung_up_on(tmp_path: Path) -> None:
     index = archive.index([write(tmp_path, mixed())])
     with ReplayServer(index, options=ServerOptions(max_clients=2)) as server:
-        kept = [socket.create_connection(server.address, timeout=DEADLINE) for _ in range(2)]
+        kept = [socket.create_connection(server.address, timeout=PATIENCE_S) for _ in range(2)]
         for one in kept:
             one.sendall(b"HELLO\r\n")
             assert one.recv(1000).startswith(b"SeedLink")
-        with socket.create_connection(server.address, DEADLINE) as refused, suppress(ConnectionResetError):
+        with socket.create_connection(server.address, PATIENCE_S) as refused, suppress(ConnectionResetError):
             assert refused.recv(100) == b""
         for one in kept:
             one.close()
@@ -304,7 +303,7 @@ def test_one_client_too_many_is_hung_up_on(tmp_path: Path) -> None:
 def test_the_replay_waits_for_the_first_request_where_wanted(tmp_path: Path) -> None:
     index = archive.index([write(tmp_path, mixed())])
     options = ServerOptions(replay=ReplayOptions(speed="max"), wait_for_client=True)
-    with ReplayServer(index, options=options) as server, socket.create_connection(server.address, DEADLINE) as client:
+    with ReplayServer(index, options=options) as server, socket.create_connection(server.address, PATIENCE_S) as client:
         client.sendall(b"HELLO\r\n")
         assert client.recv(1000)
         assert not server.replay.begun
@@ -318,7 +317,7 @@ def test_real_time_is_kept(tmp_path: Path) -> None:
     made = [channel("FDSN:XX_AAA__H_H_Z", seconds=6, rate=200.0, encoding="int32", length=512)]
     index = archive.index([write(tmp_path, made)])
     options = ServerOptions(replay=ReplayOptions(speed=5.0), once=True, wait_for_client=True)
-    with ReplayServer(index, options=options) as server, socket.create_connection(server.address, DEADLINE) as client:
+    with ReplayServer(index, options=options) as server, socket.create_connection(server.address, PATIENCE_S) as client:
         client.sendall(b"DATA\r\n")
         began = time.monotonic()
         arrivals = []
@@ -360,7 +359,7 @@ def test_a_signal_stops_it_cleanly_with_clients_connected(mixed_archive, number:
     folder, _ = mixed_archive
     with (
         serving(folder, "--speed", "max", "--loop") as server,
-        socket.create_connection(("127.0.0.1", server.port), DEADLINE) as client,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as client,
     ):
         client.sendall(b"DATA\r\n")
         assert client.recv(8, socket.MSG_WAITALL) == b"SL000001"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_site import (
     BURSTS_S,
     CHANNELS,
@@ -47,7 +48,7 @@ class Site(NamedTuple):
 
 
 def started(running: Running, state: Path) -> dict[str, Any]:
-    running.wait_for(r"ready: ", 120.0)
+    running.wait_for(r"ready: ")
     where: dict[str, Any] = json.loads((state / "endpoints.json").read_text())
     return where
 
@@ -187,7 +188,7 @@ def test_a_dead_shards_stations_come_whole_to_those_that_take_them_over(site: Si
     with server:
         with Running("run", "--config", write_settings(tmp_path, address, shard={"count": 2}), "--shard", 1) as one:
             where = started(one, state)
-            deadline = time.monotonic() + 60.0
+            deadline = time.monotonic() + PATIENCE_S
             while heard_until(where) < START_NS / 1e9 + SECONDS + 890:
                 assert time.monotonic() < deadline
             assert one.stop() == 0

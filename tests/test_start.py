@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 from made_site import make_archive, settings
 
 from tscc_stream import cli, package
@@ -29,7 +30,11 @@ sys.exit(status)
 def loaded(*words: object) -> tuple[int, str, list[str]]:
     """Exit status, standard output, and what of the heavy packages was loaded; whatever else was said goes before."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", PROGRAM, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     *said, names = done.stderr.split("\n")[:-1]
     assert said == [] or done.returncode, said

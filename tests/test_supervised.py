@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_time import PATIENCE_S
 from made_site import Running, make_archive, serving, write_settings
 
 from tscc_stream.client import Subscriber
 
 INTERVAL_S = 4.0
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Supervised:
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status and text of /healthz; the status is 0 where nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://{self.where['metrics']}/healthz", timeout=5.0) as answer:
+            with urllib.request.urlopen(f"http://{self.where['metrics']}/healthz", timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refusal:
             return refusal.code, json.load(refusal)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 from tscc_stream.edges.supervision import Notifier, name_this_thread
 
@@ -18,7 +19,7 @@ from tscc_stream.edges.supervision import Notifier, name_this_thread
 def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
     """A bound socket, and its address as NOTIFY_SOCKET says it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.settimeout(10.0)
+        receiver.settimeout(PATIENCE_S)
         address = str(tmp_path / "notify") if request.param == "path" else f"@tscc-test-{os.getpid()}"
         receiver.bind(address.replace("@", "\0", 1) if request.param == "abstract" else address)
         yield receiver, address

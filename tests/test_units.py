@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 from tscc_stream.apps import bridge_run
 from tscc_stream.apps.alert_run import DRAIN_SECONDS
@@ -37,7 +38,9 @@ def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 @needs_systemd

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_time import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 ALONE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
@@ -28,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("carried") / "wheelhouse"
-    subprocess.run(["sh", ROOT / "packaging/wheelhouse.sh", sys.executable, folder], check=True, timeout=400)
+    subprocess.run(["sh", ROOT / "packaging/wheelhouse.sh", sys.executable, folder], check=True, timeout=5 * PATIENCE_S)
     return folder
 
 
@@ -36,7 +37,7 @@ def install(wheelhouse: Path, *arguments: object) -> subprocess.CompletedProcess
     told = [*ALONE, "sh", str(wheelhouse / "install.sh"), *map(str, arguments)]
     environment = {**os.environ, "PYTHON": sys.executable, "PIP_CONFIG_FILE": os.devnull}
     environment.pop("PYTHONPATH", None)
-    return subprocess.run(told, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(told, env=environment, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False)
 
 
 def test_it_installs_without_a_network_and_the_demo_runs(wheelhouse: Path, tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_it_installs_without_a_network_and_the_demo_runs(wheelhouse: Path, tmp_p
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     demo = subprocess.run(
         [*ALONE, str(prefix / "bin/tscc-stream"), "demo", "--jsonl", "--speed", "100"],
-        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert demo.returncode == 0, demo.stderr
     kinds = {json.loads(line)["type"] for line in demo.stdout.splitlines()}

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_time import PATIENCE_S
 from made_site import Running, command, settings
 
 from tscc_stream import classifier, config, miniseed, package
@@ -153,7 +154,7 @@ class Site:
         finally:
             reader.close()
 
-    def everything(self, detections: int, timeout: float = 120.0) -> list[Received]:
+    def everything(self, detections: int, timeout: float = PATIENCE_S) -> list[Received]:
         """All messages from the first on, until so many detections are among them."""
         got: list[Received] = []
         deadline = time.monotonic() + timeout
@@ -204,7 +205,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGCONT)
         process.kill()
-    process.wait(10)
+    process.wait(PATIENCE_S)
 
 
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tmp_pa
                 running.stop(signal.SIGKILL)
         with site.daemon() as running:
             running.wait_for("going on from the snapshot")
-            everything = site.everything(len(found_in(expected)), timeout=120.0 + seconds / SPEED)
+            everything = site.everything(len(found_in(expected)), timeout=PATIENCE_S + seconds / SPEED)
             tailed = _wait_for_tail(site, everything[-1].seq)
             assert running.stop() == 0
     kill(tail)
@@ -250,7 +251,7 @@ def _trouble(site: Site, tail: subprocess.Popen[bytes], dice: random.Random) -> 
 
 def _wait_for_tail(site: Site, seq: int) -> list[dict[str, Any]]:
     tail = site.tail()
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         lines = site.tail_lines.read_bytes().splitlines()
         bodies = [json.loads(line) for line in lines]
@@ -274,7 +275,7 @@ def _check(everything: list[Received], tailed: list[dict[str, Any]], expected: l
 
 def _until(subscriber: Subscriber, second: float) -> None:
     """A detection with an onset at or after a second of the archive has come."""
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         received = subscriber.receive(1.0)
         if received is not None and received.body["data"]["onset_ns"] >= START_NS + second * 1e9:
