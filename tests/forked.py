@@ -24,8 +24,6 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from in_time import PATIENCE_S
-
 MODULES = (
     *("tscc_stream.daemon", "tscc_stream.tail", "tscc_stream.classifier", "tscc_stream.serve.server"),
     *("tscc_stream.apps.alert_run", "tscc_stream.apps.doctor", "tscc_stream.apps.console.web"),
@@ -98,7 +96,7 @@ def _loaded() -> socket.socket:
 
     def end() -> None:
         ours.close()
-        process.wait(PATIENCE_S)
+        process.wait(60.0)
 
     atexit.register(end)
     return ours
