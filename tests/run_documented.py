@@ -1,10 +1,10 @@
 """Carries out, in order, the commands that one document shows, and says what came of each, one line of JSON for each.
 
-    python run_documented.py DOCUMENT.md FOLDER
+    python run_documented.py DOCUMENT.md FOLDER SOCKET
 
 Meant for a network namespace of its own (see test_documents.py): the ports that documents name are free there. What
 documents take for granted is prepared: an archive, a server that replays it, a configuration for it, labelled windows,
-and, but for the tutorial, a daemon that has been running for a while.
+and, but for the tutorial, a daemon that has been running for a while. SOCKET: of forked_shell.py, which is the program.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from forked_shell import shim
 from in_time import PATIENCE_S
 
 from tscc_stream import miniseed, package
@@ -135,14 +136,15 @@ class Reader:
     """Somebody who types every command of a document into a shell, in a folder of their own."""
 
     folder: Path
+    program: str
     staying: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def follow(self, steps: list[str]) -> Iterator[dict[str, object]]:
         """Of each command: its exit status (0 for one that stays), how long it took, the end of what it said."""
-        shim = self.folder / "bin" / "tscc-stream"
-        shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m tscc_stream "$@"\n')
-        shim.chmod(0o755)
+        program = self.folder / "bin" / "tscc-stream"
+        program.parent.mkdir()
+        program.write_text(self.program)
+        program.chmod(0o755)
         try:
             for step in steps:
                 if not is_command(step):
@@ -229,7 +231,7 @@ def beside(document: Path, folder: Path) -> Iterator[None]:
         Reader._end(server)
 
 
-def main(document: Path, folder: Path) -> None:
+def main(document: Path, folder: Path, loaded: str) -> None:
     prepare(folder)
     steps = steps_of(document.read_text(encoding="utf-8"))
     if not any("tscc-stream train " in step for step in steps):
@@ -240,10 +242,10 @@ def main(document: Path, folder: Path) -> None:
         first = FIRST[:1] if document.name == "fleet.md" else FIRST  # which has daemons of its own
         steps = [*first, *(step for step in steps if is_command(step) or NAMED.match(step))]
     with beside(document, folder):
-        for came in Reader(folder).follow(steps):
+        for came in Reader(folder, shim(loaded)).follow(steps):
             sys.stdout.write(json.dumps(came) + "\n")
             sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -13,7 +13,8 @@ from made_site import CHANNELS, add_odd_channel, make_archive
 from tscc_stream import config
 from tscc_stream.edges import archive
 from tscc_stream.edges.parquet_windows import WindowsError
-from tscc_stream.learn import build, commands, dataset, stored, truth
+from tscc_stream.learn import build, dataset, stored, truth
+from tscc_stream.learn.build_command import build_dataset
 from tscc_stream.learn.dataset import DataSet, DataSetError, WindowShape
 from tscc_stream.messages import Window
 from tscc_stream.package import EACH_CHANNEL
@@ -215,10 +216,10 @@ def test_truth_names_the_kinds(simulated: Path) -> None:
 
 def test_the_command_writes_the_file(simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "d.npz"
-    made = commands.build_dataset([simulated], out, config.Config(), SHAPE, from_time="2028-09-28T00:02:00")
+    made = build_dataset([simulated], out, config.Config(), SHAPE, from_time="2028-09-28T00:02:00")
     assert len(dataset.load(out)) == made
     with pytest.raises(DataSetError, match="expected ISO 8601"):
-        commands.build_dataset([simulated], out, config.Config(), SHAPE, to_time="noon")
+        build_dataset([simulated], out, config.Config(), SHAPE, to_time="noon")
 
 
 def test_nothing_found_is_said(simulated: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_foreign_truth_table_is_refused(tmp_path: Path) -> None:
 def test_windows_built_as_parquet_are_those_of_npz_in_the_order_they_came(simulated: Path, tmp_path: Path) -> None:
     """Triggered ones first, then those at random times."""
     out = tmp_path / "set"
-    count = commands.build_dataset([simulated], out, config.Config(), SHAPE, random_windows=20, seed=3)
+    count = build_dataset([simulated], out, config.Config(), SHAPE, random_windows=20, seed=3)
     back = stored.load(out)
     made = build.build([simulated], config.Config(), SHAPE, random_windows=20, seed=3)
     assert len(back) == count == len(made)
@@ -247,4 +248,4 @@ def test_windows_built_as_parquet_are_those_of_npz_in_the_order_they_came(simula
         assert np.array_equal(getattr(again, part), getattr(made, part)), part
     assert (back.y_names, back.window) == (made.y_names, SHAPE)
     with pytest.raises(WindowsError, match="exists already"):
-        commands.build_dataset([simulated], out, config.Config(), SHAPE)
+        build_dataset([simulated], out, config.Config(), SHAPE)

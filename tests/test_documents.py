@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,26 @@ WITH_COMMANDS = [path for path in DOCUMENTS if any(map(is_command, steps_of(path
 ALONE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that has loaded the program, which takes longer than most of its commands."""
+    path = tmp_path_factory.mktemp("loaded") / "socket"
+    told = [sys.executable, "-P", ROOT / "tests/forked_shell.py", path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(told, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield path
+        process.terminate()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: path.stem)
-def test_every_command_works(document: Path, tmp_path: Path) -> None:
+def test_every_command_works(document: Path, loaded: Path, tmp_path: Path) -> None:
     if document.stem == "bridge" and PROGRAM is None:
         pytest.skip(NO_NATS)
     folder = tmp_path / "site"
-    told = [*ALONE, sys.executable, ROOT / "tests/run_documented.py", document, folder]
+    told = [*ALONE, sys.executable, ROOT / "tests/run_documented.py", document, folder, loaded]
     done = subprocess.run(told, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False)
     came = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one for one in came if one["status"] != 0] == []

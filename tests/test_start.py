@@ -79,6 +79,13 @@ def test_classify_without_windows_loads_neither_torch_nor_scipy(
     assert loaded(*words, "--model", unloadable)[:2] == (0, "")
 
 
+def test_a_data_set_is_built_without_what_training_loads(recordings: Path, tmp_path: Path) -> None:
+    words = ("dataset", "build", "--from", recordings, "--config", written(tmp_path), "--out", tmp_path / "mine.npz")
+    status, said, names = loaded(*words)
+    assert (status, names) == (0, ["numba", "pydantic"])
+    assert said.endswith(" windows\n")
+
+
 @pytest.mark.parametrize("output", ["jsonl", "csv", "quakeml"])
 def test_a_package_that_cannot_be_loaded_is_one_sentence_before_any_output(
     recordings: Path, unloadable: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]

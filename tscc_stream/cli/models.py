@@ -204,7 +204,7 @@ def _add_dataset(commands: Commands) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from tscc_stream.learn import dataset  # noqa: PLC0415  # loaded where it is needed
-    from tscc_stream.learn.commands import build_dataset  # noqa: PLC0415  # loaded where it is needed
+    from tscc_stream.learn.build_command import build_dataset  # noqa: PLC0415  # loaded where it is needed
 
     settings, folder = config_of(options)
     if options.paths == [Path("journal")]:
