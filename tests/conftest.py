@@ -46,10 +46,12 @@ LONG = (
 """Files that take a minute or so: they begin first, lest the end waits for one of them alone."""
 
 COMPILE = """
-from tscc_stream import lanes
+from tscc_stream import lanes, package
 from tscc_stream.stages import acquire
 acquire.warm_up()
 lanes.warm_up()
+from tscc_stream.edges.torchscript import TorchScriptEncoder
+TorchScriptEncoder(package.load_live(package.find("models/demo")), "cpu").warm_up(1)
 """
 
 

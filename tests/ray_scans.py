@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ from tscc_stream.scan.layout import ScanError
 from tscc_stream.scan.on_ray import OnRay
 from tscc_stream.scan.placement import Done, Task
 
+PROGRESS = re.compile(r"^tscc-stream: \w+: [\d,.]+ of [\d,.]+ .*\n", re.MULTILINE)
+"""What a scan says now and then, the more often the slower it is."""
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
 
@@ -122,7 +125,7 @@ def interrupted(archive: Path, out: Path, settings: Path) -> dict[str, Any]:
     _, said = process.communicate(timeout=PATIENCE_S)
     done = len(list(out.glob("state/parts/*/*.part")))
     raylets = titled(str(Path(ray.__file__).parent / "core/src/ray/raylet/raylet"))
-    return {"status": process.returncode, "said": said, "parts": done, "raylets": len(raylets)}
+    return {"status": process.returncode, "said": PROGRESS.sub("", said), "parts": done, "raylets": len(raylets)}
 
 
 def timed(name: str, work: Callable[[], Any], seen: dict[str, Any]) -> None:
@@ -148,7 +151,7 @@ def main(archive: Path, folder: Path) -> None:
         told = command("scan", archive, "--out", folder / "interrupted", "--config", file, "--ray", address,
                        "--part-hours", PART_HOURS)  # fmt: skip
         done = subprocess.run(told, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-        seen["continued"] = {"status": done.returncode, "said": done.stderr}
+        seen["continued"] = {"status": done.returncode, "said": PROGRESS.sub("", done.stderr)}
         on_ray.JOIN_SECONDS = 3.0
         timed("closed", lambda: refused(archive, folder, "127.0.0.1:9"), seen)
         timed("silent", lambda: refused(archive, folder, f"127.0.0.1:{silent.getsockname()[1]}"), seen)

@@ -378,6 +378,8 @@ def test_a_full_disk_at_the_start_and_two_damaged_files(tmp_path: Path, site: Si
         assert said(url, "metrics", "tscc_alert_journal_failing 0.0")
         site.event("two")
         until(lambda: len(titles_of_events(receivers)) == 2, "the next alert")
+        with AlertJournal(state / FILE, read_only=True) as journal_of_alerts:  # what is not in it yet goes out again
+            until(lambda: not journal_of_alerts.waiting(), "that both deliveries are kept")
         assert running.stop(signal.SIGKILL) == -signal.SIGKILL
     journal = state / "journal.sqlite"
     journal.write_bytes(b"no journal" * 4096)
