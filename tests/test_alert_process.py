@@ -47,6 +47,12 @@ def journal_of(tmp_path: Path) -> AlertJournal:
     return AlertJournal(tmp_path / "state" / FILE, read_only=True)
 
 
+def _until_kept(tmp_path: Path) -> None:
+    """Whoever is killed before it has kept that something was delivered delivers it again."""
+    with journal_of(tmp_path) as journal:
+        until(lambda: not journal.waiting(), "that what was delivered is kept")
+
+
 def listed(path: Path, *options: object) -> list[dict[str, Any]]:
     done = finished("alert", "list", "--config", path, "--jsonl", *options)
     assert done.returncode == 0, done.stderr
@@ -65,6 +71,7 @@ def test_what_comes_while_it_is_down_and_what_is_too_old(tmp_path: Path, site: S
         until(lambda: len(receivers.got("mail")) == len(receivers.got("webhook")) == 1, "the first alert")
         second = finished("alert", "run", "--config", path)
         assert (second.returncode, "another `tscc-stream alert run` uses it" in second.stderr) == (1, True)
+        _until_kept(tmp_path)
         first.stop(signal.SIGKILL)
     site.event("a minute ago", age_s=60.0)
     for number in range(3):
@@ -98,6 +105,7 @@ def test_a_network_event_after_a_restart_still_has_its_amplitude(
         site.detection("two")
         site.event("known", cluster="unknown")
         until(lambda: len(receivers.got("mail")) == 2, "what comes after the detection")
+        _until_kept(tmp_path)
         assert running.stop(signal.SIGKILL) == -signal.SIGKILL
     site.network("two")
     with alerting(path) as running:
@@ -378,8 +386,7 @@ def test_a_full_disk_at_the_start_and_two_damaged_files(tmp_path: Path, site: Si
         assert said(url, "metrics", "tscc_alert_journal_failing 0.0")
         site.event("two")
         until(lambda: len(titles_of_events(receivers)) == 2, "the next alert")
-        with AlertJournal(state / FILE, read_only=True) as journal_of_alerts:  # what is not in it yet goes out again
-            until(lambda: not journal_of_alerts.waiting(), "that both deliveries are kept")
+        _until_kept(tmp_path)
         assert running.stop(signal.SIGKILL) == -signal.SIGKILL
     journal = state / "journal.sqlite"
     journal.write_bytes(b"no journal" * 4096)
