@@ -32,7 +32,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of a process that has loaded the program, which takes longer than most of its commands."""
     path = tmp_path_factory.mktemp("loaded") / "socket"
     told = [sys.executable, "-P", ROOT / "tests/forked_shell.py", path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+    paths = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]  # an empty one would be this folder
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(told, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -853,7 +853,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[P
 def tls_process(key: Path, made: Path) -> Iterator[str]:
     """A SeedLink server with TLS as a process of its own; its address."""
     command = [sys.executable, "-P", str(Path(__file__).with_name("tls_process.py")), str(key), str(made)]
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
     ) as process:
