@@ -89,7 +89,7 @@ def test_nats_and_the_bridge_are_killed_while_two_sites_publish(
                 one.keep_saying(0, numbers, pause_s)
             until(lambda: count_of(server) > 50, "the first messages")
             server.kill()
-            first.wait_for(f"connection to NATS {server.address} lost: unexpected EOF")
+            first.wait_for(f"connection to NATS {server.address} lost: ")  # how TCP ends is chance
             server.start()
             until(lambda: count_of(server) > 150, "messages after the server's restart")
             first.stop(signal.SIGKILL)
