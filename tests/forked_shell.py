@@ -3,7 +3,8 @@
     python forked_shell.py SOCKET
 
 What is carried out is in the network namespace of who asks, with its arguments, environment, working directory and
-files. It says "ready" once it listens. See `forked` for what runs in it and what does not.
+files. It says "ready" once it listens. See `forked` for what runs in it and what does not:
+a command that forgets to load something finds it loaded here. How commands load is for test_start and test_cli.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ Here = Callable[..., subprocess.CompletedProcess[str]]
 """The fixture `here`: as `finished`, in the test's process."""
 
 
-def finished(*arguments: object, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+def finished(*arguments: object) -> subprocess.CompletedProcess[str]:
     """A command that has ended."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def command_after(begin: str, *arguments: object) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from in_time import PATIENCE_S
 from made_site import finished
 
 KNOWN = (
@@ -16,7 +15,7 @@ KNOWN = (
 
 
 def test_jsonl_is_messages_alone_and_holds_the_three_known_earthquakes() -> None:
-    ended = finished("demo", "--jsonl", "--speed", 60, timeout=PATIENCE_S)
+    ended = finished("demo", "--jsonl", "--speed", 60)
     assert ended.returncode == 0, ended.stderr
     messages = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
@@ -29,7 +28,7 @@ def test_jsonl_is_messages_alone_and_holds_the_three_known_earthquakes() -> None
 
 
 def test_the_simulated_mine_ends_with_a_summary() -> None:
-    ended = finished("demo", "--simulate", 3, "--speed", 80, timeout=PATIENCE_S)
+    ended = finished("demo", "--simulate", 3, "--speed", 80)
     assert ended.returncode == 0, ended.stderr
     assert "3 channels, 72,000 samples" in ended.stdout
     assert "last needed sample received to published: p50" in ended.stdout

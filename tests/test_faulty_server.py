@@ -186,7 +186,7 @@ def test_refused_until_it_returns(servers: FaultyProcess) -> None:
     with talking(address) as raw:
         raw.begin()
         assert raw.packet().number == 1
-    assert 0.0 < servers.recovery_seconds("refused") < PATIENCE_S
+    assert 0.0 < servers.recovery_seconds("refused") < 20.0
 
 
 def test_any_port_can_be_closed_and_opened_again(archive: Path) -> None:
